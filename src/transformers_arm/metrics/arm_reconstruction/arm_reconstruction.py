@@ -1,0 +1,106 @@
+"""Scores an image tokenizer: how well its pictures come back, and how much of its codebook it uses."""
+
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+
+from transformers_arm.shapes.reader import read_scene, reading_equals
+
+_DESCRIPTION = """\
+PSNR of reconstructions, the share of them that read back as their originals do, and the use of the codebook.
+"""
+_INPUTS = """
+Args:
+    predictions: reconstructed pictures (PIL).
+    references: the originals, of the same sizes.
+    codes: optional; the integer codes of the pictures, in any nesting.
+    codebook_size: the number of codes there are; needed with `codes`.
+
+Returns:
+    "psnr": mean over the pictures, in dB. "read_back": share (0..1) of pictures whose objects and background, as read
+    back, are all those of the original. With `codes` also "codebook_usage", the share of the codebook in use (0..1),
+    and "code_perplexity", the number of equally frequent codes that would say as much (1..codebook_size).
+"""
+MAX_PSNR = 100.0  # dB; identical pictures would have infinitely many
+
+
+def psnr(image, reference) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures with values in 0..255, at most 100.
+
+    Args:
+        image, reference: PIL images or arrays [height, width, 3].
+
+    Raises:
+        ValueError: sizes differ.
+    """
+    image, reference = np.asarray(image, np.float64), np.asarray(reference, np.float64)
+    if image.shape != reference.shape:
+        raise ValueError(f"Shapes differ: {image.shape} and {reference.shape}; resize one picture to the other.")
+    error = np.square(image - reference).mean()
+    return MAX_PSNR if error == 0 else min(MAX_PSNR, float(10 * np.log10(255**2 / error)))
+
+
+def reads_back(image, reference) -> bool:
+    """Whether a picture shows exactly the objects and the background that the original shows, and shows any."""
+    expected = read_scene(reference)
+    return bool(expected.objects) and reading_equals(read_scene(image), expected)
+
+
+def _flat_codes(codes) -> np.ndarray:
+    """Codes of pictures, lists or arrays of any and of different lengths, in one row."""
+    if isinstance(codes, Sequence):
+        return np.concatenate([_flat_codes(part) for part in codes]) if len(codes) else np.empty(0, int)
+    return np.asarray(codes).ravel()
+
+
+def codebook_scores(codes, codebook_size: int) -> dict[str, float]:
+    """Usage (share of the codebook met, 0..1) and perplexity (exp of the entropy in nats) of integer codes.
+
+    Raises:
+        ValueError: no codes, codes that are no integers, or one outside the codebook.
+    """
+    codes = _flat_codes(codes)
+    if codes.size == 0 or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"Codes are integers, at least one; got {codes.size} values of {codes.dtype}.")
+    if codes.min() < 0 or codes.max() >= codebook_size:
+        raise ValueError(
+            f"Codes {codes.min()}..{codes.max()} are outside the codebook 0..{codebook_size - 1}; "
+            "pass the tokenizer's codebook size."
+        )
+    counts = np.bincount(codes)
+    shares = counts[counts > 0] / codes.size
+    return {
+        "codebook_usage": len(shares) / codebook_size,
+        "code_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+    }
+
+
+def reconstruction_scores(
+    images: Sequence, references: Sequence, codes=None, codebook_size: int | None = None
+) -> dict[str, float]:
+    """PSNR, read-back and, where there are codes, codebook usage and perplexity; see the metric's inputs."""
+    if (codes is None) != (codebook_size is None):
+        raise ValueError("codes and codebook_size go together; pass both or neither.")
+    pairs = list(zip(images, references, strict=True))
+    scores = {
+        "psnr": sum(psnr(*pair) for pair in pairs) / len(pairs),
+        "read_back": sum(reads_back(*pair) for pair in pairs) / len(pairs),
+    }
+    return scores if codes is None else {**scores, **codebook_scores(codes, codebook_size)}
+
+
+class ArmReconstruction(evaluate.Metric):
+    """`evaluate` metric over `reconstruction_scores`."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": datasets.Image(), "references": datasets.Image()}),
+        )
+
+    def _compute(self, predictions, references, codes=None, codebook_size=None):
+        return reconstruction_scores(predictions, references, codes, codebook_size)

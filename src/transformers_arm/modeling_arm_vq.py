@@ -1,0 +1,194 @@
+"""ARM's visual tokenizer: frozen SigLIP features -> transformer blocks -> FSQ -> transformer blocks.
+
+Notable choices beside the paper's: a batch norm without weights stands before the quantizer, so that no bit is
+constant; grid positions are sines and cosines, so that any grid is legal; codes are packed in integers from an fp32
+quantizer, so that codes -> values -> codes is exact in every dtype. Knows nothing about losses or pixels.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, SiglipVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipEncoder
+from transformers.utils import ModelOutput
+
+from .configuration_arm import ArmVQConfig
+
+
+@dataclass
+class ArmVQOutput(ModelOutput):
+    """What the tokenizer makes of a batch of pictures with a grid of h x w patches.
+
+    Args:
+        codes: int64 [B, h, w], each in 0..codebook_size-1.
+        z_q: [B, h, w, hidden_size], the quantized representation.
+        features: [B, h, w, hidden_size], the SigLIP features `z_q` was made from.
+        channels: [B, h, w, len(fsq_levels)], what entered the quantizer.
+    """
+
+    codes: torch.LongTensor | None = None
+    z_q: torch.FloatTensor | None = None
+    features: torch.FloatTensor | None = None
+    channels: torch.FloatTensor | None = None
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Finite scalar quantization (arXiv 2309.15505) with levels symmetric about zero (arXiv 2411.19842).
+
+    Channel i takes one of `levels[i]` evenly spaced values in -1..1; with 2 levels that is the sign. Gradients pass
+    the rounding straight through. A code is the mixed-radix number of the levels, first channel least significant.
+    """
+
+    def __init__(self, levels: list[int]):
+        super().__init__()
+        self.levels = list(levels)
+        self.radix = [math.prod(self.levels[:channel]) for channel in range(len(self.levels))]
+        self.codebook_size = math.prod(self.levels)
+
+    def _scales(self, device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels and radix as int64 tensors [C]; not buffers, which loading by way of the meta device would lose."""
+        return torch.tensor(self.levels, device=device), torch.tensor(self.radix, device=device)
+
+    def bound(self, channels: torch.Tensor) -> torch.Tensor:
+        """[..., C] -> fp32 positions on the level axis, in 0..levels-1."""
+        levels, _ = self._scales(channels.device)
+        return (channels.float().tanh() + 1) / 2 * (levels - 1)
+
+    def forward(self, channels: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        """[..., C] -> quantized values in -1..1 of the same shape and dtype, and codes [...]."""
+        if channels.shape[-1] != len(self.levels):
+            raise ValueError(f"Got {channels.shape[-1]} channels for {len(self.levels)} FSQ levels; they must agree.")
+        levels, radix = self._scales(channels.device)
+        position = self.bound(channels)
+        level = (position + 0.5).floor()
+        straight_through = position + (level - position).detach()
+        values = 2 * straight_through / (levels - 1) - 1
+        return values.to(channels.dtype), (level.long() * radix).sum(-1)
+
+    def codes_to_values(self, codes: torch.LongTensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Codes [...] -> values in -1..1 [..., C].
+
+        Raises:
+            TypeError: codes are not integers.
+            ValueError: a code is outside the codebook.
+        """
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise TypeError(f"Codes must be integers, got {codes.dtype}; call .long() on whole numbers.")
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.codebook_size):
+            bad = codes.min() if codes.min() < 0 else codes.max()
+            raise ValueError(f"Code {int(bad)} is outside this codebook (0..{self.codebook_size - 1}).")
+        levels, radix = self._scales(codes.device)
+        level = codes.long().unsqueeze(-1) // radix % levels
+        return (2 * level.float() / (levels - 1) - 1).to(dtype)
+
+    def values_to_codes(self, values: torch.Tensor) -> torch.LongTensor:
+        """Quantized values [..., C] -> codes [...]; the inverse of `codes_to_values` in fp32, bf16 and fp16."""
+        levels, radix = self._scales(values.device)
+        level = ((values.float() + 1) / 2 * (levels - 1)).round().long()
+        return (level * radix).sum(-1)
+
+
+def grid_positions(height: int, width: int, dim: int, device=None, dtype=torch.float32) -> torch.Tensor:
+    """Sine and cosine embeddings of a grid's rows and columns: [1, height * width, dim]; dim must divide by 4."""
+    frequencies = 100.0 ** (-torch.arange(dim // 4, device=device, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, device=device)[:, None] * frequencies
+    columns = torch.arange(width, device=device)[:, None] * frequencies
+    rows = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(-1, width, -1)
+    columns = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(1, height * width, dim).to(dtype)
+
+
+class ArmVQPreTrainedModel(PreTrainedModel):
+    config: ArmVQConfig
+    base_model_prefix = "vq_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SiglipEncoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+
+class ArmVQModel(ArmVQPreTrainedModel):
+    """The tokenizer: pictures -> codes and `z_q`, codes -> `z_q` (paper section 3.1).
+
+    The SigLIP vision tower is frozen: it has no gradients and stays in evaluation mode.
+    """
+
+    base_model_prefix = "vq_model"
+
+    def __init__(self, config: ArmVQConfig):
+        super().__init__(config)
+        dim, channels = config.hidden_size, len(config.fsq_levels)
+        self.vision_model = SiglipVisionModel._from_config(config.vision_config).requires_grad_(False)
+        blocks = copy.deepcopy(config.vision_config)
+        blocks.num_hidden_layers = config.num_projection_layers
+        self.feature_norm = nn.LayerNorm(dim)
+        self.down_blocks = SiglipEncoder(blocks)
+        self.down_norm = nn.LayerNorm(dim)
+        self.down_projection = nn.Linear(dim, channels)
+        self.channel_norm = nn.BatchNorm1d(channels, affine=False, momentum=0.02)
+        self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
+        self.up_projection = nn.Linear(channels, dim)
+        self.up_blocks = SiglipEncoder(blocks)
+        self.up_norm = nn.LayerNorm(dim)
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.vision_model.eval()
+        return self
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        patch = self.config.patch_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"pixel_values must be [B, 3, H, W], got {list(pixel_values.shape)}.")
+        height, width = pixel_values.shape[-2:]
+        if height % patch or width % patch or not height or not width:
+            raise ValueError(
+                f"Picture size {height}x{width} is not a multiple of the {patch} px patch; "
+                "resize it with ArmImageProcessor."
+            )
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> ArmVQOutput:
+        """pixel_values [B, 3, H, W] in -1..1, sides multiples of the patch -> `ArmVQOutput`.
+
+        Raises:
+            ValueError: a shape that is no batch of RGB pictures on the patch grid.
+        """
+        self.check_pixel_values(pixel_values)
+        batch, height, width = len(pixel_values), *(side // self.config.patch_size for side in pixel_values.shape[-2:])
+        with torch.no_grad():
+            features = self.vision_model(pixel_values, interpolate_pos_encoding=True).last_hidden_state
+        hidden_states = self.down_blocks(self.feature_norm(features)).last_hidden_state
+        channels = self.down_projection(self.down_norm(hidden_states))
+        channels = self.channel_norm(channels.flatten(0, 1)).view(batch, height, width, -1)
+        values, codes = self.quantizer(channels)
+        return ArmVQOutput(
+            codes=codes,
+            z_q=self.up_project(values),
+            features=features.view(batch, height, width, -1),
+            channels=channels,
+        )
+
+    def up_project(self, values: torch.Tensor) -> torch.Tensor:
+        """Quantized values [B, h, w, C] -> `z_q` [B, h, w, hidden_size]."""
+        batch, height, width, _ = values.shape
+        positions = grid_positions(height, width, self.config.hidden_size, values.device, values.dtype)
+        hidden_states = self.up_blocks(self.up_projection(values.flatten(1, 2)) + positions).last_hidden_state
+        return self.up_norm(hidden_states).view(batch, height, width, -1)
+
+    @torch.no_grad()
+    def encode(self, pixel_values: torch.Tensor) -> ArmVQOutput:
+        """Pictures [B, 3, H, W] in -1..1 -> codes [B, H/patch, W/patch] and `z_q`, without gradients."""
+        return self(pixel_values)
+
+    @torch.no_grad()
+    def decode_codes(self, codes: torch.LongTensor) -> torch.Tensor:
+        """Codes [B, h, w] -> `z_q` [B, h, w, hidden_size], which a detokenizer renders. Raises as `codes_to_values`."""
+        if codes.ndim != 3:
+            raise ValueError(f"codes must be [B, h, w], got {list(codes.shape)}; reshape them to their grid.")
+        return self.up_project(self.quantizer.codes_to_values(codes, self.dtype))

@@ -1,0 +1,132 @@
+"""A diffusion transformer in pixel space, conditioned on `z_q`: the paper's light DiT (section 3.1, L_pix).
+
+It predicts the clean picture and returns the velocity that follows from it; patches and tokens share one grid, so
+`z_q` is added patch by patch. Sign and scale are those of diffusers' flow matching: sigma = 1 - t, x_sigma =
+(1 - sigma) * data + sigma * noise, and the velocity is noise - data.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.normalization import AdaLayerNormSingle
+from torch import nn
+
+from .modeling_arm_vq import grid_positions
+
+MIN_SIGMA = 0.05  # the velocity divides by sigma; below this the division is held
+
+
+class ArmPixelTransformer(ModelMixin, ConfigMixin):
+    """x_sigma, sigma, `z_q` -> velocity.
+
+    Args:
+        condition_size: channels of `z_q`.
+        hidden_size, num_layers, num_attention_heads: the transformer.
+        patch_size: pixels a side of the square that one token of `z_q` covers.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        condition_size: int = 1152,
+        hidden_size: int = 1152,
+        num_layers: int = 24,
+        num_attention_heads: int = 16,
+        patch_size: int = 16,
+    ):
+        super().__init__()
+        patch_dim = 3 * patch_size**2
+        self.patch_projection = nn.Linear(patch_dim, hidden_size)
+        self.condition_norm = nn.LayerNorm(condition_size)
+        self.condition_projection = nn.Linear(condition_size, hidden_size)
+        self.null_condition = nn.Parameter(torch.zeros(hidden_size))
+        self.time_embedding = AdaLayerNormSingle(hidden_size)
+        self.blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                hidden_size,
+                num_attention_heads,
+                hidden_size // num_attention_heads,
+                norm_type="ada_norm_single",
+                activation_fn="gelu-approximate",
+                attention_bias=True,
+                norm_elementwise_affine=False,
+                norm_eps=1e-6,
+            )
+            for _ in range(num_layers)
+        )
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.output_projection = nn.Linear(hidden_size, patch_dim)
+
+    def null(self, batch: int, height: int, width: int) -> torch.Tensor:
+        """The learned condition that stands for no picture: [B, height * width, hidden_size]."""
+        return self.null_condition.expand(batch, height * width, -1)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sigma: torch.Tensor,
+        z_q: torch.Tensor,
+        drop_condition: torch.BoolTensor | None = None,
+    ) -> torch.Tensor:
+        """One velocity prediction.
+
+        Args:
+            sample: noisy pictures [B, 3, h * patch_size, w * patch_size], data in -1..1.
+            sigma: noise levels [B] in 0..1 (1 is pure noise).
+            z_q: [B, h, w, condition_size].
+            drop_condition: [B], True where `z_q` is replaced by the learned null condition.
+
+        Returns:
+            noise - data, like `sample`.
+
+        Raises:
+            ValueError: `sample` and `z_q` disagree on the grid.
+        """
+        patch, (batch, height, width, _) = self.config.patch_size, z_q.shape
+        if sample.shape != (batch, 3, height * patch, width * patch):
+            raise ValueError(
+                f"Pictures {list(sample.shape)} do not fit z_q of {batch} grids of {height}x{width} patches of {patch} px."
+            )
+        condition = self.condition_projection(self.condition_norm(z_q.flatten(1, 2)))
+        if drop_condition is not None:
+            condition = torch.where(drop_condition[:, None, None], self.null(batch, height, width), condition)
+        patches = nn.functional.unfold(sample, patch, stride=patch).transpose(1, 2)
+        positions = grid_positions(height, width, self.config.hidden_size, sample.device, sample.dtype)
+        hidden_states = self.patch_projection(patches) + condition + positions
+        timestep, _ = self.time_embedding(1000 * sigma, batch_size=batch, hidden_dtype=sample.dtype)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, timestep=timestep)
+        # The long skip lets detail pass from z_q to the picture beside the blocks.
+        clean = self.output_projection(self.output_norm(hidden_states + condition)).transpose(1, 2)
+        clean = nn.functional.fold(clean, sample.shape[-2:], patch, stride=patch)
+        return (sample - clean) / sigma.clamp(min=MIN_SIGMA)[:, None, None, None]
+
+
+def flow_matching_loss(
+    transformer: ArmPixelTransformer,
+    pictures: torch.Tensor,
+    z_q: torch.Tensor,
+    *,
+    regression_share: float = 0.0,
+    condition_dropout: float = 0.1,
+) -> torch.Tensor:
+    """L_pix: the squared error of the velocity at sigma ~ U[0, 1], averaged over pixels and batch (a scalar).
+
+    Args:
+        pictures: [B, 3, H, W] in -1..1.
+        z_q: [B, h, w, C].
+        regression_share: share of the samples taken at sigma = 1.
+        condition_dropout: share of the samples trained without `z_q`, for guidance.
+    """
+    batch = len(pictures)
+    sigma = torch.rand(batch, device=pictures.device)
+    sigma = torch.where(torch.rand_like(sigma) < regression_share, torch.ones_like(sigma), sigma)
+    drop = torch.rand_like(sigma) < condition_dropout
+    noise = torch.randn_like(pictures)
+    weight = sigma[:, None, None, None]
+    velocity = transformer((1 - weight) * pictures + weight * noise, sigma, z_q, drop_condition=drop)
+    target = noise - pictures
+    # Below MIN_SIGMA the division is held, so the target is held alike: the error stays that of the clean picture.
+    held = (weight / weight.clamp(min=MIN_SIGMA)) * target
+    return (velocity - held).square().mean()

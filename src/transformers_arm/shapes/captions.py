@@ -1,0 +1,145 @@
+"""The caption language of the embedded world: sampled from scenes, parsed, and judged against scenes or readings."""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
+
+RELATIONS = {
+    "left of": lambda a, b: a.column < b.column,
+    "right of": lambda a, b: a.column > b.column,
+    "above": lambda a, b: a.row < b.row,
+    "below": lambda a, b: a.row > b.row,
+}
+NUMBERS = ("zero", "one", "two", "three")
+
+
+def plural(shape: str) -> str:
+    return "crosses" if shape == "cross" else shape + "s"
+
+
+@dataclass(frozen=True)
+class Noun:
+    """An object as words name it; what is None is left open."""
+
+    shape: str
+    color: str | None = None
+    size: str | None = None
+    cell: str | None = None
+
+    def names(self, item) -> bool:
+        """Whether `item` (anything with shape, color, size and cell) has every attribute stated here."""
+        return all(
+            stated is None or stated == getattr(item, name)
+            for name, stated in (("shape", self.shape), ("color", self.color), ("size", self.size), ("cell", self.cell))
+        )
+
+    def __str__(self) -> str:
+        words = " ".join(word for word in (self.size, self.color, self.shape) if word)
+        return f"a {words} at the {self.cell}" if self.cell else f"a {words}"
+
+
+@dataclass(frozen=True)
+class CaptionSpec:
+    """What a caption states: one noun an object, the relation of the first to the second, the background."""
+
+    nouns: tuple[Noun, ...]
+    relation: str | None = None
+    background: str | None = None
+
+    def is_true_of(self, scene) -> bool:
+        """Whether `scene` (or a reading of a picture) holds exactly the objects named, as they are described."""
+        if self.background is not None and self.background != scene.background:
+            return False
+        if len(scene.objects) != len(self.nouns):
+            return False
+        return any(
+            all(noun.names(item) for noun, item in zip(self.nouns, order))
+            and (self.relation is None or RELATIONS[self.relation](order[0], order[1]))
+            for order in itertools.permutations(scene.objects)
+        )
+
+
+def _parse_noun(words: str, caption: str) -> Noun:
+    name, _, cell = words.partition(" at the ")
+    article, *attributes = name.split(" ")
+    size = attributes.pop(0) if attributes and attributes[0] in SIZES else None
+    color = attributes.pop(0) if attributes and attributes[0] in COLORS else None
+    if article != "a" or len(attributes) != 1 or attributes[0] not in SHAPES or (cell and cell not in CELLS):
+        raise ValueError(
+            f"Cannot read {words!r} in caption {caption!r}; write 'a [size] [color] shape [at the cell]' in lower case."
+        )
+    return Noun(attributes[0], color, size, cell or None)
+
+
+def parse_caption(caption: str) -> CaptionSpec:
+    """Reads a caption of the embedded world.
+
+    Raises:
+        ValueError: the caption is not of the language; the message names the part that is not.
+    """
+    for number in (2, 3):
+        for shape in SHAPES:
+            if caption == f"{NUMBERS[number]} {plural(shape)}":
+                return CaptionSpec((Noun(shape),) * number)
+    for relation in RELATIONS:
+        first, found, second = caption.partition(f" {relation} ")
+        if found:
+            return CaptionSpec((_parse_noun(first, caption), _parse_noun(second, caption)), relation=relation)
+    body, background = caption, None
+    if caption.endswith(" background"):
+        body, _, background = caption.removesuffix(" background").rpartition(" on a ")
+        if background not in BACKGROUNDS:
+            raise ValueError(f"Unknown background in caption {caption!r}; use one of {', '.join(BACKGROUNDS)}.")
+    nouns = tuple(_parse_noun(part, caption) for part in body.split(" and "))
+    return CaptionSpec(nouns, background=background)
+
+
+def caption_is_true(caption: str, scene) -> bool:
+    """Whether a scene, or a reading of a picture, is exactly what the caption says. Raises as `parse_caption`."""
+    return parse_caption(caption).is_true_of(scene)
+
+
+def _join(nouns, background: str | None) -> str:
+    caption = " and ".join(str(noun) for noun in nouns)
+    return f"{caption} on a {background} background" if background else caption
+
+
+def full_caption(scene: Scene) -> str:
+    """The caption with every size, color, cell and the background stated, objects in cell order."""
+    return _join((Noun(o.shape, o.color, o.size, o.cell) for o in scene.objects), scene.background)
+
+
+def shuffled_caption(rng: random.Random, scene: Scene) -> str:
+    """The full caption with its objects in random order."""
+    objects = rng.sample(scene.objects, len(scene.objects))
+    return _join((Noun(o.shape, o.color, o.size, o.cell) for o in objects), scene.background)
+
+
+def _noun_of(rng: random.Random, item: SceneObject, with_color: bool, with_cell: bool) -> Noun:
+    size = item.size if rng.random() < 0.5 else None
+    return Noun(item.shape, item.color if with_color else None, size, item.cell if with_cell else None)
+
+
+def sample_caption(rng: random.Random, scene: Scene) -> str:
+    """One caption of the scene, drawn over every form of the language that is true of it.
+
+    A quarter are full; objects come in random order; whether colors and cells are stated is drawn once a caption,
+    whether a size is stated once an object.
+    """
+    draw = rng.random()
+    if draw < 0.25:
+        return full_caption(scene)
+    objects = rng.sample(scene.objects, len(scene.objects))
+    shapes = {o.shape for o in objects}
+    if draw < 0.45 and len(objects) > 1 and len(shapes) == 1:
+        return f"{NUMBERS[len(objects)]} {plural(objects[0].shape)}"
+    with_color = rng.random() < 0.75
+    if draw < 0.5 and len(objects) == 2:
+        relations = [name for name, holds in RELATIONS.items() if holds(*objects)]
+        first, second = (_noun_of(rng, item, with_color, with_cell=False) for item in objects)
+        return f"{first} {rng.choice(relations)} {second}"  # two cells differ in a row or a column
+    with_cell = rng.random() < 0.5
+    nouns = [_noun_of(rng, item, with_color, with_cell) for item in objects]
+    return _join(nouns, scene.background if rng.random() < 0.4 else None)

@@ -1,0 +1,63 @@
+"""Callbacks that show, during training, what the tokenizer makes of held-out pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from transformers import TrainerCallback
+
+from ..data.shapes import ShapesDataset, to_pixel_values
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..shapes.reader import read_scene, reading_equals
+
+
+def image_rows(*rows: np.ndarray) -> Image.Image:
+    """Stacks rows of pictures, each uint8 [N, H, W, 3], into one picture."""
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
+class ReconstructionCallback(TrainerCallback):
+    """Every `every` steps: PSNR, read-back and codebook usage on pictures of the test split, logged as `eval_*`; a sheet of
+    originals above reconstructions in `<output_dir>/reconstructions/`.
+
+    Args:
+        every: steps between two looks.
+        pictures: number of pictures; they are not the ones the released scores use.
+        steps: Euler steps of the rendering.
+    """
+
+    def __init__(self, every: int = 500, pictures: int = 128, steps: int = 4, seed: int = 900001):
+        data = ShapesDataset(pictures, batch_size=pictures, seed=seed, split="test")
+        self.scenes = [data.scene(index)[0] for index in range(pictures)]
+        self.images = np.stack([data[index]["image"] for index in range(pictures)])
+        self.every, self.steps, self.seed = every, steps, seed
+        self.trainer_log = None
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if not state.is_world_process_zero or state.global_step % self.every:
+            return
+        training = model.training
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng():
+            encoded = model.vq_model.encode(to_pixel_values(self.images).to(model.device))
+            detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler())
+            detokenizer.set_progress_bar_config(disable=True)
+            generator = torch.Generator().manual_seed(self.seed)
+            drawn = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
+        model.train(training)
+        drawn = (drawn * 255).round().astype(np.uint8)
+        error = np.square(drawn.astype(float) - self.images).mean((1, 2, 3))
+        right = [reading_equals(read_scene(image), scene) for image, scene in zip(drawn, self.scenes)]
+        scores = {
+            "step": state.global_step,
+            "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / error.clip(1e-5)))), 2),
+            "eval_read_back": round(float(np.mean(right)), 4),
+            "eval_codes_used": len(encoded.codes.unique()),
+        }
+        state.log_history.append(scores)
+        print(scores, flush=True)
+        folder = Path(args.output_dir) / "reconstructions"
+        folder.mkdir(parents=True, exist_ok=True)
+        image_rows(self.images[:16], drawn[:16]).save(folder / f"step-{state.global_step:07d}.png")

@@ -1,0 +1,115 @@
+"""The Trainer all recipes share: checkpoints that are never half-written, and the recipe files that configure it.
+
+Knows nothing about what is trained.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+_STAGING = ".saving"  # inside output_dir, so that the final rename stays on one file system
+
+
+class ArmTrainer(Trainer):
+    """`transformers.Trainer` that writes checkpoints aside and renames them, and logs parts of the loss.
+
+    A model output may carry `losses`, a dict of scalar tensors: their mean since the last log is logged beside
+    `loss` under `loss_<name>`. Samples are taken in order: the datasets here are shuffled by construction.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._loss_sums, self._loss_count = {}, 0
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training and outputs.get("losses"):
+            for name, value in outputs["losses"].items():
+                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
+            self._loss_count += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self._loss_count:
+            logs |= {f"loss_{name}": round(float(s) / self._loss_count, 5) for name, s in self._loss_sums.items()}
+            self._loss_sums, self._loss_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def _get_output_dir(self, trial):
+        run_dir = super()._get_output_dir(trial)
+        return os.path.join(run_dir, _STAGING) if getattr(self, "_saving", False) else run_dir
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = Path(self._get_output_dir(trial))
+        if self.is_world_process_zero():
+            shutil.rmtree(run_dir / _STAGING, ignore_errors=True)  # what an interrupted save left behind
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            (written,) = (run_dir / _STAGING).iterdir()
+            final = run_dir / written.name
+            shutil.rmtree(final, ignore_errors=True)  # the same step saved by an earlier run
+            written.rename(final)
+            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+
+def train(trainer: Trainer) -> None:
+    """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
+    output_dir = trainer.args.output_dir
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None)
+
+
+def read_recipe(description: str) -> dict:
+    """Reads `--config recipe.yaml` and `section.key=value` overrides from the command line.
+
+    Raises:
+        SystemExit: (argparse) a missing file, or an override that names no key of the recipe.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, type=Path, help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
+    arguments = parser.parse_args()
+    if not arguments.config.is_file():
+        parser.error(f"There is no recipe {arguments.config}.")
+    recipe = yaml.safe_load(arguments.config.read_text())
+    for override in arguments.overrides:
+        path, separator, value = override.partition("=")
+        *sections, key = path.split(".")
+        target = recipe
+        for section in sections:
+            target = target.get(section) if isinstance(target, dict) else None
+        if not separator or not isinstance(target, dict):
+            parser.error(f"Override {override!r} does not fit: write section.key=value; sections: {', '.join(recipe)}.")
+        target[key] = yaml.safe_load(value)
+    return recipe
+
+
+def training_arguments(section: dict, **defaults) -> TrainingArguments:
+    """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
+    return TrainingArguments(**{"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section})
+
+
+def adamw(model, arguments: TrainingArguments, *, fast=()) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; those in `fast` (logit scale and bias) learn ten times as quickly."""
+    fast = list(fast)
+    ids = {id(parameter) for parameter in fast}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+    groups = [{"params": rest}] + ([{"params": fast, "lr": 10 * arguments.learning_rate}] if fast else [])
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    return torch.optim.AdamW(groups, arguments.learning_rate, betas=betas, weight_decay=arguments.weight_decay)

@@ -1,0 +1,156 @@
+"""The frame holds: packaging agrees with the code, rooms import only what lies below them, files name no machine."""
+
+import ast
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "transformers_arm"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# From the ground up. A room imports from its own layer and from those below; `__init__` is the roof.
+LAYERS = [
+    {"configuration_arm", "shapes"},
+    {"modeling_arm*", "pixel_transformer_arm"},
+    {"generation_arm", "detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
+    {"pipeline_arm", "training", "rewards", "metrics", "hub"},
+    {"cli", "__init__"},
+]
+NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
+
+# Links may lead to these hosts only, so that no mirror, package registry or machine slips in.
+LINK_HOSTS = {
+    "127.0.0.1",
+    "arxiv.org",
+    "example.com",
+    "github.com",
+    "huggingface.co",
+    "keepachangelog.com",
+    "localhost",
+    "semver.org",
+    "www.apache.org",
+}
+LINK = re.compile(r"https?://([\w-]+(?:\.[\w-]+)*)")
+REGISTRY_OPTION = re.compile(r"--(?:(?:extra-)?index-url|find-links|trusted-host)")
+MACHINE_PATH = re.compile(r"(?<![\w.~}/-])/(?:home|root|Users|mnt|opt|tmp|work|workspace)/[\w.-]+")
+
+
+def room_of(path: Path) -> str:
+    """The room a source file belongs to: `shapes/draw.py` -> `shapes`, `modeling_arm.py` -> `modeling_arm`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def layer_of(room: str) -> int:
+    for layer, patterns in enumerate(LAYERS):
+        if any(fnmatch(room, pattern) for pattern in patterns):
+            return layer
+    raise ValueError(f"The room {room!r} has no layer: give it one in LAYERS of {Path(__file__).name}.")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute dotted names of all a file imports, at any depth; names taken from a package itself are appended."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join([*base, *filter(None, [node.module])])
+            names = [alias.name for alias in node.names] if origin == PACKAGE.name else [None]
+            modules.update(f"{origin}.{name}" if name else origin for name in names)
+    return modules
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of this package that a file imports; a public name counts as the roof, which re-exports it."""
+    rooms = set()
+    for module in imported_modules(path):
+        top, _, rest = module.partition(".")
+        if top == PACKAGE.name:
+            room = rest.partition(".")[0]
+            is_room = (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()
+            rooms.add(room if room and is_room else "__init__")
+    return rooms
+
+
+def imported_libraries(path: Path) -> set[str]:
+    return {module.partition(".")[0] for module in imported_modules(path)} - {PACKAGE.name, *sys.stdlib_module_names}
+
+
+def source_id(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def repository_texts():
+    """Every text file git knows or would add, as (path, text)."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        content = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in content:
+            yield name, content.decode("utf-8")
+
+
+def test_installed_version_is_the_package_version():
+    import transformers_arm
+
+    installed = metadata.version("transformers-arm")
+    assert installed == transformers_arm.__version__, "the installed metadata is stale: run `make -B install`"
+
+
+def test_extras_are_the_documented_ones():
+    extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
+    assert set(extras) == {"train", "rl", "app", "eval", "flash", "dev"}
+
+
+def test_importing_the_package_imports_no_torchvision():
+    check = "import sys, transformers_arm; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=source_id)
+def test_imports_point_one_way(path):
+    layer = layer_of(room_of(path))
+    upwards = {room for room in imported_rooms(path) if layer_of(room) > layer}
+    assert not upwards, f"{room_of(path)} lies below {sorted(upwards)}"
+    assert not imported_libraries(path) & NEVER_IMPORTED
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("shapes/**/*.py")), ids=source_id)
+def test_shapes_needs_only_numpy_and_pillow(path):
+    assert imported_rooms(path) <= {"shapes"}
+    assert imported_libraries(path) <= {"numpy", "PIL"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*_arm*.py")), ids=source_id)
+def test_remote_code_imports_flat_siblings_by_name(path):
+    """Remote code is copied file by file: only `from .sibling import name` finds its way to the Hub."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1 and node.module, f"line {node.lineno}: name the sibling, `from .sibling import ...`"
+            assert (PACKAGE / f"{node.module}.py").is_file(), f"line {node.lineno}: {node.module} is not a flat file"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert PACKAGE.name not in {name.partition(".")[0] for name in names}, f"line {node.lineno}: absolute"
+
+
+def test_no_file_names_a_registry_or_a_machine():
+    findings = []
+    for name, text in repository_texts():
+        found = [
+            *REGISTRY_OPTION.findall(text),
+            *MACHINE_PATH.findall(text),
+            *sorted(set(LINK.findall(text)) - LINK_HOSTS),
+        ]
+        findings += [(name, what) for what in found]
+    assert not findings

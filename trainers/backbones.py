@@ -1,0 +1,145 @@
+"""Trains the tiny backbones of the embedded world and saves them as ordinary transformers checkpoints.
+
+    python trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
+
+1. `siglip`: a SiglipModel (patch 16) by SigLIP's sigmoid loss and a dense pixel objective, which stands for the
+   dense objectives of SigLIP2: without one its patch features keep the caption and nothing else.
+2. `qwen2`: a Qwen2ForCausalLM on text of the world: captions, paraphrases, questions and edits of scenes told in words.
+
+Each has its tokenizer: a byte-level BPE in Qwen2's format, with Qwen2.5's special tokens.
+
+Later stages load the folders exactly as they would load google/siglip2-so400m-patch16-512 and Qwen/Qwen2.5-7B.
+`stages=[siglip]` on the command line runs some of them.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    SiglipConfig,
+    SiglipModel,
+    set_seed,
+)
+
+from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
+from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+
+# Qwen2.5's added tokens in their order; the first fourteen are special.
+SPECIAL_TOKENS = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
+    *("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
+ADDED_TOKENS = [
+    *("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
+    *("<|repo_name|>", "<|file_sep|>"),
+]
+
+
+class DenseSiglip(SiglipModel):
+    """SiglipModel with a linear head that predicts each patch's pixels from its feature."""
+
+    def __init__(self, config: SiglipConfig, pixel_weight: float):
+        super().__init__(config)
+        vision = config.vision_config
+        self.pixel_head = nn.Linear(vision.hidden_size, 3 * vision.patch_size**2)
+        self.pixel_weight = pixel_weight
+        self.post_init()
+        nn.init.constant_(self.logit_scale, math.log(10.0))  # SigLIP's own start (section 3 of its paper)
+        nn.init.constant_(self.logit_bias, -10.0)
+
+    def forward(self, input_ids=None, pixel_values=None, **kwargs):
+        outputs = super().forward(
+            input_ids=input_ids, pixel_values=pixel_values, return_loss=True, interpolate_pos_encoding=True
+        )
+        patch_size = self.config.vision_config.patch_size
+        patches = nn.functional.unfold(pixel_values, patch_size, stride=patch_size).transpose(1, 2)
+        pixel_loss = (self.pixel_head(outputs.vision_model_output.last_hidden_state) - patches).square().mean()
+        losses = {"sigmoid": outputs.loss, "pixel": pixel_loss}
+        return {"loss": outputs.loss + self.pixel_weight * pixel_loss, "losses": losses}
+
+
+def new_tokenizer(documents: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+    """A tokenizer in Qwen2's format (byte-level BPE, Qwen2.5's special tokens) with merges learnt from `documents`."""
+    bare = Qwen2Tokenizer()._tokenizer  # Qwen2's own normalizer and pre-tokenizer
+    bare.model = models.BPE()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bare.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet))
+    model = json.loads(bare.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ADDED_TOKENS])
+    return tokenizer
+
+
+def train_siglip(recipe: dict, output: Path) -> None:
+    captions = ShapesDataset(recipe["tokenizer_documents"], batch_size=1, seed=recipe["training"]["seed"])
+    tokenizer = new_tokenizer((sample["caption"] for sample in captions), recipe["tokenizer_vocab_size"])
+    config = SiglipConfig(**recipe["model"])
+    vision, text = config.vision_config, config.text_config
+    text.vocab_size = len(tokenizer)
+    text.pad_token_id = text.eos_token_id = text.bos_token_id = tokenizer.pad_token_id
+    arguments = training_arguments(recipe["training"], output_dir=str(output / "run"))
+    set_seed(arguments.seed)
+    batch_size = arguments.per_device_train_batch_size
+    model = DenseSiglip(config, pixel_weight=recipe["pixel_weight"])
+    data = ShapesDataset(
+        arguments.max_steps * batch_size, batch_size=batch_size, seed=arguments.seed, canvases=recipe["canvases"]
+    )
+    fast = [model.logit_scale, model.logit_bias]
+    trainer = ArmTrainer(
+        model,
+        arguments,
+        train_dataset=data,
+        data_collator=ImageTextCollator(tokenizer, text.max_position_embeddings),
+        optimizers=(adamw(model, arguments, fast=fast), None),
+    )
+    train(trainer)
+    from transformers_arm.image_processing_arm import ArmImageProcessor
+
+    plain = SiglipModel(config)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pixel_head.")})
+    plain.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    ArmImageProcessor(
+        patch_size=vision.patch_size, size={"height": vision.image_size, "width": vision.image_size}
+    ).save_pretrained(output)
+
+
+def train_qwen2(recipe: dict, output: Path) -> None:
+    from transformers_arm.data.world_text import TextCollator, WorldText
+
+    documents = WorldText(recipe["tokenizer_documents"], seed=recipe["training"]["seed"])
+    texts = (" ".join(documents.turn(index)[1:]) for index in range(len(documents)))
+    tokenizer = new_tokenizer(texts, recipe["tokenizer_vocab_size"])
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    config = Qwen2Config(**recipe["model"], bos_token_id=end, eos_token_id=end, pad_token_id=end)
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(f"vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens; raise it.")
+    arguments = training_arguments(recipe["training"], output_dir=str(output / "run"))
+    set_seed(arguments.seed)
+    data = WorldText(arguments.max_steps * arguments.per_device_train_batch_size, seed=arguments.seed)
+    trainer = ArmTrainer(
+        Qwen2ForCausalLM(config), arguments, train_dataset=data, data_collator=TextCollator(tokenizer)
+    )
+    train(trainer)
+    trainer.model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def main() -> None:
+    recipe = read_recipe(__doc__)
+    for stage, train_backbone in (("siglip", train_siglip), ("qwen2", train_qwen2)):
+        if stage in recipe["stages"]:
+            train_backbone(recipe[stage], Path(recipe["output_dir"]) / stage)
+
+
+if __name__ == "__main__":
+    main()
