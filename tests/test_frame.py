@@ -19,8 +19,8 @@ LAYERS = [
     {"configuration_arm", "shapes"},
     {"modeling_arm*", "pixel_transformer_arm"},
     {"generation_arm", "detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
-    {"pipeline_arm", "training", "rewards", "metrics", "hub"},
-    {"cli", "__init__"},
+    {"pipeline_arm", "training", "rewards", "metrics", "evaluation", "hub"},
+    {"cli", "demo", "export", "__init__"},
 ]
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 

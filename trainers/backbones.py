@@ -4,7 +4,7 @@
 
 1. `siglip`: a SiglipModel (patch 16) by SigLIP's sigmoid loss and a dense pixel objective, which stands for the
    dense objectives of SigLIP2: without one its patch features keep the caption and nothing else.
-2. `qwen2`: a Qwen2ForCausalLM on text of the world: captions, paraphrases, questions and edits of scenes told in words.
+2. `qwen2`: a Qwen2ForCausalLM on text of the world: captions, paraphrases, questions and edits of scenes in words.
 
 Each has its tokenizer: a byte-level BPE in Qwen2's format, with Qwen2.5's special tokens.
 
@@ -29,6 +29,8 @@ from transformers import (
 )
 
 from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
+from transformers_arm.data.world_text import TextCollator, WorldText
+from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
 
 # Qwen2.5's added tokens in their order; the first fourteen are special.
@@ -102,8 +104,6 @@ def train_siglip(recipe: dict, output: Path) -> None:
         optimizers=(adamw(model, arguments, fast=fast), None),
     )
     train(trainer)
-    from transformers_arm.image_processing_arm import ArmImageProcessor
-
     plain = SiglipModel(config)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pixel_head.")})
     plain.save_pretrained(output)
@@ -114,8 +114,6 @@ def train_siglip(recipe: dict, output: Path) -> None:
 
 
 def train_qwen2(recipe: dict, output: Path) -> None:
-    from transformers_arm.data.world_text import TextCollator, WorldText
-
     documents = WorldText(recipe["tokenizer_documents"], seed=recipe["training"]["seed"])
     texts = (" ".join(documents.turn(index)[1:]) for index in range(len(documents)))
     tokenizer = new_tokenizer(texts, recipe["tokenizer_vocab_size"])

@@ -1,4 +1,4 @@
-"""Torch datasets over the embedded world. Samples are drawn by index: any sample can be had without those before it."""
+"""Torch datasets over the embedded world. Samples are drawn by index, any one without those before it."""
 
 import random
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ class ImageTextCollator:
     Args:
         siglip_tokenizer: gives `input_ids`, padded to `max_length` as SigLIP is trained, without an attention mask.
         max_length: SigLIP's number of text positions.
-        caption_tokenizer: gives `caption_ids` [B, T], right-padded, closed by its end-of-text token, -100 where padded.
+        caption_tokenizer: gives `caption_ids` [B, T], closed by its end-of-text token, -100 where padded.
     """
 
     siglip_tokenizer: object | None = None

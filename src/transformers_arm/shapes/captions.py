@@ -32,7 +32,12 @@ class Noun:
         """Whether `item` (anything with shape, color, size and cell) has every attribute stated here."""
         return all(
             stated is None or stated == getattr(item, name)
-            for name, stated in (("shape", self.shape), ("color", self.color), ("size", self.size), ("cell", self.cell))
+            for name, stated in (
+                ("shape", self.shape),
+                ("color", self.color),
+                ("size", self.size),
+                ("cell", self.cell),
+            )
         )
 
     def __str__(self) -> str:

@@ -16,14 +16,14 @@ from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 MAX_RESIDUAL = 0.6  # above it an object is not readable
 BACKGROUND_TOLERANCE = 64.0  # RGB distance; no palette color is nearer than 104 to a background
 MIN_BACKGROUND_SHARE = 0.5  # three large objects leave more than 80% of the canvas free
-COLOR_TOLERANCE = 64.0  # RGB distance off the line from background to color; black, gray and white objects lie beyond
+COLOR_TOLERANCE = 0.3  # sine of the angle between two hues seen from the background; gray on white is 0.345 off green
 
 _COLOR_NAMES = tuple(COLORS)
 _COLOR_VALUES = np.array(list(COLORS.values()), np.float32)
 _BACKGROUND_NAMES = tuple(BACKGROUNDS)
 _BACKGROUND_VALUES = np.array(list(BACKGROUNDS.values()), np.float32)
 _JITTER_RANGE = range(-HARD_JITTER, HARD_JITTER + 1)
-# No jitter comes first: of templates that fit equally well, argmin takes the first.
+# No jitter comes first: of templates that fit equally well, argmax takes the first.
 _JITTERS = sorted(((x, y) for x in _JITTER_RANGE for y in _JITTER_RANGE), key=lambda j: abs(j[0]) + abs(j[1]))
 _KINDS = tuple((shape, size, jitter) for jitter in _JITTERS for shape in SHAPES for size in SIZES)
 
@@ -109,11 +109,18 @@ def _read_background(pixels: np.ndarray) -> int | None:
     return best if shares[best] >= MIN_BACKGROUND_SHARE else None
 
 
+def _is_of_color(tint: np.ndarray, direction: np.ndarray) -> bool:
+    """Whether an object's own color points from the background where the palette's color does; both float32 [3]."""
+    along = tint @ direction / np.sqrt(direction @ direction)
+    return along**2 >= (1 - COLOR_TOLERANCE**2) * (tint @ tint)
+
+
 def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     """Finds the objects and the background of a picture.
 
-    A cell's color and template are those with the least squared RGB error; the cell counts as empty if that object's
-    residual is above 0.6 or its color is none of the palette's.
+    A cell's template and color are those that explain most of its pixels, however faint they are (normalized
+    correlation). The cell counts as empty if that template's residual is above 0.6, or if the color it is drawn in has
+    none of the palette's hues.
 
     Args:
         image: PIL image, or uint8 RGB [height, width, 3], with sides of 32 to 192 px.
@@ -131,16 +138,17 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     lengths = np.square(directions).sum(-1)
     differences = (pixels - _BACKGROUND_VALUES[background])[templates.pixels]  # [9, P, 3]
     seen = differences @ (directions / lengths[:, None]).T  # coverage of each color were it the object's, [9, P, 6]
-    # |differences - template * direction|^2, less what is the same for all: the best of all templates and colors.
-    errors = (templates.energy[..., None] - 2 * (templates.covered @ seen)) * lengths  # [9, K, 6]
-    best_kinds, best_colors = np.divmod(errors.reshape(len(CELLS), -1).argmin(-1), len(_COLOR_NAMES))
+    # Squared RGB error explained by a template in a color, at whatever strength fits best: faded red is still red.
+    explained = np.square((templates.covered @ seen).clip(0)) / templates.energy[..., None] * lengths  # [9, K, 6]
+    kinds, colors = np.divmod(explained.reshape(len(CELLS), -1).argmax(-1), len(_COLOR_NAMES))
     objects = []
-    for index, (kind, color) in enumerate(zip(best_kinds, best_colors, strict=True)):
+    for index, (kind, color) in enumerate(zip(kinds, colors, strict=True)):
         template, energy = templates.covered[index, kind], templates.energy[index, kind]
-        residual = float(np.square(seen[index, :, color].clip(0, 1) - template).sum() / energy)
-        tint = template @ differences[index] / energy  # the object's own color, less the background
-        off_color = tint - (tint @ directions[color] / lengths[color]) * directions[color]
-        if residual <= MAX_RESIDUAL and np.square(off_color).sum() <= COLOR_TOLERANCE**2:
+        covered = seen[index, :, color].clip(0, 1)
+        residual = float(np.square(covered - template).sum() / energy)
+        faded = covered @ template / energy * template  # a faint cloud may be near a template, but not near its fading
+        readable = residual <= MAX_RESIDUAL and np.square(covered - faded).sum() <= MAX_RESIDUAL * (faded @ faded)
+        if readable and _is_of_color(template @ differences[index], directions[color]):
             shape, size, jitter = _KINDS[kind]
             objects.append(ObjectReading(shape, _COLOR_NAMES[color], size, CELLS[index], jitter, residual))
     return SceneReading(tuple(objects), _BACKGROUND_NAMES[background])

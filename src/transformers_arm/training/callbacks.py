@@ -19,8 +19,8 @@ def image_rows(*rows: np.ndarray) -> Image.Image:
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Every `every` steps: PSNR, read-back and codebook usage on pictures of the test split, logged as `eval_*`; a sheet of
-    originals above reconstructions in `<output_dir>/reconstructions/`.
+    """Every `every` steps: PSNR, read-back and codes in use on pictures of the test split, in the log; a sheet of originals
+     above reconstructions in `<output_dir>/reconstructions/`.
 
     Args:
         every: steps between two looks.
@@ -33,7 +33,6 @@ class ReconstructionCallback(TrainerCallback):
         self.scenes = [data.scene(index)[0] for index in range(pictures)]
         self.images = np.stack([data[index]["image"] for index in range(pictures)])
         self.every, self.steps, self.seed = every, steps, seed
-        self.trainer_log = None
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
@@ -49,7 +48,7 @@ class ReconstructionCallback(TrainerCallback):
         model.train(training)
         drawn = (drawn * 255).round().astype(np.uint8)
         error = np.square(drawn.astype(float) - self.images).mean((1, 2, 3))
-        right = [reading_equals(read_scene(image), scene) for image, scene in zip(drawn, self.scenes)]
+        right = [reading_equals(read_scene(image), scene) for image, scene in zip(drawn, self.scenes, strict=True)]
         scores = {
             "step": state.global_step,
             "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / error.clip(1e-5)))), 2),

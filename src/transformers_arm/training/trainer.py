@@ -95,7 +95,7 @@ def read_recipe(description: str) -> dict:
         for section in sections:
             target = target.get(section) if isinstance(target, dict) else None
         if not separator or not isinstance(target, dict):
-            parser.error(f"Override {override!r} does not fit: write section.key=value; sections: {', '.join(recipe)}.")
+            parser.error(f"Override {override!r} is not section.key=value of a section: {', '.join(recipe)}.")
         target[key] = yaml.safe_load(value)
     return recipe
 

@@ -1,0 +1,124 @@
+"""Gathers what the trainers wrote into the folder that ships: fp16 weights that load in fp32, scores, and the card."""
+
+import json
+import platform
+import shutil
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors.torch import load_file, save_file
+
+from .evaluation import EVALUATION_SEED, tokenizer_scores
+
+CARD_TEMPLATE = Path(__file__).parents[2] / "hub_cards" / "tokenizer.md"
+RECIPES = Path(__file__).parents[2] / "trainers" / "arm_tiny"
+MAX_BYTES = 30_000_000
+
+
+class Stage(NamedTuple):
+    """A trained stage: where it ships, what its trainer wrote, where that trained, and the recipe that says how."""
+
+    target: str
+    source: str
+    run: str
+    recipe: str
+    section: str | None = None
+
+    def training_log(self, runs: Path) -> str:
+        """A row of the card's table: command, seed, steps and minutes of the training."""
+        training = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
+        training = training[self.section] if self.section else training
+        states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
+        steps = max(json.loads(state.read_text())["global_step"] for state in states)
+        # Each call of the trainer left one event file, whose name holds the second it began in.
+        events = (runs / self.run).rglob("events.out.tfevents.*")
+        seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
+        command = f"python trainers/{self.recipe}.py --config trainers/arm_tiny/{self.recipe}.yaml"
+        return f"| {self.target} | `{command}` | {training['training']['seed']} | {steps} | {seconds / 60:.0f} |"
+
+
+STAGES = (
+    Stage("backbones/siglip", "backbones/siglip", "backbones/siglip/run", "backbones", "siglip"),
+    Stage("backbones/qwen2", "backbones/qwen2", "backbones/qwen2/run", "backbones", "qwen2"),
+    Stage("vq_model", "tokenizer/vq_model", "tokenizer", "tokenizer"),
+    Stage("detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
+)
+MUST_AND_AIM = {
+    "read_back": ("reconstructions read back, everything right", "0.95", "0.995"),
+    "hard_read_back": ("the same, hard variant (64x64, jitter)", "report", "0.85"),
+    "psnr": ("PSNR, dB", "30", "40"),
+    "hard_psnr": ("PSNR, hard variant, dB", "report", ""),
+    "zero_shot": ("zero-shot of z_q, 1 of 100 captions", "frozen SigLIP - 0.05", "frozen SigLIP"),
+    "siglip_zero_shot": ("zero-shot of the frozen SigLIP", "", ""),
+    "codebook_usage": ("codebook usage", "report", ""),
+    "code_perplexity": ("code perplexity", "report", ""),
+}
+
+
+def to_half(file: Path) -> None:
+    """Rewrites a safetensors file with its fp32 tensors in fp16. Raises where a value does not fit fp16."""
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float32:
+            if not tensor.half().isfinite().all():
+                raise ValueError(f"{name} in {file.name} holds {tensor.abs().max():.3g}, beyond fp16's 65504.")
+            tensors[name] = tensor.half()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int) -> None:
+    """Fills the card's template with scores, training logs, seeds, hardware and date."""
+    rows = "\n".join(
+        f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in MUST_AND_AIM.items()
+    )
+    data = ModelCardData(license="apache-2.0", library_name="transformers", tags=["image-tokenizer", "arm"])
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        rows=rows,
+        stages="\n".join(stage.training_log(runs) for stage in STAGES),
+        count=count,
+        seed=EVALUATION_SEED,
+        date=date.today().isoformat(),
+        hardware=f"2 CPU cores ({platform.machine()}), torch {torch.__version__}",
+    )
+    card.save(folder / "README.md")
+
+
+def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
+    """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
+
+    The folder is built aside and replaces the old one only when it is whole.
+
+    Raises:
+        FileNotFoundError: a stage is missing.
+        ValueError: the folder would be larger than 30 MB.
+    """
+    for stage in STAGES:
+        if not (runs / stage.source).is_dir():
+            raise FileNotFoundError(f"{runs / stage.source} is missing; run trainers/{stage.recipe}.py first.")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
+    try:
+        for stage in STAGES:
+            shutil.copytree(runs / stage.source, aside / stage.target, ignore=shutil.ignore_patterns("run"))
+        for file in aside.rglob("*.safetensors"):
+            to_half(file)
+        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+        if size > MAX_BYTES:
+            raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
+        scores = tokenizer_scores(aside, count=count)
+        (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        write_card(aside, runs, scores, count)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        aside.rename(checkpoint)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    print(f"{checkpoint}: {size / 1e6:.1f} MB")
+    print(json.dumps(scores, indent=2))
