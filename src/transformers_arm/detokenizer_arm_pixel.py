@@ -97,7 +97,8 @@ class ArmPixelDetokenizer(DiffusionPipeline):
             z_q = torch.cat([z_q, z_q])
         drop = torch.arange(len(z_q), device=z_q.device) >= batch
         self.scheduler.set_timesteps(steps, device=z_q.device)
-        for timestep, sigma in self.progress_bar(list(zip(self.scheduler.timesteps, self.scheduler.sigmas[:-1]))):
+        schedule = list(zip(self.scheduler.timesteps, self.scheduler.sigmas[:-1], strict=True))
+        for timestep, sigma in self.progress_bar(schedule):
             inputs = torch.cat([sample, sample]) if guided else sample
             sigmas = sigma.to(sample).expand(len(inputs))
             velocity = self.transformer(inputs, sigmas, z_q, drop_condition=drop if guided else None)

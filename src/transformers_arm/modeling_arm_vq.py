@@ -188,7 +188,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
 
     @torch.no_grad()
     def decode_codes(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Codes [B, h, w] -> `z_q` [B, h, w, hidden_size], which a detokenizer renders. Raises as `codes_to_values`."""
+        """Codes [B, h, w] -> `z_q` [B, h, w, hidden_size], for a detokenizer. Raises as `codes_to_values`."""
         if codes.ndim != 3:
             raise ValueError(f"codes must be [B, h, w], got {list(codes.shape)}; reshape them to their grid.")
         return self.up_project(self.quantizer.codes_to_values(codes, self.dtype))

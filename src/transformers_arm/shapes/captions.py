@@ -30,15 +30,8 @@ class Noun:
 
     def names(self, item) -> bool:
         """Whether `item` (anything with shape, color, size and cell) has every attribute stated here."""
-        return all(
-            stated is None or stated == getattr(item, name)
-            for name, stated in (
-                ("shape", self.shape),
-                ("color", self.color),
-                ("size", self.size),
-                ("cell", self.cell),
-            )
-        )
+        stated = (("shape", self.shape), ("color", self.color), ("size", self.size), ("cell", self.cell))
+        return all(value is None or value == getattr(item, name) for name, value in stated)
 
     def __str__(self) -> str:
         words = " ".join(word for word in (self.size, self.color, self.shape) if word)
@@ -60,7 +53,7 @@ class CaptionSpec:
         if len(scene.objects) != len(self.nouns):
             return False
         return any(
-            all(noun.names(item) for noun, item in zip(self.nouns, order))
+            all(noun.names(item) for noun, item in zip(self.nouns, order, strict=True))
             and (self.relation is None or RELATIONS[self.relation](order[0], order[1]))
             for order in itertools.permutations(scene.objects)
         )
@@ -73,7 +66,7 @@ def _parse_noun(words: str, caption: str) -> Noun:
     color = attributes.pop(0) if attributes and attributes[0] in COLORS else None
     if article != "a" or len(attributes) != 1 or attributes[0] not in SHAPES or (cell and cell not in CELLS):
         raise ValueError(
-            f"Cannot read {words!r} in caption {caption!r}; write 'a [size] [color] shape [at the cell]' in lower case."
+            f"Cannot read {words!r} in caption {caption!r}; write 'a [size] [color] shape [at the cell]'."
         )
     return Noun(attributes[0], color, size, cell or None)
 

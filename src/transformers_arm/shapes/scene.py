@@ -143,7 +143,7 @@ def sample_scene(
                 cell,
                 (rng.randint(-max_jitter, max_jitter), rng.randint(-max_jitter, max_jitter)) if max_jitter else (0, 0),
             )
-            for (shape, color), cell in zip(sorted(pairs), cells)
+            for (shape, color), cell in zip(sorted(pairs), cells, strict=True)
         )
         scene = Scene(objects, rng.choice(backgrounds))
         if held_out_pairs is not None and scene.has_held_out_pair != held_out_pairs:
