@@ -139,7 +139,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.vision_model.eval()
+        self.vision_model.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
         return self
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:

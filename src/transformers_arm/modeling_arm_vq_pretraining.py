@@ -110,7 +110,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     def train(self, mode: bool = True):
         super().train(mode)
         for frozen in (self.text_model, self.pooling_head, self.captioner):
-            frozen.eval()
+            frozen.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
         return self
 
     def image_embeds(self, z_q: torch.Tensor) -> torch.Tensor:

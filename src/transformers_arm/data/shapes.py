@@ -67,7 +67,7 @@ class ShapesDataset(Dataset):
 
 def to_pixel_values(images: Sequence[np.ndarray]) -> torch.Tensor:
     """uint8 RGB arrays [H, W, 3] of one size -> float32 [B, 3, H, W] in -1..1, as `ArmImageProcessor` gives them."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() - 127.5) / 127.5
 
 
 @dataclass

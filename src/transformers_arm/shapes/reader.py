@@ -144,11 +144,8 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     objects = []
     for index, (kind, color) in enumerate(zip(kinds, colors, strict=True)):
         template, energy = templates.covered[index, kind], templates.energy[index, kind]
-        covered = seen[index, :, color].clip(0, 1)
-        residual = float(np.square(covered - template).sum() / energy)
-        faded = covered @ template / energy * template  # a faint cloud may be near a template, but not near its fading
-        readable = residual <= MAX_RESIDUAL and np.square(covered - faded).sum() <= MAX_RESIDUAL * (faded @ faded)
-        if readable and _is_of_color(template @ differences[index], directions[color]):
+        residual = float(np.square(seen[index, :, color].clip(0, 1) - template).sum() / energy)
+        if residual <= MAX_RESIDUAL and _is_of_color(template @ differences[index], directions[color]):
             shape, size, jitter = _KINDS[kind]
             objects.append(ObjectReading(shape, _COLOR_NAMES[color], size, CELLS[index], jitter, residual))
     return SceneReading(tuple(objects), _BACKGROUND_NAMES[background])

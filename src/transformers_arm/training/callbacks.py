@@ -19,8 +19,8 @@ def image_rows(*rows: np.ndarray) -> Image.Image:
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Every `every` steps: PSNR, read-back and codes in use on pictures of the test split, in the log; a sheet of originals
-     above reconstructions in `<output_dir>/reconstructions/`.
+    """Every `every` steps: PSNR, read-back and codes in use on pictures of the test split, in the log, and a sheet of
+    originals above reconstructions in `<output_dir>/reconstructions/`.
 
     Args:
         every: steps between two looks.

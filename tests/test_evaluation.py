@@ -1,0 +1,132 @@
+"""The shipped arm-tiny does what its card says, and the demo and the export do what they promise."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from transformers_arm.cli import main
+from transformers_arm.data.shapes import ShapesDataset, to_pixel_values
+from transformers_arm.demo import heat_map
+from transformers_arm.evaluation import Tokenizer, reconstruction, tokenizer_scores, zero_shot
+from transformers_arm.export import MAX_BYTES, STAGES, export_tiny, to_half
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = ROOT / "checkpoints" / "arm-tiny"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(CHECKPOINT)
+
+
+def test_reconstructions_of_held_out_scenes_read_back(tokenizer):
+    scores = reconstruction(tokenizer, count=200, seed=5)
+    assert scores["read_back"] >= 0.95
+    assert scores["psnr"] >= 30
+
+
+def test_tokens_keep_what_siglip_knew_of_captions(tokenizer):
+    accuracy = zero_shot(tokenizer, CHECKPOINT / "backbones" / "siglip", count=200, seed=5)
+    assert accuracy["z_q"] >= accuracy["siglip"] - 0.05
+
+
+def test_card_and_scores_state_the_same_figures():
+    card, scores = (CHECKPOINT / "README.md").read_text(), json.loads((CHECKPOINT / "scores.json").read_text())
+    for value in scores.values():
+        assert re.search(rf"\| {value:.3f} \|", card)
+
+
+def test_the_readme_states_the_card_s_figures():
+    readme, scores = (ROOT / "README.md").read_text(), json.loads((CHECKPOINT / "scores.json").read_text())
+    for name in ("read_back", "hard_read_back", "zero_shot", "siglip_zero_shot"):
+        assert f"{scores[name]:.3f}" in readme
+
+
+@pytest.mark.slow
+def test_the_card_s_scores_come_out_again():
+    stated = json.loads((CHECKPOINT / "scores.json").read_text())
+    for name, value in tokenizer_scores(CHECKPOINT).items():
+        assert value == pytest.approx(stated[name], rel=0.01), name
+
+
+def test_shipped_weights_are_safetensors_within_30_mb():
+    files = [file for file in CHECKPOINT.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < MAX_BYTES
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".md", ".jinja", ".txt"}
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (32, 96), (64, 64)])
+def test_other_sizes_and_proportions_come_back(tokenizer, height, width):
+    canvas = {"height": height, "width": width}
+    data = ShapesDataset(32, batch_size=32, seed=6, canvases=[canvas], split="test")
+    images = [data[index]["image"] for index in range(32)]
+    codes, pictures = tokenizer.reconstruct(images)
+    assert codes.shape == (32, height // 16, width // 16)
+    assert {picture.size for picture in pictures} == {(width, height)}
+    errors = [np.abs(np.asarray(p, float) - i).mean() for p, i in zip(pictures, images, strict=True)]
+    assert np.mean(errors) < 10  # of 255
+
+
+def test_a_picture_s_codes_do_not_depend_on_its_batch(tokenizer):
+    data = ShapesDataset(16, batch_size=16, seed=7, split="test")
+    pixel_values = to_pixel_values([data[index]["image"] for index in range(16)])
+    together = tokenizer.model.encode(pixel_values).codes
+    alone = torch.cat([tokenizer.model.encode(picture[None]).codes for picture in pixel_values])
+    assert torch.equal(together, alone)
+
+
+def test_demo_writes_the_world_s_pictures_the_user_s_and_the_scores(tmp_path, capsys):
+    photo = tmp_path / "my photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8)).save(photo)
+    output = tmp_path / "demo"
+    assert main(["demo", "--images", str(photo), "--output", str(output), "--scenes", "20"]) == 0
+    written = {file.name for file in output.iterdir()}
+    assert written == {"world.png", "world-tokens.txt", "yours.png", "yours-tokens.txt", "scores.json"}
+    assert "my photo.png: 4x9 tokens" in (output / "yours-tokens.txt").read_text()
+    assert set(json.loads((output / "scores.json").read_text())) >= {"psnr", "read_back", "zero_shot"}
+    assert "read_back" in capsys.readouterr().out
+
+
+def test_demo_refuses_a_file_that_is_no_image_and_writes_nothing(tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("no picture")
+    assert main(["demo", "--images", str(tmp_path / "notes.png"), "--output", str(tmp_path / "demo")]) == 1
+    assert "notes.png" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_demo_names_a_checkpoint_that_is_none(tmp_path, capsys):
+    assert main(["--checkpoint", str(tmp_path), "demo", "--output", str(tmp_path / "demo")]) == 1
+    assert "vq_model/config.json" in capsys.readouterr().err
+
+
+def test_heat_maps_show_every_token_of_the_grid():
+    picture = heat_map(np.array([[0, 1023, 512]]), codebook_size=1024, patch_size=16)
+    assert picture.size == (3 * 64, 64)
+    assert picture.getpixel((1, 1)) != picture.getpixel((65, 1)) != picture.getpixel((129, 1))
+
+
+def test_export_leaves_the_old_folder_alone_when_a_stage_is_missing(tmp_path):
+    old = tmp_path / "arm-tiny"
+    old.mkdir()
+    (old / "kept").write_text("old")
+    (tmp_path / "runs" / STAGES[0].source).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="run trainers/backbones.py first"):
+        export_tiny(tmp_path / "runs", old)
+    assert [file.name for file in old.iterdir()] == ["kept"]
+
+
+def test_halving_keeps_integers_and_refuses_what_fp16_cannot_hold(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"weight": torch.tensor([1.5]), "count": torch.tensor([70000])}, file)
+    to_half(file)
+    assert load_file(file)["weight"].dtype == torch.float16
+    assert load_file(file)["count"].item() == 70000
+    save_file({"weight": torch.tensor([1e6])}, file)
+    with pytest.raises(ValueError, match="weight in model.safetensors holds 1e"):
+        to_half(file)
