@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers_arm.cli import main
 from transformers_arm.data.shapes import ShapesDataset, to_pixel_values
 from transformers_arm.demo import heat_map
-from transformers_arm.evaluation import Tokenizer, reconstruction, tokenizer_scores, zero_shot
+from transformers_arm.evaluation import Tokenizer, reconstruction, tiny_scores, zero_shot
 from transformers_arm.export import MAX_BYTES, STAGES, export_tiny, to_half
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def test_the_readme_states_the_card_s_figures():
 @pytest.mark.slow
 def test_the_card_s_scores_come_out_again():
     stated = json.loads((CHECKPOINT / "scores.json").read_text())
-    for name, value in tokenizer_scores(CHECKPOINT).items():
+    for name, value in tiny_scores(CHECKPOINT).items():
         assert value == pytest.approx(stated[name], rel=0.01), name
 
 

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from transformers_arm.evaluation import EVALUATION_SEED, tokenizer_scores
+from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -15,5 +15,5 @@ if __name__ == "__main__":
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED)
     arguments = parser.parse_args()
-    scores = tokenizer_scores(arguments.checkpoint, count=arguments.scenes, seed=arguments.seed)
+    scores = tiny_scores(arguments.checkpoint, count=arguments.scenes, seed=arguments.seed)
     print(json.dumps(scores, indent=2))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .data.shapes import ShapesDataset
-from .evaluation import EVALUATION_SEED, Tokenizer, tokenizer_scores
+from .evaluation import EVALUATION_SEED, Tokenizer, tiny_scores
 
 _ZOOM = 4  # screen pixels a picture pixel
 _HEAT = np.array([(24, 15, 62), (114, 31, 129), (229, 80, 100), (254, 176, 120), (252, 253, 191)], float)
@@ -97,7 +97,7 @@ def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: i
     if own:
         names = [f"{number + 1}. {Path(file).name}" for number, file in enumerate(image_files)]
         _write_page(tokenizer, dict(zip(names, map(np.asarray, own), strict=True)), output, "yours")
-    scores = tokenizer_scores(checkpoint, count=count)
+    scores = tiny_scores(checkpoint, count=count)
     (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     print(f"\nOn {count} held-out scenes:")
     for name, value in scores.items():

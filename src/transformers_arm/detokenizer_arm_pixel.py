@@ -3,6 +3,7 @@
 Knows nothing about how `z_q` was made, except that a tokenizer may be attached to turn codes into it.
 """
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
@@ -10,7 +11,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .modeling_arm_vq import ArmVQModel
-from .pixel_transformer_arm import ArmPixelTransformer
+from .pixel_transformer_arm import MIN_SIGMA, ArmPixelTransformer
 
 
 class ArmPixelDetokenizer(DiffusionPipeline):
@@ -88,6 +89,10 @@ class ArmPixelDetokenizer(DiffusionPipeline):
             z_q = self.vq_model.decode_codes(codes.to(self.vq_model.device))
         z_q = z_q.to(self._execution_device, self.transformer.dtype)
         batch, height, width, _ = z_q.shape
+        if isinstance(generator, list) and len(generator) not in (1, batch):
+            raise ValueError(
+                f"Got {len(generator)} generators for {batch} pictures; give one for all or one a picture."
+            )
         patch = self.transformer.config.patch_size
         shape = (batch, 3, height * patch, width * patch)
         sample = randn_tensor(shape, generator=generator, device=z_q.device, dtype=z_q.dtype)
@@ -96,7 +101,8 @@ class ArmPixelDetokenizer(DiffusionPipeline):
         if guided:
             z_q = torch.cat([z_q, z_q])
         drop = torch.arange(len(z_q), device=z_q.device) >= batch
-        self.scheduler.set_timesteps(steps, device=z_q.device)
+        # Stated, because the scheduler's own would put the last step at sigma 0.001, where there is nothing to do.
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=z_q.device)
         schedule = list(zip(self.scheduler.timesteps, self.scheduler.sigmas[:-1], strict=True))
         for timestep, sigma in self.progress_bar(schedule):
             inputs = torch.cat([sample, sample]) if guided else sample
@@ -105,6 +111,7 @@ class ArmPixelDetokenizer(DiffusionPipeline):
             if guided:
                 conditional, unconditional = velocity.chunk(2)
                 velocity = unconditional + guidance_scale * (conditional - unconditional)
+            velocity = velocity * (sigma.clamp(min=MIN_SIGMA) / sigma)  # where the transformer holds its division
             sample = self.scheduler.step(velocity, timestep, sample, return_dict=False)[0]
         images = self.image_processor.postprocess(sample.float().clamp(-1, 1), output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

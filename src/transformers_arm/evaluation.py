@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, SiglipModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipModel
 
 from .data.shapes import Canvas, ShapesDataset, siglip_input_ids, to_pixel_values
+from .data.world_text import ASKED, WorldText
 from .detokenizer_arm_pixel import ArmPixelDetokenizer
 from .image_processing_arm import ArmImageProcessor
 from .metrics.arm_reconstruction.arm_reconstruction import reconstruction_scores
@@ -104,8 +105,27 @@ def zero_shot(
     return {name: zero_shot_accuracy(found, [0] * count) for name, found in hits.items()}
 
 
-def tokenizer_scores(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """All scores of the tokenizer in an arm-tiny folder on `count` held-out scenes, flat, by name."""
+def text_scores(qwen2_folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
+    """Share of exact answers of the language model on held-out scenes told in words, by task of `WorldText`."""
+    model = AutoModelForCausalLM.from_pretrained(qwen2_folder, dtype=torch.float32).eval()
+    text_tokenizer = AutoTokenizer.from_pretrained(qwen2_folder, padding_side="left")
+    end = text_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    documents = WorldText(count, seed=seed, split="test")
+    turns = [turn for turn in map(documents.turn, range(count)) if turn[1]]
+    hits = {}
+    for batch in _batches(len(turns), 100, "answering in words"):
+        prompts = [ASKED.format(turns[index][1]) for index in batch]
+        inputs = text_tokenizer(prompts, padding=True, return_tensors="pt")
+        written = model.generate(**inputs, max_new_tokens=48, do_sample=False, eos_token_id=end, pad_token_id=end)
+        answers = text_tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        for index, answer in zip(batch, answers, strict=True):
+            task, _, due = turns[index]
+            hits.setdefault(f"text_{task}", []).append(answer == due)
+    return {task: sum(found) / len(found) for task, found in sorted(hits.items())}
+
+
+def tiny_scores(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
+    """All scores of an arm-tiny folder on `count` held-out scenes, flat, by name."""
     folder = Path(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
     scores = reconstruction(tokenizer, count=count, seed=seed)
@@ -117,4 +137,5 @@ def tokenizer_scores(folder: str | Path, *, count: int = 500, seed: int = EVALUA
         "hard_psnr": hard["psnr"],
         "zero_shot": similarity["z_q"],
         "siglip_zero_shot": similarity["siglip"],
+        **text_scores(folder / "backbones" / "qwen2", count=count, seed=seed),
     }

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from .evaluation import EVALUATION_SEED, tokenizer_scores
+from .evaluation import EVALUATION_SEED, tiny_scores
 
 CARD_TEMPLATE = Path(__file__).parents[2] / "hub_cards" / "tokenizer.md"
 RECIPES = Path(__file__).parents[2] / "trainers" / "arm_tiny"
@@ -55,6 +55,9 @@ MUST_AND_AIM = {
     "hard_psnr": ("PSNR, hard variant, dB", "report", ""),
     "zero_shot": ("zero-shot of z_q, 1 of 100 captions", "frozen SigLIP - 0.05", "frozen SigLIP"),
     "siglip_zero_shot": ("zero-shot of the frozen SigLIP", "", ""),
+    "text_question": ("backbones/qwen2: questions about scenes told in words", "", ""),
+    "text_edit": ("backbones/qwen2: edits of scenes told in words", "", ""),
+    "text_paraphrase": ("backbones/qwen2: captions put in order", "", ""),
     "codebook_usage": ("codebook usage", "report", ""),
     "code_perplexity": ("code perplexity", "report", ""),
 }
@@ -112,7 +115,7 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
-        scores = tokenizer_scores(aside, count=count)
+        scores = tiny_scores(aside, count=count)
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
         write_card(aside, runs, scores, count)
         shutil.rmtree(checkpoint, ignore_errors=True)

@@ -86,7 +86,7 @@ class ArmPixelTransformer(ModelMixin, ConfigMixin):
         patch, (batch, height, width, _) = self.config.patch_size, z_q.shape
         if sample.shape != (batch, 3, height * patch, width * patch):
             raise ValueError(
-                f"Pictures {list(sample.shape)} do not fit z_q: {batch} grids of {height}x{width} patches of {patch} px."
+                f"Pictures {list(sample.shape)} do not fit z_q: {batch} grids of {height}x{width}, {patch} px a patch."
             )
         condition = self.condition_projection(self.condition_norm(z_q.flatten(1, 2)))
         if drop_condition is not None:

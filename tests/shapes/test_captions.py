@@ -64,9 +64,11 @@ def test_counts_need_exactly_that_many_and_nothing_else():
 
 @pytest.mark.parametrize(
     "caption",
-    ["", "circle", "A circle", "a  circle", "a red small circle", "a circle at the middle", "four circles", "a pink cross",
-     "a circle on a pink background", "a circle on a gray", "a circle and"],
-)  # fmt: skip
+    [
+        *("", "circle", "A circle", "a  circle", "a red small circle", "a circle at the middle", "four circles"),
+        *("a pink cross", "a circle on a pink background", "a circle on a gray", "a circle and"),
+    ],
+)
 def test_what_is_not_of_the_language_is_refused(caption):
     with pytest.raises(ValueError, match="aption"):
         parse_caption(caption)

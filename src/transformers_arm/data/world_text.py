@@ -10,7 +10,7 @@ from ..shapes.edits import sample_edit
 from ..shapes.questions import sample_question
 from ..shapes.scene import sample_scene
 
-CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>"
+ASKED = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 TASKS = {"caption": 0.15, "paraphrase": 0.25, "question": 0.3, "edit": 0.3}
 
 
@@ -52,12 +52,16 @@ class WorldText(Dataset):
             raise IndexError(f"Document {index} is outside this dataset of {self.length}.")
         task, prompt, answer = self.turn(index)
         if task == "caption":
-            return {"text": answer}
-        return {"text": CHAT.format(prompt, answer) if index % 2 else f"{prompt}\n{answer}"}
+            return {"prompt": "", "text": answer}
+        prompt, end = (ASKED.format(prompt), "<|im_end|>") if index % 2 else (f"{prompt}\n", "")
+        return {"prompt": prompt, "text": prompt + answer + end}
 
 
 class TextCollator:
-    """Documents -> `input_ids`, `attention_mask`, `labels` [B, T], each closed by the end-of-text token."""
+    """Documents -> `input_ids`, `attention_mask`, `labels` [B, T], each closed by the end-of-text token.
+
+    Prompts carry no loss: which scene they tell of is drawn by chance, and learning chance would cost most of the time.
+    """
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -66,4 +70,7 @@ class TextCollator:
         texts = [sample["text"] + self.tokenizer.eos_token for sample in samples]
         batch = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+        prompts = self.tokenizer([sample["prompt"] for sample in samples]).input_ids
+        for row, prompt in zip(labels, prompts, strict=True):
+            row[: len(prompt)] = -100
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": labels}

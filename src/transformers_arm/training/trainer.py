@@ -5,6 +5,7 @@ Knows nothing about what is trained.
 
 import argparse
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 _STAGING = ".saving"  # inside output_dir, so that the final rename stays on one file system
@@ -60,13 +62,27 @@ class ArmTrainer(Trainer):
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            self.state.best_model_checkpoint = str(run_dir / Path(best).name)  # where it will be, not where it is now
         if self.is_world_process_zero():
             (written,) = (run_dir / _STAGING).iterdir()
+            if best is not None:
+                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
             final = run_dir / written.name
             shutil.rmtree(final, ignore_errors=True)  # the same step saved by an earlier run
             written.rename(final)
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number; YAML 1.1 wants 1.0e-3 and reads the rest as text."""
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def train(trainer: Trainer) -> None:
@@ -79,7 +95,7 @@ def read_recipe(description: str) -> dict:
     """Reads `--config recipe.yaml` and `section.key=value` overrides from the command line.
 
     Raises:
-        SystemExit: (argparse) a missing file, or an override that names no key of the recipe.
+        SystemExit: (argparse) a missing file, or an override that names no section of the recipe.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="YAML recipe")
@@ -87,7 +103,7 @@ def read_recipe(description: str) -> dict:
     arguments = parser.parse_args()
     if not arguments.config.is_file():
         parser.error(f"There is no recipe {arguments.config}.")
-    recipe = yaml.safe_load(arguments.config.read_text())
+    recipe = yaml.load(arguments.config.read_text(), _RecipeLoader)
     for override in arguments.overrides:
         path, separator, value = override.partition("=")
         *sections, key = path.split(".")
@@ -96,7 +112,7 @@ def read_recipe(description: str) -> dict:
             target = target.get(section) if isinstance(target, dict) else None
         if not separator or not isinstance(target, dict):
             parser.error(f"Override {override!r} is not section.key=value of a section: {', '.join(recipe)}.")
-        target[key] = yaml.safe_load(value)
+        target[key] = yaml.load(value, _RecipeLoader)
     return recipe
 
 
