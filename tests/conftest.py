@@ -1,6 +1,10 @@
-"""Settings that must stand before any Hugging Face library is imported: tests reach no network."""
+"""Settings that must stand before Hugging Face libraries are imported (tests reach no network), and tiny backbones."""
 
 import os
+import runpy
+from pathlib import Path
+
+import pytest
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -9,3 +13,40 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
+
+TRAINERS = Path(__file__).parents[1] / "trainers"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory):
+    """Folders of an untrained SiglipModel (patch 16, 48 px) and Qwen2ForCausalLM, 32 wide, with tokenizers and an
+    image processor: keywords of `ArmVQForPreTraining.from_backbones`. Treat them as read-only.
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipConfig, SiglipModel
+
+    from transformers_arm.data.shapes import ShapesDataset
+    from transformers_arm.image_processing_arm import ArmImageProcessor
+
+    new_tokenizer = runpy.run_path(str(TRAINERS / "backbones.py"))["new_tokenizer"]
+    captions = ShapesDataset(200, batch_size=1, seed=0)
+    tokenizer = new_tokenizer((captions[index]["caption"] for index in range(200)), 340)
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_size": 32}
+    ends = {name: tokenizer.pad_token_id for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    folder = tmp_path_factory.mktemp("backbones")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        siglip = SiglipModel(
+            SiglipConfig(vision_config=size | {"image_size": 48, "patch_size": 16}, text_config=size | text | ends)
+        )
+        siglip.logit_scale.data.fill_(2.0)
+        siglip.logit_bias.data.fill_(-3.0)
+        qwen2 = Qwen2ForCausalLM(
+            Qwen2Config(**size, **ends, num_key_value_heads=1, vocab_size=len(tokenizer) + 8, tie_word_embeddings=True)
+        )
+    for model, name in ((siglip, "vision"), (qwen2, "captioner")):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    ArmImageProcessor(size={"height": 48, "width": 48}).save_pretrained(folder / "vision")
+    return {name: str(folder / name) for name in ("vision", "captioner")}

@@ -60,7 +60,7 @@ class WorldText(Dataset):
 class TextCollator:
     """Documents -> `input_ids`, `attention_mask`, `labels` [B, T], each closed by the end-of-text token.
 
-    Prompts carry no loss: which scene they tell of is drawn by chance, and learning chance would cost most of the time.
+    Prompts carry no loss: which scene they tell of is chance, and learning chance would cost most of the time.
     """
 
     def __init__(self, tokenizer):

@@ -1,0 +1,383 @@
+"""Training: interrupted, it goes on as if it never was; checkpoints are complete or absent; recipes are read."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from transformers_arm import ArmImageProcessor, ArmVQForPreTraining, ArmVQModel
+from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset, to_pixel_values
+from transformers_arm.training.callbacks import ReconstructionCallback
+from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1}
+MODEL = {
+    "num_projection_layers": 1,
+    "fsq_levels": [2] * 6,
+    "pixel_num_layers": 1,
+    "pixel_hidden_size": 32,
+    "pixel_num_heads": 2,
+    **{f"{name}_loss_weight": weight for name, weight in WEIGHTS.items()},
+}
+COMPLETE = {
+    *("model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
+    *("trainer_state.json", "training_args.bin"),
+}
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+class StopAt(TrainerCallback):
+    """Ends the training after a step: `politely`, or as a crash would."""
+
+    def __init__(self, step, politely):
+        self.step, self.politely = step, politely
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            if not self.politely:
+                raise Killed
+            control.should_training_stop = True
+
+
+@pytest.fixture(scope="module")
+def new_trainer(tiny_backbones):
+    """Makes trainers of a tiny tokenizer on the embedded world, as a new process would; first weights are random."""
+    tokenizers = [AutoTokenizer.from_pretrained(tiny_backbones[name]) for name in ("vision", "captioner")]
+
+    def make(output_dir, *, seed=0, callbacks=(), eval_dataset=None, **arguments):
+        torch.manual_seed(seed)
+        model = ArmVQForPreTraining.from_backbones(**tiny_backbones, **MODEL)
+        settings = {
+            **{"max_steps": 6, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4},
+            **{"learning_rate": 1e-3, "warmup_steps": 2, "lr_scheduler_type": "cosine", "seed": seed},
+            **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "adam_beta2": 0.95},
+        }
+        arguments = training_arguments(settings | arguments, output_dir=str(output_dir))
+        return ArmTrainer(
+            model,
+            arguments,
+            train_dataset=ShapesDataset(24, batch_size=4, seed=0, canvases=[{}, {"height": 32, "width": 64}]),
+            eval_dataset=eval_dataset,
+            data_collator=ImageTextCollator(tokenizers[0], 32, tokenizers[1]),
+            optimizers=(adamw(model, arguments, fast=[model.logit_scale, model.logit_bias]), None),
+            callbacks=list(callbacks),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(new_trainer, tmp_path_factory):
+    trainer = new_trainer(tmp_path_factory.mktemp("uninterrupted"))
+    train(trainer)
+    return trainer
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in Path(folder).glob("checkpoint-*"))
+
+
+def curve(trainer):
+    names = ("loss", "learning_rate", "grad_norm", *(f"loss_{name}" for name in WEIGHTS))
+    return {log["step"]: [log[name] for name in names] for log in trainer.state.log_history if "loss" in log}
+
+
+def assert_same_training(trainer, expected):
+    assert trainer.state.global_step == expected.state.global_step == 6
+    for name, value in expected.model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, atol=1e-6, rtol=0, msg=name)
+    ours, theirs = curve(trainer), curve(expected)
+    assert ours.keys() == theirs.keys() == {1, 2, 3, 4, 5, 6}
+    for step, values in theirs.items():
+        assert ours[step] == pytest.approx(values, abs=2e-4), step  # as rounded in the log
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "politely"), [(2, True), (3, False), (5, False)])
+def test_an_interrupted_training_goes_on_along_the_same_curve(new_trainer, uninterrupted, tmp_path, step, politely):
+    interrupted = new_trainer(tmp_path, callbacks=[StopAt(step, politely)])
+    try:
+        train(interrupted)
+    except Killed:
+        assert not politely
+    assert interrupted.state.global_step == step
+    resumed = new_trainer(tmp_path, seed=1)  # other first weights: all must come from the checkpoint
+    torch.manual_seed(99)
+    train(resumed)
+    assert_same_training(resumed, uninterrupted)
+    assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
+def test_another_seed_is_another_training(new_trainer, uninterrupted, tmp_path):
+    other = new_trainer(tmp_path, seed=1, max_steps=2)
+    train(other)
+    assert curve(other)[2][0] != pytest.approx(curve(uninterrupted)[2][0], abs=1e-3)
+
+
+def test_a_finished_training_is_not_trained_again(new_trainer, uninterrupted):
+    again = new_trainer(uninterrupted.args.output_dir, seed=1, callbacks=[StopAt(7, politely=False)])
+    train(again)
+    assert_same_training(again, uninterrupted)
+
+
+def test_samples_are_taken_in_order(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    batches = list(trainer.get_train_dataloader())
+    expected = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    assert len(batches) == 6 and torch.equal(batches[0]["pixel_values"].cpu(), expected["pixel_values"])
+
+
+def test_the_frozen_towers_are_not_trained(uninterrupted, new_trainer, tmp_path):
+    before = new_trainer(tmp_path).model
+    for part in ("vq_model.vision_model", "text_model", "pooling_head", "captioner"):
+        theirs = uninterrupted.model.get_submodule(part).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in before.get_submodule(part).state_dict().items())
+    assert not torch.equal(before.logit_bias, uninterrupted.model.logit_bias)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state"])
+def test_a_save_killed_half_way_leaves_only_complete_checkpoints(
+    new_trainer, uninterrupted, tmp_path, monkeypatch, method
+):
+    plain = getattr(Trainer, method)
+
+    def dies_at_step_4(self, output_dir, **kwargs):
+        plain(self, output_dir, **kwargs)
+        if self.state.global_step == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, method, dies_at_step_4)
+        with pytest.raises(Killed):
+            train(new_trainer(tmp_path))
+    assert (tmp_path / ".saving" / "checkpoint-4" / "model.safetensors").exists()  # what was written of it
+    assert checkpoints(tmp_path) == ["checkpoint-2"]
+    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    assert COMPLETE <= {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
+
+    resumed = new_trainer(tmp_path, seed=1)
+    train(resumed)
+    assert_same_training(resumed, uninterrupted)
+    assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    for name in checkpoints(tmp_path):
+        assert COMPLETE <= {path.name for path in (tmp_path / name).iterdir()}
+    assert not list((tmp_path / ".saving").iterdir())
+
+
+def test_what_a_killed_save_left_is_neither_resumed_nor_kept(new_trainer, tmp_path):
+    left = tmp_path / ".saving" / "checkpoint-5"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    trainer = new_trainer(tmp_path, max_steps=2)
+    train(trainer)
+    assert trainer.state.global_step == 2 and checkpoints(tmp_path) == ["checkpoint-2"]
+    assert not left.exists()
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced_as_a_whole(new_trainer, tmp_path):
+    old = tmp_path / "checkpoint-2"
+    old.mkdir()
+    (old / "old.txt").write_text("of an earlier run")
+    new_trainer(tmp_path, max_steps=2).train()
+    assert not (old / "old.txt").exists() and COMPLETE <= {path.name for path in old.iterdir()}
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, [6]), (2, [5, 6])])
+def test_the_limit_of_checkpoints_is_kept(new_trainer, tmp_path, limit, kept):
+    train(new_trainer(tmp_path, save_steps=1, save_total_limit=limit))
+    assert checkpoints(tmp_path) == [f"checkpoint-{step}" for step in kept]
+
+
+def test_the_best_checkpoint_is_kept_under_its_final_name(new_trainer, tmp_path):
+    trainer = new_trainer(
+        tmp_path,
+        eval_dataset=ShapesDataset(4, batch_size=4, seed=9),
+        max_steps=4,
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        save_total_limit=1,
+        prediction_loss_only=True,
+    )
+    trainer.can_return_loss = True  # though the inputs hold no labels
+    train(trainer)
+    best = trainer.state.best_model_checkpoint
+    assert best == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}") and Path(best).is_dir()
+    assert json.loads((Path(best) / "trainer_state.json").read_text())["best_model_checkpoint"] == best
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_the_loss_are_logged_as_means_since_the_last_log(new_trainer, uninterrupted, tmp_path):
+    trainer = new_trainer(tmp_path, logging_steps=3)
+    train(trainer)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert [log["step"] for log in logs] == [3, 6]
+    single = {log["step"]: log for log in uninterrupted.state.log_history if "loss" in log}
+    for log in logs:
+        steps = range(log["step"] - 2, log["step"] + 1)
+        for name in WEIGHTS:
+            mean = sum(single[step][f"loss_{name}"] for step in steps) / 3
+            assert log[f"loss_{name}"] == pytest.approx(mean, abs=1e-4)
+        total = sum(weight * log[f"loss_{name}"] for name, weight in WEIGHTS.items())
+        assert log["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_accumulating_gradients_averages_the_loss(new_trainer, uninterrupted, tmp_path):
+    trainer = new_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, learning_rate=0.0)
+    train(trainer)
+    log = trainer.state.log_history[0]
+    total = sum(weight * log[f"loss_{name}"] for name, weight in WEIGHTS.items())
+    assert log["loss"] == pytest.approx(total, rel=1e-4)
+    assert log["loss"] < 1.5 * max(curve(uninterrupted)[step][0] for step in (1, 2))
+
+
+def test_only_training_counts_among_the_parts_of_the_loss(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    for training, count in ((False, 0), (True, 1)):
+        loss, outputs = trainer.compute_loss(trainer.model.train(training), batch, return_outputs=True)
+        assert loss.item() == outputs.loss.item() and trainer._loss_count == count
+
+
+def test_the_reconstruction_callback_looks_without_leaving_a_trace(new_trainer, uninterrupted, tmp_path):
+    trainer = new_trainer(tmp_path, callbacks=[ReconstructionCallback(every=3, pictures=4, steps=1)])
+    train(trainer)
+    assert_same_training(trainer, uninterrupted)
+    looks = [log for log in trainer.state.log_history if "eval_psnr" in log]
+    assert [log["step"] for log in looks] == [3, 6]
+    assert all(0 < log["eval_psnr"] < 50 and 1 <= log["eval_codes_used"] <= 36 for log in looks)
+    sheets = sorted(path.name for path in (tmp_path / "reconstructions").iterdir())
+    assert sheets == ["step-0000003.png", "step-0000006.png"]
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_adamw_trains_what_is_trainable_and_the_fast_ones_ten_times_as_fast(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path, weight_decay=0.05, adam_beta1=0.8)
+    model, groups = trainer.model, trainer.optimizer.param_groups
+    assert [group["initial_lr"] if "initial_lr" in group else group["lr"] for group in groups] == [1e-3, 1e-2]
+    assert all(group["betas"] == (0.8, 0.95) and group["weight_decay"] == 0.05 for group in groups)
+    assert {id(p) for p in groups[1]["params"]} == {id(model.logit_scale), id(model.logit_bias)}
+    trained = [id(p) for group in groups for p in group["params"]]
+    assert sorted(trained) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    (only,) = adamw(torch.nn.Linear(2, 2), trainer.args).param_groups
+    assert len(only["params"]) == 2
+
+
+def test_a_recipe_s_section_wins_over_defaults():
+    arguments = training_arguments({"seed": 7, "report_to": "none"}, output_dir="somewhere", seed=1)
+    assert (arguments.seed, arguments.output_dir, arguments.report_to) == (7, "somewhere", [])
+    assert arguments.remove_unused_columns is False
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Reads a recipe with command-line arguments behind `--config`."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_dir: out\nstages: [a, b]\ntraining: {seed: 1, learning_rate: 2e-3}\na: {b: {c: 1}}\n")
+
+    def run(*arguments, config=recipe):
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", str(config), *arguments])
+        return read_recipe("what it does")
+
+    return run
+
+
+def test_a_recipe_is_read_as_it_stands(read):
+    assert read() == {
+        **{"output_dir": "out", "stages": ["a", "b"]},
+        **{"training": {"seed": 1, "learning_rate": 0.002}, "a": {"b": {"c": 1}}},
+    }
+
+
+def test_overrides_replace_and_add_values_of_any_type(read):
+    recipe = read(
+        *("output_dir=elsewhere", "stages=[a]", "training.seed=5", "training.learning_rate=1e-4", "a.b.c=null"),
+        *("training.disable_tqdm=true", "training.run_name=x=y", "training.adam_epsilon=1.5e-8"),
+    )
+    assert recipe["output_dir"] == "elsewhere" and recipe["stages"] == ["a"] and recipe["a"]["b"]["c"] is None
+    assert recipe["training"] == {
+        **{"seed": 5, "learning_rate": 0.0001, "disable_tqdm": True},
+        **{"run_name": "x=y", "adam_epsilon": 1.5e-8},
+    }
+
+
+def test_what_only_looks_like_a_number_stays_text(read):
+    recipe = read("a.b.c=e5", "training.seed=-3", "training.name=2e-3x", "training.commit=1e", "training.max=+1.e3")
+    assert recipe["a"]["b"]["c"] == "e5" and recipe["training"]["seed"] == -3
+    assert [recipe["training"][name] for name in ("name", "commit", "max")] == ["2e-3x", "1e", 1000.0]
+
+
+@pytest.mark.parametrize(
+    "override", ["trainin.seed=1", "training.seed", "training.seed.x=1", "a.x.c=1", "output_dir.x=1"]
+)
+def test_an_override_without_its_section_is_refused_with_the_sections_there_are(read, capsys, override):
+    with pytest.raises(SystemExit):
+        read(override)
+    message = capsys.readouterr().err
+    assert override in message and "section.key=value" in message and "output_dir, stages, training, a" in message
+
+
+def test_a_missing_recipe_is_refused_by_name(read, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        read(config=tmp_path / "missing.yaml")
+    assert re.search(r"There is no recipe \S*missing.yaml", capsys.readouterr().err)
+
+
+# --- the entry point -------------------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_s_recipe_trains_from_the_command_line(tiny_backbones, tmp_path):
+    recipe = yaml.safe_load((ROOT / "trainers" / "arm_tiny" / "tokenizer.yaml").read_text())
+    recipe["model"] |= MODEL
+    recipe["training"] |= {"max_steps": 3, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
+    recipe |= {"backbones": tiny_backbones, "evaluation": {"every": 2, "pictures": 4}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    output = tmp_path / "out"
+    subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "trainers" / "tokenizer.py"), "--config", str(tmp_path / "recipe.yaml")),
+            *(f"output_dir={output}", "training.use_cpu=true", "training.learning_rate=1e-3"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        cwd=tmp_path,
+        check=True,
+        timeout=300,
+    )
+    assert checkpoints(output) == ["checkpoint-2", "checkpoint-3"]
+    assert [path.name for path in (output / "reconstructions").iterdir()] == ["step-0000002.png"]
+
+    model = AutoModel.from_pretrained(output / "vq_model")
+    processor = AutoImageProcessor.from_pretrained(output / "vq_model")
+    assert type(model) is ArmVQModel and type(processor) is ArmImageProcessor
+    assert model.config.text_config is None and model.config.captioner_config is None
+    picture = ShapesDataset(1, batch_size=1, seed=0)[0]["image"]
+    pixel_values = processor(picture, return_tensors="pt").pixel_values
+    assert torch.equal(pixel_values, to_pixel_values([picture]))
+    training = ArmVQForPreTraining.from_pretrained(output / "pretraining")
+    assert torch.equal(model.encode(pixel_values).z_q, training.vq_model.encode(pixel_values).z_q)
+    untrained = ArmVQForPreTraining.from_backbones(**tiny_backbones, **MODEL)
+    tower, taken_over = model.vision_model.state_dict(), untrained.vq_model.vision_model.state_dict()
+    assert all(torch.equal(value, taken_over[name]) for name, value in tower.items())
