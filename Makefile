@@ -41,7 +41,7 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(PYTHON) trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
 	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer.yaml
 	$(PYTHON) trainers/detokenizer.py --config trainers/arm_tiny/detokenizer.yaml
-	$(PYTHON) -m transformers_arm.cli export-tiny
+	$(PYTHON) hub_cards/export_tiny.py
 
 lint: install ## Check style and formatting
 	$(PYTHON) -m ruff check .

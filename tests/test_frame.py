@@ -20,7 +20,7 @@ LAYERS = [
     {"modeling_arm*", "pixel_transformer_arm"},
     {"generation_arm", "detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
     {"pipeline_arm", "training", "rewards", "metrics", "evaluation", "hub"},
-    {"cli", "demo", "export", "__init__"},
+    {"cli", "demo", "__init__"},
 ]
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 

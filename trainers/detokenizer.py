@@ -23,11 +23,11 @@ from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, tr
 class DetokenizerTraining(nn.Module):
     """Pictures -> flow-matching loss of the diffusion transformer given the fixed tokenizer's `z_q`."""
 
-    def __init__(self, pretraining: ArmVQForPreTraining, regression_share: float):
+    def __init__(self, pretraining: ArmVQForPreTraining, regression_share: float, condition_dropout: float):
         super().__init__()
         self.vq_model = pretraining.vq_model.requires_grad_(False)
-        self.pixel_transformer = pretraining.pixel_transformer
-        self.regression_share = regression_share
+        self.pixel_transformer = pretraining.pixel_transformer.requires_grad_(True)
+        self.regression_share, self.condition_dropout = regression_share, condition_dropout
 
     @property
     def device(self) -> torch.device:
@@ -42,7 +42,11 @@ class DetokenizerTraining(nn.Module):
         z_q = self.vq_model.encode(pixel_values).z_q
         return {
             "loss": flow_matching_loss(
-                self.pixel_transformer, pixel_values, z_q, regression_share=self.regression_share
+                self.pixel_transformer,
+                pixel_values,
+                z_q,
+                regression_share=self.regression_share,
+                condition_dropout=self.condition_dropout,
             )
         }
 
@@ -53,7 +57,7 @@ def main() -> None:
     arguments = training_arguments(recipe["training"], output_dir=str(output))
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe["pretraining"], dtype=torch.float32)
-    model = DetokenizerTraining(pretraining, recipe["regression_share"])
+    model = DetokenizerTraining(pretraining, recipe["regression_share"], recipe["condition_dropout"])
     batch_size = arguments.per_device_train_batch_size
     data = ShapesDataset(
         arguments.max_steps * batch_size * arguments.world_size,

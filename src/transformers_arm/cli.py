@@ -1,4 +1,4 @@
-"""The command line: `transformers-arm demo` and `transformers-arm export-tiny`."""
+"""The command line: `transformers-arm demo`."""
 
 import argparse
 import sys
@@ -13,12 +13,6 @@ def demo(arguments: argparse.Namespace) -> None:
     run_demo(arguments.checkpoint, arguments.output, arguments.images, count=arguments.scenes)
 
 
-def export_tiny(arguments: argparse.Namespace) -> None:
-    from .export import export_tiny
-
-    export_tiny(arguments.runs, arguments.checkpoint)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="transformers-arm", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="arm-tiny folder (default: %(default)s)")
@@ -29,10 +23,6 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: %(default)s)")
     command.add_argument("--scenes", type=int, default=500, help="held-out scenes to score (default: %(default)s)")
     command.set_defaults(run=demo)
-
-    command = commands.add_parser("export-tiny", help="gather trained stages into the folder that ships")
-    command.add_argument("--runs", type=Path, default=Path("runs/arm-tiny"), help="what the trainers wrote")
-    command.set_defaults(run=export_tiny)
 
     arguments = parser.parse_args(argv)
     try:

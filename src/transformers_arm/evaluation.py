@@ -38,7 +38,9 @@ class Tokenizer:
         """Loads `vq_model/` and `detokenizer/` of a folder, in fp32."""
         folder = Path(folder)
         if not (folder / "vq_model" / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no vq_model/config.json; name a folder that `export-tiny` wrote.")
+            raise FileNotFoundError(
+                f"{folder} holds no vq_model/config.json; name a folder that hub_cards/export_tiny.py wrote."
+            )
         model = ArmVQModel.from_pretrained(folder / "vq_model", dtype=torch.float32).eval()
         detokenizer = ArmPixelDetokenizer.from_pretrained(folder / "detokenizer", torch_dtype=torch.float32)
         detokenizer.vq_model = model

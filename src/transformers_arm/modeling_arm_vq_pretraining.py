@@ -58,11 +58,11 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             if getattr(config, name) is None:
                 raise ValueError(f"ArmVQForPreTraining needs config.{name}; build it with from_backbones.")
         self.vq_model = ArmVQModel._from_config(config)
-        self.text_model = SiglipTextModel._from_config(config.text_config).requires_grad_(False)
-        self.pooling_head = SiglipMultiheadAttentionPoolingHead(config.vision_config).requires_grad_(False)
+        self.text_model = SiglipTextModel._from_config(config.text_config)
+        self.pooling_head = SiglipMultiheadAttentionPoolingHead(config.vision_config)
         self.logit_scale = nn.Parameter(torch.zeros(1))
         self.logit_bias = nn.Parameter(torch.zeros(1))
-        self.captioner = Qwen2ForCausalLM._from_config(config.captioner_config).requires_grad_(False)
+        self.captioner = Qwen2ForCausalLM._from_config(config.captioner_config)
         self.caption_connector = nn.Linear(config.hidden_size, config.captioner_config.hidden_size)
         self.pixel_transformer = ArmPixelTransformer(
             condition_size=config.hidden_size,
@@ -71,6 +71,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             num_attention_heads=config.pixel_num_heads,
             patch_size=config.patch_size,
         )
+        self.train(self.training)
         self.post_init()
 
     @classmethod
@@ -111,6 +112,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         super().train(mode)
         for frozen in (self.text_model, self.pooling_head, self.captioner):
             frozen.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
+        self.pixel_transformer.null_condition.requires_grad_(False)  # a training signal is never guided
         return self
 
     def image_embeds(self, z_q: torch.Tensor) -> torch.Tensor:

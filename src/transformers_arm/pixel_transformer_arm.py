@@ -93,7 +93,9 @@ class ArmPixelTransformer(ModelMixin, ConfigMixin):
             condition = torch.where(drop_condition[:, None, None], self.null(batch, height, width), condition)
         patches = nn.functional.unfold(sample, patch, stride=patch).transpose(1, 2)
         positions = grid_positions(height, width, self.config.hidden_size, sample.device, sample.dtype)
-        hidden_states = self.patch_projection(patches) + condition + positions
+        # The share of the picture in the sample: at pure noise there is nothing to see, and z_q alone speaks.
+        visible = (1 - sigma).to(sample.dtype)[:, None, None]
+        hidden_states = visible * self.patch_projection(patches) + condition + positions
         timestep, _ = self.time_embedding(1000 * sigma, batch_size=batch, hidden_dtype=sample.dtype)
         for block in self.blocks:
             hidden_states = block(hidden_states, timestep=timestep)
@@ -109,7 +111,7 @@ def flow_matching_loss(
     z_q: torch.Tensor,
     *,
     regression_share: float = 0.0,
-    condition_dropout: float = 0.1,
+    condition_dropout: float = 0.0,
 ) -> torch.Tensor:
     """L_pix: the squared error of the velocity at sigma ~ U[0, 1], averaged over pixels and batch (a scalar).
 
@@ -117,7 +119,7 @@ def flow_matching_loss(
         pictures: [B, 3, H, W] in -1..1.
         z_q: [B, h, w, C].
         regression_share: share of the samples taken at sigma = 1.
-        condition_dropout: share of the samples trained without `z_q`, for guidance.
+        condition_dropout: share of the samples trained without `z_q`; a renderer needs some for guidance.
     """
     batch = len(pictures)
     sigma = torch.rand(batch, device=pictures.device)

@@ -1,5 +1,9 @@
-"""Gathers what the trainers wrote into the folder that ships: fp16 weights that load in fp32, scores, and the card."""
+"""Gathers what the trainers wrote into the folder that ships: fp16 weights that load in fp32, scores, and the card.
 
+python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints/arm-tiny]
+"""
+
+import argparse
 import json
 import platform
 import shutil
@@ -13,10 +17,10 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from .evaluation import EVALUATION_SEED, tiny_scores
+from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
 
-CARD_TEMPLATE = Path(__file__).parents[2] / "hub_cards" / "tokenizer.md"
-RECIPES = Path(__file__).parents[2] / "trainers" / "arm_tiny"
+CARD_TEMPLATE = Path(__file__).with_name("tokenizer.md")
+RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
 MAX_BYTES = 30_000_000
 
 
@@ -125,3 +129,11 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
         raise
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(scores, indent=2))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/arm-tiny"), help="what the trainers wrote")
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/arm-tiny"), help="folder to write")
+    arguments = parser.parse_args()
+    export_tiny(arguments.runs, arguments.checkpoint)
