@@ -40,6 +40,7 @@ train-tiny: export MALLOC_TOP_PAD_ := 67108864
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
 	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer.yaml
+	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer_detail.yaml
 	$(PYTHON) trainers/detokenizer.py --config trainers/arm_tiny/detokenizer.yaml
 	$(PYTHON) hub_cards/export_tiny.py
 

@@ -25,12 +25,16 @@ MAX_BYTES = 30_000_000
 
 
 class Stage(NamedTuple):
-    """A trained stage: where it ships, what its trainer wrote, where that trained, and the recipe that says how."""
+    """A trained stage: trainer and recipe, what the trainer wrote, where it ran, and where the result ships.
 
-    target: str
+    `target` is None for a phase that only the next one starts from.
+    """
+
+    trainer: str
+    recipe: str
     source: str
     run: str
-    recipe: str
+    target: str | None
     section: str | None = None
 
     def training_log(self, runs: Path) -> str:
@@ -42,15 +46,17 @@ class Stage(NamedTuple):
         # Each call of the trainer left one event file, whose name holds the second it began in.
         events = (runs / self.run).rglob("events.out.tfevents.*")
         seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
-        command = f"python trainers/{self.recipe}.py --config trainers/arm_tiny/{self.recipe}.yaml"
-        return f"| {self.target} | `{command}` | {training['training']['seed']} | {steps} | {seconds / 60:.0f} |"
+        stage, seed = self.run.removesuffix("/run"), training["training"]["seed"]
+        command = f"python trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
+        return f"| {stage} | `{command}` | {seed} | {steps} | {seconds / 60:.0f} |"
 
 
 STAGES = (
-    Stage("backbones/siglip", "backbones/siglip", "backbones/siglip/run", "backbones", "siglip"),
-    Stage("backbones/qwen2", "backbones/qwen2", "backbones/qwen2/run", "backbones", "qwen2"),
-    Stage("vq_model", "tokenizer/vq_model", "tokenizer", "tokenizer"),
-    Stage("detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
+    Stage("backbones", "backbones", "backbones/siglip", "backbones/siglip/run", "backbones/siglip", "siglip"),
+    Stage("backbones", "backbones", "backbones/qwen2", "backbones/qwen2/run", "backbones/qwen2", "qwen2"),
+    Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
+    Stage("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "vq_model"),
+    Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
 )
 MUST_AND_AIM = {
     "read_back": ("reconstructions read back, everything right", "0.95", "0.995"),
@@ -108,11 +114,13 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
     """
     for stage in STAGES:
         if not (runs / stage.source).is_dir():
-            raise FileNotFoundError(f"{runs / stage.source} is missing; run trainers/{stage.recipe}.py first.")
+            raise FileNotFoundError(f"{runs / stage.source} is missing; run trainers/{stage.trainer}.py first.")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
     try:
         for stage in STAGES:
+            if stage.target is None:
+                continue
             shutil.copytree(runs / stage.source, aside / stage.target, ignore=shutil.ignore_patterns("run"))
         for file in aside.rglob("*.safetensors"):
             to_half(file)

@@ -8,6 +8,7 @@ Writes `output_dir`: the trained `ArmVQForPreTraining` in `pretraining/`, and `A
 
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer, set_seed
 
 from transformers_arm.configuration_arm import ArmVQConfig
@@ -24,7 +25,10 @@ def main() -> None:
     backbones = recipe["backbones"]
     arguments = training_arguments(recipe["training"], output_dir=str(output))
     set_seed(arguments.seed)
-    model = ArmVQForPreTraining.from_backbones(**backbones, **recipe["model"])
+    if "start_from" in recipe:  # a further phase: another model section on the weights of the one before
+        model = ArmVQForPreTraining.from_pretrained(recipe["start_from"], dtype=torch.float32, **recipe["model"])
+    else:
+        model = ArmVQForPreTraining.from_backbones(**backbones, **recipe["model"])
     batch_size = arguments.per_device_train_batch_size
     data = ShapesDataset(
         arguments.max_steps * batch_size * arguments.world_size,
