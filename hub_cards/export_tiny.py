@@ -130,6 +130,7 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
         scores = tiny_scores(aside, count=count)
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
         write_card(aside, runs, scores, count)
+        aside.chmod(0o755)  # mkdtemp keeps others out
         shutil.rmtree(checkpoint, ignore_errors=True)
         aside.rename(checkpoint)
     except BaseException:
