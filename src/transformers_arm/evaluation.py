@@ -42,7 +42,7 @@ class Tokenizer:
                 f"{folder} holds no vq_model/config.json; name a folder that hub_cards/export_tiny.py wrote."
             )
         model = ArmVQModel.from_pretrained(folder / "vq_model", dtype=torch.float32).eval()
-        detokenizer = ArmPixelDetokenizer.from_pretrained(folder / "detokenizer").to(torch.float32)
+        detokenizer = ArmPixelDetokenizer.from_pretrained(folder / "detokenizer")
         detokenizer.vq_model = model
         detokenizer.set_progress_bar_config(disable=True)
         return cls(model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
