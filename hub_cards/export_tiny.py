@@ -1,6 +1,6 @@
 """Gathers what the trainers wrote into the folder that ships: fp16 weights that load in fp32, scores, and the card.
 
-python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints/arm-tiny]
+python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints/arm-tiny] [--remark "..."]
 """
 
 import argparse
@@ -84,8 +84,8 @@ def to_half(file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
 
 
-def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int) -> None:
-    """Fills the card's template with scores, training logs, seeds, hardware and date."""
+def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, remark: str) -> None:
+    """Fills the card's template with scores, training logs, seeds, hardware, date and a remark on this training."""
     rows = "\n".join(
         f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in MUST_AND_AIM.items()
     )
@@ -95,6 +95,7 @@ def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int) -
         template_path=str(CARD_TEMPLATE),
         rows=rows,
         stages="\n".join(stage.training_log(runs) for stage in STAGES),
+        remark=remark,
         count=count,
         seed=EVALUATION_SEED,
         date=date.today().isoformat(),
@@ -103,7 +104,7 @@ def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int) -
     card.save(folder / "README.md")
 
 
-def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
+def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "") -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
 
     The folder is built aside and replaces the old one only when it is whole.
@@ -129,7 +130,7 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500) -> None:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
         scores = tiny_scores(aside, count=count)
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        write_card(aside, runs, scores, count)
+        write_card(aside, runs, scores, count, remark)
         aside.chmod(0o755)  # mkdtemp keeps others out
         shutil.rmtree(checkpoint, ignore_errors=True)
         aside.rename(checkpoint)
@@ -144,5 +145,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/arm-tiny"), help="what the trainers wrote")
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/arm-tiny"), help="folder to write")
+    parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
     arguments = parser.parse_args()
-    export_tiny(arguments.runs, arguments.checkpoint)
+    export_tiny(arguments.runs, arguments.checkpoint, remark=arguments.remark)
