@@ -90,7 +90,7 @@ def test_demo_writes_the_world_s_pictures_the_user_s_and_the_scores(tmp_path, ca
     assert main(["demo", "--images", str(photo), "--output", str(output), "--scenes", "20"]) == 0
     written = {file.name for file in output.iterdir()}
     assert written == {"world.png", "world-tokens.txt", "yours.png", "yours-tokens.txt", "scores.json"}
-    assert "my photo.png: 4x9 tokens" in (output / "yours-tokens.txt").read_text()
+    assert "my photo.png: 2x4 tokens" in (output / "yours-tokens.txt").read_text()
     assert set(json.loads((output / "scores.json").read_text())) >= {"psnr", "read_back", "zero_shot"}
     assert "read_back" in capsys.readouterr().out
 

@@ -90,11 +90,8 @@ def train_siglip(recipe: dict, output: Path) -> None:
     text.pad_token_id = text.eos_token_id = text.bos_token_id = tokenizer.pad_token_id
     arguments = training_arguments(recipe["training"], output_dir=str(output / "run"))
     set_seed(arguments.seed)
-    batch_size = arguments.per_device_train_batch_size
     model = DenseSiglip(config, pixel_weight=recipe["pixel_weight"])
-    data = ShapesDataset(
-        arguments.max_steps * batch_size, batch_size=batch_size, seed=arguments.seed, canvases=recipe["canvases"]
-    )
+    data = ShapesDataset.for_training(arguments, recipe["canvases"])
     fast = [model.logit_scale, model.logit_bias]
     trainer = ArmTrainer(
         model,

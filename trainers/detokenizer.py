@@ -58,13 +58,7 @@ def main() -> None:
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe["pretraining"], dtype=torch.float32)
     model = DetokenizerTraining(pretraining, recipe["regression_share"], recipe["condition_dropout"])
-    batch_size = arguments.per_device_train_batch_size
-    data = ShapesDataset(
-        arguments.max_steps * batch_size * arguments.world_size,
-        batch_size=batch_size,
-        seed=arguments.seed,
-        canvases=recipe["canvases"],
-    )
+    data = ShapesDataset.for_training(arguments, recipe["canvases"])
     trainer = ArmTrainer(
         model,
         arguments,

@@ -29,13 +29,7 @@ def main() -> None:
         model = ArmVQForPreTraining.from_pretrained(recipe["start_from"], dtype=torch.float32, **recipe["model"])
     else:
         model = ArmVQForPreTraining.from_backbones(**backbones, **recipe["model"])
-    batch_size = arguments.per_device_train_batch_size
-    data = ShapesDataset(
-        arguments.max_steps * batch_size * arguments.world_size,
-        batch_size=batch_size,
-        seed=arguments.seed,
-        canvases=recipe["canvases"],
-    )
+    data = ShapesDataset.for_training(arguments, recipe["canvases"])
     collator = ImageTextCollator(
         AutoTokenizer.from_pretrained(backbones["vision"]),
         model.config.text_config.max_position_embeddings,

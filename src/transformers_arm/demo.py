@@ -75,7 +75,7 @@ def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: i
 
     Args:
         checkpoint: an arm-tiny folder.
-        image_files: pictures of the user's; resized to the world's scale (at most 96x96 px of area, own proportions).
+        image_files: pictures of the user's; resized to the area the tokenizer was trained at, proportions kept.
         count: held-out scenes to score.
 
     Raises:
@@ -84,9 +84,7 @@ def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: i
     started = time.perf_counter()
     tokenizer = Tokenizer.from_pretrained(checkpoint)
     prepared = (
-        tokenizer.image_processor(list(image_files), size={"height": 96, "width": 96}, keep_aspect_ratio=True)
-        if image_files
-        else {"pixel_values": []}
+        tokenizer.image_processor(list(image_files), keep_aspect_ratio=True) if image_files else {"pixel_values": []}
     )
     own = [tokenizer.image_processor.postprocess([pixels])[0] for pixels in prepared["pixel_values"]]
 

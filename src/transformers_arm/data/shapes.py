@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
 from ..shapes.captions import sample_caption
 from ..shapes.draw import DEFAULT_SIDE, render_scene
@@ -47,6 +48,13 @@ class ShapesDataset(Dataset):
     ):
         self.length, self.batch_size, self.seed, self.split = length, batch_size, seed, split
         self.canvases = [c if isinstance(c, Canvas) else Canvas(**c) for c in canvases]
+
+    @classmethod
+    def for_training(cls, arguments: TrainingArguments, canvases: Sequence[Canvas | dict]) -> "ShapesDataset":
+        """The training scenes of one run: as many as its steps take, batches and seed as its arguments say."""
+        batch_size = arguments.per_device_train_batch_size
+        steps = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.world_size
+        return cls(steps * batch_size, batch_size=batch_size, seed=arguments.seed, canvases=canvases)
 
     def __len__(self) -> int:
         return self.length
