@@ -1,4 +1,4 @@
-"""Callbacks that show, during training, what the tokenizer makes of held-out pictures."""
+"""Callbacks that show, during training, what the tokenizer makes of pictures."""
 
 from pathlib import Path
 
@@ -19,17 +19,17 @@ def image_rows(*rows: np.ndarray) -> Image.Image:
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Every `every` steps: PSNR, read-back and codes in use on pictures of the test split, in the log, and a sheet of
+    """Every `every` steps: PSNR, read-back and codes in use on fresh training scenes, in the log, and a sheet of
     originals above reconstructions in `<output_dir>/reconstructions/`.
 
     Args:
         every: steps between two looks.
-        pictures: number of pictures; they are not the ones the released scores use.
+        pictures: number of pictures; never of the test split, so that no recipe is tuned on it.
         steps: Euler steps of the rendering.
     """
 
     def __init__(self, every: int = 500, pictures: int = 128, steps: int = 4, seed: int = 900001):
-        data = ShapesDataset(pictures, batch_size=pictures, seed=seed, split="test")
+        data = ShapesDataset(pictures, batch_size=pictures, seed=seed)
         self.scenes = [data.scene(index)[0] for index in range(pictures)]
         self.images = np.stack([data[index]["image"] for index in range(pictures)])
         self.every, self.steps, self.seed = every, steps, seed
