@@ -5,6 +5,7 @@ python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -99,7 +100,7 @@ def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, r
         count=count,
         seed=EVALUATION_SEED,
         date=date.today().isoformat(),
-        hardware=f"2 CPU cores ({platform.machine()}), torch {torch.__version__}",
+        hardware=f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
     )
     card.save(folder / "README.md")
 

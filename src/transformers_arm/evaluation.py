@@ -1,5 +1,6 @@
 """Scores a tokenizer and its detokenizer on held-out scenes: what the demo, the model card and the README print."""
 
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,11 @@ def zero_shot(
     data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
     samples, scenes = [data[index] for index in range(count)], [data.scene(index)[0] for index in range(count)]
     captions = [sample["caption"] for sample in samples]
+    false = []  # for each scene, captions that are not true of it
+    for index, scene in enumerate(scenes):
+        others = random.Random(f"{seed}/{index}").sample(range(count), count)
+        untrue = (other for other in others if not caption_is_true(captions[other], scene))
+        false.append(list(itertools.islice(untrue, candidates - 1)))
     hits = {"z_q": [], "siglip": []}
     with torch.no_grad():
         input_ids = siglip_input_ids(text_tokenizer, captions, siglip.config.text_config.max_position_embeddings)
@@ -100,10 +106,7 @@ def zero_shot(
             for name, patches in (("z_q", encoded.z_q), ("siglip", encoded.features)):
                 pooled = nn.functional.normalize(siglip.vision_model.head(patches.flatten(1, 2)), dim=-1)
                 for index, similarity in zip(batch, pooled @ text.t(), strict=True):
-                    others = random.Random(f"{seed}/{index}").sample(range(count), count)
-                    false = [other for other in others if not caption_is_true(captions[other], scenes[index])]
-                    chosen = [index, *false[: candidates - 1]]
-                    hits[name].append(int(similarity[chosen].argmax()))
+                    hits[name].append(int(similarity[[index, *false[index]]].argmax()))
     return {name: zero_shot_accuracy(found, [0] * count) for name, found in hits.items()}
 
 

@@ -43,9 +43,9 @@ class WorldText(Dataset):
         if task == "edit":
             edit = sample_edit(rng, scene, split=self.split)
             return task, f"{described}\n{edit.instruction}", full_caption(edit.target)
-        return (
-            (task, described, full_caption(scene)) if task == "paraphrase" else (task, "", sample_caption(rng, scene))
-        )
+        if task == "paraphrase":
+            return task, described, full_caption(scene)
+        return task, "", sample_caption(rng, scene)
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
