@@ -76,3 +76,65 @@ class ArmVQConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Channels of `z_q`, those of the vision tower."""
         return self.vision_config.hidden_size
+
+
+MAX_GRID_SIDE = 128  # what shape tokens can state
+
+
+class ArmConfig(Qwen2Config):
+    """Configuration of `ArmModel` and `ArmForCausalLM`: Qwen2's, a visual tokenizer, and one flat vocabulary.
+
+    Ids below `visual_token_offset` are the base checkpoint's text rows; `visual_token_offset + code` is an image
+    token. The defaults are arm-7b's: Qwen2.5-7B with the paper's tokenizer.
+
+    Args:
+        vq_config: the visual tokenizer's `ArmVQConfig`, or a dict with its fields.
+        visual_token_offset: number of text rows; the first image token's id.
+        vocab_size: all rows, `visual_token_offset` + the codebook's size.
+        shape_token_offset: id of `<|h:1|>`; `<|h:2|>` .. `<|h:128|>`, `<|w:1|>` .. `<|w:128|>` follow it.
+        vision_start_token_id, vision_end_token_id: what opens and closes an image in the sequence.
+        image_token_id: stands for an image token until the picture is encoded (`<|image_pad|>`).
+
+    Raises:
+        ValueError: vocab_size or shape tokens that do not fit the rows.
+    """
+
+    model_type = "arm"
+    sub_configs = {"vq_config": ArmVQConfig}
+    auto_map = {}  # TRL's reload of a reference model reads it
+
+    vocab_size: int = 217_600
+    hidden_size: int = 3584
+    intermediate_size: int = 18_944
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 28
+    num_key_value_heads: int | None = 4
+    vq_config: dict | PreTrainedConfig | None = None
+    visual_token_offset: int = 152_064
+    shape_token_offset: int = 151_665
+    vision_start_token_id: int = 151_652
+    vision_end_token_id: int = 151_653
+    image_token_id: int = 151_655
+
+    def __post_init__(self, **kwargs):
+        if self.vq_config is None:
+            self.vq_config = ArmVQConfig()
+        elif isinstance(self.vq_config, dict):
+            self.vq_config = ArmVQConfig(**self.vq_config)
+        if self.vocab_size != self.visual_token_offset + self.vq_config.codebook_size:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} must be visual_token_offset {self.visual_token_offset} + the "
+                f"codebook's {self.vq_config.codebook_size} codes."
+            )
+        last_shape_token = self.shape_token_offset + 2 * MAX_GRID_SIDE - 1
+        if last_shape_token >= self.visual_token_offset:
+            raise ValueError(
+                f"Shape tokens {self.shape_token_offset}..{last_shape_token} do not fit the "
+                f"{self.visual_token_offset} text rows; choose a smaller shape_token_offset."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def width_token_offset(self) -> int:
+        """Id of `<|w:1|>`."""
+        return self.shape_token_offset + MAX_GRID_SIDE

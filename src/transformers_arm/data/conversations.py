@@ -1,0 +1,118 @@
+"""Conversations of text and pictures -> ids and labels of the one sequence.
+
+A conversation is a list of chat messages as transformers has them: `{"role", "content"}`, content a list of
+`{"type": "text", "text"}` and `{"type": "image", "image"}` parts. Knows nothing about where they come from.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..configuration_arm import MAX_GRID_SIDE, ArmConfig
+from ..modeling_arm_vq import ArmVQModel
+from .shapes import to_pixel_values
+
+
+def message(role: str, *parts: str | np.ndarray) -> dict:
+    """A chat message; a string is a text part, an array [H, W, 3] a picture."""
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
+    ]
+    return {"role": role, "content": content}
+
+
+def drop_conditions(
+    rng: random.Random, messages: list[dict], *, text: float = 0.1, image: float = 0.1, both: float = 0.05
+) -> list[dict]:
+    """Removes text, pictures or both from the request before a picture, so that guidance has its other branches.
+
+    Args:
+        messages: a request and its answer; returned as they are unless the answer is one picture.
+        text, image, both: the probabilities.
+    """
+    if len(messages) != 2 or [part["type"] for part in messages[1]["content"]] != ["image"]:
+        return messages
+    draw = rng.random()
+    kinds = [{"text"}, {"image"}, {"text", "image"}, set()][
+        sum(draw >= p for p in (text, text + image, text + image + both))
+    ]
+    kept = [part for part in messages[0]["content"] if part["type"] not in kinds]
+    return [{**messages[0], "content": kept}, messages[1]]
+
+
+class ConversationCollator:
+    """Conversations -> `input_ids`, `labels` [B, T], padded on the right, where a causal model needs no mask.
+
+    Pictures are encoded by the frozen tokenizer, all of one size together. Only what the assistant says carries loss,
+    its closing `<|im_end|>` included; `<|vision_end|>` is forced and carries none.
+
+    Args:
+        tokenizer: ARM's text tokenizer.
+        vq_model: encodes the pictures.
+        config: the model's `ArmConfig`.
+    """
+
+    def __init__(self, tokenizer, vq_model: ArmVQModel, config: ArmConfig):
+        self.tokenizer, self.vq_model, self.config = tokenizer, vq_model, config
+        self.encode_text = lru_cache(100_000)(
+            lambda text: tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        )
+        self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+    def image_tokens(self, images: Sequence[np.ndarray]) -> list[torch.LongTensor]:
+        """Pictures [H, W, 3] -> their tokens [h, w], in the same order."""
+        tokens = [None] * len(images)
+        for size in {image.shape for image in images}:
+            places = [index for index, image in enumerate(images) if image.shape == size]
+            codes = self.vq_model.encode(to_pixel_values([images[index] for index in places])).codes
+            for index, grid in zip(places, codes + self.config.visual_token_offset, strict=True):
+                tokens[index] = grid
+        return tokens
+
+    def encode(self, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list[int], list[int]]:
+        """One conversation and the tokens of its pictures in order -> ids and labels."""
+        ids, labels = [], []
+
+        def write(piece: Sequence[int], with_loss: bool = False) -> None:
+            ids.extend(piece)
+            labels.extend(piece if with_loss else [-100] * len(piece))
+
+        for turn in messages:
+            spoken = turn["role"] == "assistant"
+            write((self.start, *self.encode_text(turn["role"]), *self.encode_text("\n")))
+            for part in turn["content"]:
+                if part["type"] == "text":
+                    write(self.encode_text(part["text"]), spoken)
+                else:
+                    grid = next(tokens)
+                    height, width = grid.shape
+                    first = self.config.shape_token_offset - 1
+                    opening = (self.config.vision_start_token_id, first + height, first + MAX_GRID_SIDE + width)
+                    write((*opening, *grid.flatten().tolist()), spoken)
+                    write((self.config.vision_end_token_id,))
+            write((self.end,), spoken)
+            write(self.encode_text("\n"))
+        return ids, labels
+
+    def __call__(self, conversations: list[list[dict]]) -> dict[str, torch.Tensor]:
+        images = [
+            part["image"]
+            for messages in conversations
+            for turn in messages
+            for part in turn["content"]
+            if part["type"] == "image"
+        ]
+        tokens = iter(self.image_tokens(images))
+        encoded = [self.encode(messages, tokens) for messages in conversations]
+        longest = max(len(ids) for ids, _ in encoded)
+        batch = {
+            "input_ids": torch.full((len(encoded), longest), self.tokenizer.pad_token_id),
+            "labels": torch.full((len(encoded), longest), -100),
+        }
+        for row, (ids, labels) in enumerate(encoded):
+            batch["input_ids"][row, : len(ids)] = torch.tensor(ids)
+            batch["labels"][row, : len(ids)] = torch.tensor(labels)
+        return batch

@@ -1,0 +1,157 @@
+"""The embedded world's mixture of tasks, as conversations: text, image-to-text, text-to-image, editing, interleaved."""
+
+import random
+
+import numpy as np
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from ..shapes.captions import full_caption, sample_caption
+from ..shapes.draw import render_scene
+from ..shapes.edits import sample_edit, sample_editing_pair
+from ..shapes.questions import sample_question
+from ..shapes.scene import MAX_OBJECTS, Scene, sample_scene
+from .conversations import drop_conditions, message
+from .shapes import Canvas
+from .world_text import WorldText
+
+TASKS = ("text", "image_to_text", "text_to_image", "editing", "interleaved")
+DESCRIBE = "describe the picture"
+STORY = "tell a story of "
+
+
+class WorldTasks(Dataset):
+    """Conversations about training scenes; conversation `index` is a pure function of `(seed, index)`.
+
+    - text: a document of `WorldText`;
+    - image_to_text: a picture and its full caption, or `questions` questions about it in a row;
+    - text_to_image: a caption and the picture, half of the captions full;
+    - editing: an instruction, the source's picture, and the target's;
+    - interleaved: a story: the pictures of a scene and of two edits of it, told in one answer.
+
+    Every run of `batch_size` consecutive conversations is of one task, and what is drawn or described in it holds the
+    same number of objects, so that their lengths agree. Pictures that a model must draw are of the split and hold no
+    held-out pair; those it only reads may hold one.
+
+    Args:
+        length: number of conversations.
+        mixture: weight of each of `TASKS`.
+        batch_size: conversations of one task in a row: one step's batch over all processes.
+        seed: two datasets with different seeds are disjoint streams.
+        curriculum: `[a, b]`: scenes have one object up to conversation a, up to two until b, then up to three.
+        full_captions: share of full captions in text-to-image.
+        questions: questions about one picture.
+        condition_dropout: probabilities of `drop_conditions`.
+        canvas: what pictures are drawn on.
+        split: `"train"`, `"test"` or None for both.
+
+    Raises:
+        ValueError: a task in `mixture` that is none of `TASKS`.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        mixture: dict[str, float],
+        batch_size: int,
+        seed: int,
+        curriculum: tuple[int, int] = (0, 0),
+        full_captions: float = 0.5,
+        questions: int = 3,
+        condition_dropout: dict[str, float] | None = None,
+        canvas: Canvas = Canvas(),
+        split: str | None = "train",
+    ):
+        if unknown := set(mixture) - set(TASKS):
+            raise ValueError(f"Unknown task {', '.join(unknown)} in the mixture; use {', '.join(TASKS)}.")
+        self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
+        self.curriculum, self.full_captions, self.questions = curriculum, full_captions, questions
+        self.condition_dropout, self.canvas = condition_dropout or {}, canvas
+        self.documents = WorldText(length, seed=seed, split=split)
+
+    @classmethod
+    def for_training(cls, arguments: TrainingArguments, **world) -> "WorldTasks":
+        """The conversations of one run: as many as its steps take, batches and seed as its arguments say.
+
+        The curriculum is stated in steps.
+        """
+        batch_size = arguments.per_device_train_batch_size * arguments.world_size  # processes wait for the longest
+        each = arguments.gradient_accumulation_steps * batch_size
+        curriculum = tuple(step * each for step in world.pop("curriculum", (0, 0)))
+        length = arguments.max_steps * each
+        return cls(length, batch_size=batch_size, seed=arguments.seed, curriculum=curriculum, **world)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _of_batch(self, name: str, index: int) -> random.Random:
+        """Randomness that the conversations of a batch share."""
+        return random.Random(f"{self.seed}/{name}/{index // self.batch_size}")
+
+    def task(self, index: int) -> str:
+        return self._of_batch("task", index).choices(list(self.mixture), self.mixture.values())[0]
+
+    def _most_objects(self, index: int) -> int:
+        return min(MAX_OBJECTS, 1 + sum(index >= bound for bound in self.curriculum))
+
+    def _draw(self, scene: Scene) -> np.ndarray:
+        return render_scene(scene, self.canvas.height, self.canvas.width)
+
+    def _scene(self, rng: random.Random, index: int, **wanted) -> Scene:
+        """A scene with the batch's number of objects. One in ten with several is of one shape: chance alone draws
+        those too rarely to learn counting.
+        """
+        wanted.setdefault("num_objects", self._of_batch("objects", index).randint(1, self._most_objects(index)))
+        alike = rng.random() < 0.1
+        while True:
+            scene = sample_scene(rng, split=self.split, max_jitter=self.canvas.max_jitter, **wanted)
+            if not alike or len({item.shape for item in scene.objects}) == 1:
+                return scene
+
+    def __getitem__(self, index: int) -> list[dict]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"Conversation {index} is outside this dataset of {self.length}.")
+        rng = random.Random(f"{self.seed}/conversation/{index}")
+        messages = getattr(self, f"_{self.task(index)}")(rng, index)
+        return drop_conditions(rng, messages, **self.condition_dropout)
+
+    def _text(self, rng: random.Random, index: int) -> list[dict]:
+        _, prompt, answer = self.documents.turn(index)
+        return [message("user", prompt), message("assistant", answer)]
+
+    def _image_to_text(self, rng: random.Random, index: int) -> list[dict]:
+        if self._of_batch("described", index).random() < 0.5:
+            scene = self._scene(rng, index)
+            return [message("user", self._draw(scene), DESCRIBE), message("assistant", full_caption(scene))]
+        scene = self._scene(rng, index, num_objects=rng.randint(1, self._most_objects(index)))
+        messages = []
+        for number in range(self.questions):
+            asked = sample_question(rng, scene)
+            messages.append(message("user", *([] if number else [self._draw(scene)]), asked.question))
+            messages.append(message("assistant", asked.answer))
+        return messages
+
+    def _text_to_image(self, rng: random.Random, index: int) -> list[dict]:
+        scene = self._scene(rng, index, held_out_pairs=False)
+        full = self._of_batch("full", index).random() < self.full_captions
+        caption = full_caption(scene) if full else sample_caption(rng, scene)
+        return [message("user", caption), message("assistant", self._draw(scene))]
+
+    def _editing(self, rng: random.Random, index: int) -> list[dict]:
+        most, jitter = self._most_objects(index), self.canvas.max_jitter
+        while True:
+            pair = sample_editing_pair(rng, split=self.split, max_jitter=jitter, held_out_pairs=False)
+            if max(len(pair.source.objects), len(pair.target.objects)) <= most:
+                break
+        request = message("user", pair.instruction, self._draw(pair.source))
+        return [request, message("assistant", self._draw(pair.target))]
+
+    def _interleaved(self, rng: random.Random, index: int) -> list[dict]:
+        scene = self._scene(rng, index, held_out_pairs=False)
+        request, told = message("user", STORY + full_caption(scene)), [self._draw(scene)]
+        for _ in range(2):
+            edit = sample_edit(rng, scene, split=self.split, held_out_pairs=False)
+            scene = edit.target
+            told += [edit.instruction, self._draw(scene)]
+        return [request, message("assistant", *told)]

@@ -1,0 +1,301 @@
+"""ARM: a Qwen2 that reads and writes text and image tokens in one sequence.
+
+Notable choices: one flat vocabulary, one embedding and one head; which head rows can come next is a pure function of
+the current id (after `<|w:*|>` or an image token: image tokens; after anything else: text), so losses, sampling and
+RL multiply only the rows that are possible; the visual tokenizer lives inside, frozen, so that one folder loads all.
+Knows nothing about processors, pipelines or how pictures are rendered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Model
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig
+from .modeling_arm_vq import ArmVQModel
+
+
+@dataclass
+class ArmCausalLMOutput(CausalLMOutputWithPast):
+    """`CausalLMOutputWithPast` with the parts of the loss.
+
+    Args:
+        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging.
+    """
+
+    losses: dict[str, torch.Tensor] | None = None
+
+
+class RoutedLinear(nn.Linear):
+    """The head: a Linear whose forward can be told which rows to multiply.
+
+    A method of the module and not a slice of its weight, so that FSDP and ZeRO have gathered the weight by then.
+    """
+
+    def forward(self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """[..., hidden_size] -> [..., stop - start], the logits of rows start..stop-1."""
+        return nn.functional.linear(hidden_states, self.weight[start:stop])
+
+
+class ArmPreTrainedModel(Qwen2PreTrainedModel):
+    config: ArmConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
+
+
+class ArmModel(ArmPreTrainedModel, Qwen2Model):
+    """Qwen2's decoder over the flat vocabulary, with the frozen visual tokenizer as `vq_model`."""
+
+    config: ArmConfig
+
+    def __init__(self, config: ArmConfig):
+        super().__init__(config)
+        self.vq_model = ArmVQModel(config.vq_config)
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.vq_model.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
+        return self
+
+    def forward(self, input_ids: torch.LongTensor | None = None, pixel_values=None, **kwargs):
+        """`Qwen2Model.forward`; `pixel_values` as for `fill_image_tokens`."""
+        if pixel_values is not None:
+            input_ids = self.fill_image_tokens(input_ids, pixel_values)
+        return super().forward(input_ids=input_ids, **kwargs)
+
+    def get_image_tokens(self, pixel_values: torch.Tensor) -> torch.LongTensor:
+        """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]."""
+        pixel_values = pixel_values.to(self.vq_model.device, self.vq_model.dtype)
+        return self.vq_model.encode(pixel_values).codes + self.config.visual_token_offset
+
+    def fill_image_tokens(
+        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor | Sequence[torch.Tensor]
+    ) -> torch.LongTensor:
+        """Puts the pictures' tokens, in order, where `input_ids` [B, T] hold `config.image_token_id`.
+
+        Args:
+            input_ids: [B, T]; returned with the placeholders replaced.
+            pixel_values: [N, 3, H, W], or a list of N pictures [3, H, W] of any sizes on the patch grid.
+
+        Raises:
+            ValueError: the pictures' tokens are more or fewer than the placeholders.
+        """
+        if isinstance(pixel_values, torch.Tensor):
+            tokens = self.get_image_tokens(pixel_values).flatten()
+        else:
+            tokens = torch.cat([self.get_image_tokens(picture[None]).flatten() for picture in pixel_values])
+        places = input_ids == self.config.image_token_id
+        if int(places.sum()) != len(tokens):
+            raise ValueError(
+                f"{len(pixel_values)} pictures give {len(tokens)} image tokens, but input_ids hold "
+                f"{int(places.sum())} placeholders (id {self.config.image_token_id}); prepare both with one "
+                "ArmProcessor call."
+            )
+        return input_ids.masked_scatter(places, tokens.to(input_ids))
+
+
+class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
+    """ARM with its routed head (paper section 3.2): next-token prediction over text and image tokens."""
+
+    config: ArmConfig
+
+    def __init__(self, config: ArmConfig):
+        Qwen2PreTrainedModel.__init__(self, config)
+        self.model = ArmModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = RoutedLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def vq_model(self) -> ArmVQModel:
+        return self.model.vq_model
+
+    @classmethod
+    def from_backbones(cls, *, text: str, vq: str, dtype: torch.dtype | str = "auto", **config) -> "ArmForCausalLM":
+        """An untrained ARM from a Qwen2 checkpoint (with its tokenizer) and a tokenizer checkpoint.
+
+        Rows of ids that the text tokenizer knows are the checkpoint's, bit for bit; rows of shape and image tokens
+        are new. On text the model's logits are the checkpoint's.
+
+        Args:
+            text: folder or Hub id of a `Qwen2ForCausalLM` with its tokenizer.
+            vq: folder or Hub id of an `ArmVQModel`.
+            dtype: of the new model; "auto" takes the text checkpoint's.
+            config: fields of `ArmConfig` that replace those of the text checkpoint.
+
+        Raises:
+            ValueError: the text tokenizer lacks Qwen2.5's vision tokens, or too few rows are free for shape tokens.
+        """
+        base = Qwen2ForCausalLM.from_pretrained(text, dtype=dtype)
+        vq_model = ArmVQModel.from_pretrained(vq, dtype=base.dtype)
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        rows, known = base.config.vocab_size, len(tokenizer)
+        if rows - known < 2 * MAX_GRID_SIDE:
+            raise ValueError(
+                f"{text} has {rows - known} rows beyond its tokenizer's {known} tokens; shape tokens need "
+                f"{2 * MAX_GRID_SIDE}. Enlarge its vocabulary first."
+            )
+        special = {
+            "vision_start_token_id": "<|vision_start|>",
+            "vision_end_token_id": "<|vision_end|>",
+            "image_token_id": "<|image_pad|>",
+        }
+        ids = {name: tokenizer.get_vocab().get(token) for name, token in special.items()}
+        if None in ids.values():
+            missing = ", ".join(special[name] for name, token_id in ids.items() if token_id is None)
+            raise ValueError(f"The tokenizer of {text} lacks {missing}; use a Qwen2.5 tokenizer.")
+        fields = base.config.to_dict()
+        fields = {
+            name: fields[name] for name in fields if name not in ("architectures", "model_type", "_name_or_path")
+        }
+        offsets = {"visual_token_offset": rows, "shape_token_offset": known, **ids}
+        vocab_size = rows + vq_model.config.codebook_size
+        new_config = ArmConfig(
+            **{**fields, "vq_config": vq_model.config, "vocab_size": vocab_size, **offsets, **config}
+        )
+        model = cls._from_config(new_config, dtype=base.dtype)
+        state = {
+            name: tensor
+            for name, tensor in base.state_dict().items()
+            if name not in ("model.embed_tokens.weight", "lm_head.weight")
+        }
+        state |= {f"model.vq_model.{name}": tensor for name, tensor in vq_model.state_dict().items()}
+        missing = model.load_state_dict(state, strict=False)
+        assert set(missing.missing_keys) <= {"model.embed_tokens.weight", "lm_head.weight"}, missing
+        with torch.no_grad():
+            model.get_input_embeddings().weight[:known] = base.get_input_embeddings().weight[:known]
+            model.get_output_embeddings().weight[:known] = base.get_output_embeddings().weight[:known]
+        return model
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """Refuses any other size than the present one: rows past the text would collide with image tokens.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if new_num_tokens is not None and new_num_tokens != self.config.vocab_size:
+            free = self.config.visual_token_offset - self.config.shape_token_offset - 2 * MAX_GRID_SIDE
+            raise ValueError(
+                f"Cannot resize ARM's vocabulary from {self.config.vocab_size} to {new_num_tokens} rows: image tokens "
+                f"stand at {self.config.visual_token_offset} and above. {free} text rows are free: new tokens take "
+                "those."
+            )
+        return self.get_input_embeddings()
+
+    def image_token_follows(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
+        """Whether an image token is what can follow each id: after `<|w:*|>` and after image tokens."""
+        first = self.config.width_token_offset
+        shape = (input_ids >= first) & (input_ids < first + MAX_GRID_SIDE)
+        return shape | (input_ids >= self.config.visual_token_offset)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> ArmCausalLMOutput:
+        """Hidden states, logits over the rows that can follow, and the loss.
+
+        Args:
+            input_ids: [B, T] ids of the flat vocabulary. Given `inputs_embeds` [B, T, hidden_size] instead, text is
+                what can follow every position.
+            labels: [B, T]; a label is predicted from the position before it. -100, and labels that cannot follow
+                their position (`<|vision_end|>` after the last image token is forced), carry no loss. While training
+                with labels no logits are returned.
+            logits_to_keep: the last so many positions, or the positions, to return logits for; 0 means all.
+            pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
+            kwargs: `shift_labels` (already shifted labels), `num_items_in_batch` (what the summed loss is divided by),
+                and what `Qwen2Model` takes.
+
+        Returns:
+            `ArmCausalLMOutput`; logits [B, kept, vocab_size] with a large finite negative in rows that cannot follow.
+        """
+        if pixel_values is not None:
+            input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
+        shift_labels = kwargs.pop("shift_labels", None)
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if input_ids is None:
+            image_follows = torch.zeros(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        else:
+            image_follows = self.image_token_follows(input_ids)
+        loss = losses = logits = None
+        if labels is not None or shift_labels is not None:
+            if shift_labels is None:
+                shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+            loss, losses = self.routed_loss(hidden_states, image_follows, shift_labels, num_items_in_batch)
+        if loss is None or not self.training:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
+        return ArmCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            losses=losses,
+        )
+
+    def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
+        """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only."""
+        impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 2)  # finite: -inf makes NaN entropies
+        logits = hidden_states.new_full((*hidden_states.shape[:2], self.config.vocab_size), impossible)
+        for route, rows in self._routes(image_follows):
+            logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = self.lm_head(hidden_states[route], *rows)
+        return logits
+
+    def routed_loss(
+        self,
+        hidden_states: torch.Tensor,
+        image_follows: torch.BoolTensor,
+        shift_labels: torch.LongTensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy of each label over the rows that can follow its position.
+
+        Args:
+            hidden_states: [B, T, hidden_size]; image_follows, shift_labels: [B, T], labels already shifted.
+            num_items_in_batch: what the sum is divided by; None takes the number of labels that carry loss.
+
+        Returns:
+            The loss, and the mean of each kind, detached.
+        """
+        shift_labels = shift_labels.to(hidden_states.device)
+        total, count, losses = hidden_states.sum() * 0.0, 0, {}
+        for name, (route, (start, stop)) in zip(("text", "image"), self._routes(image_follows), strict=True):
+            chosen = route & (shift_labels >= start) & (shift_labels < stop)
+            logits = self.lm_head(hidden_states[chosen], start, stop).float()
+            summed = nn.functional.cross_entropy(logits, shift_labels[chosen] - start, reduction="sum")
+            items = chosen.sum()
+            losses[name] = summed.detach() / items.clamp(min=1)
+            total, count = total + summed, count + items
+        return total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch), losses
+
+    def _routes(self, image_follows: torch.BoolTensor) -> list[tuple[torch.BoolTensor, tuple[int, int]]]:
+        offset, end = self.config.visual_token_offset, self.config.vocab_size
+        return [(~image_follows, (0, offset)), (image_follows, (offset, end))]
