@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow train-tiny lint clean
+.PHONY: help install demo test test-slow test-transformers train-tiny lint clean
 
 help: ## Print this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(INSTALLED) ## Make .venv with the package, its training and its development tools
 
@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[train,dev]"
 	touch $@
 
-demo test test-slow: export HF_HUB_OFFLINE := 1
+demo test test-slow test-transformers: export HF_HUB_OFFLINE := 1
 
 demo: install ## Show what arm-tiny does, offline: make demo IMAGES="a.png 'my photo.jpg'"
 	$(PYTHON) -m transformers_arm.cli demo $(if $(strip $(IMAGES)),--images $(IMAGES))
@@ -30,6 +30,19 @@ test: install ## Run the tests, without the slow ones
 
 test-slow: install ## Run the slow tests only
 	$(PYTHON) -m pytest -m slow
+
+# Only transformers' source distribution holds its tests. Those it calls slow want a GPU, and say so where there is none.
+test-transformers: export RUN_SLOW := 1
+test-transformers: install ## Run transformers' own model tests on ARM's models; pip fetches them once
+	set -e; version=$$($(PYTHON) -c "from importlib.metadata import version; print(version('transformers'))"); \
+	sources=.cache/transformers-$$version; \
+	if ! test -e $$sources/.fetched; then \
+		$(PYTHON) -m pip download --disable-pip-version-check --no-deps --no-binary transformers --dest .cache \
+			transformers==$$version; \
+		tar -xzf $$sources.tar.gz -C .cache transformers-$$version/tests; \
+		touch $$sources/.fetched; \
+	fi
+	$(PYTHON) -m pytest -m "" tests/transformers_suite
 
 # Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
 # faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
@@ -49,5 +62,5 @@ lint: install ## Check style and formatting
 	$(PYTHON) -m ruff format --check .
 
 clean: ## Remove caches, builds and the demo's output; keep .venv and runs/
-	rm -rf build dist demo src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo src/*.egg-info .cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

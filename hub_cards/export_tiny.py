@@ -19,16 +19,21 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
 from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
+from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
+from transformers_arm.shapes.edits import EDIT_KINDS
+from transformers_arm.shapes.prompts import GENERATION_TASKS
+from transformers_arm.shapes.questions import QUESTION_KINDS
 
-CARD_TEMPLATE = Path(__file__).with_name("tokenizer.md")
+CARD_TEMPLATE = Path(__file__).with_name("arm-tiny.md")
 RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
 MAX_BYTES = 30_000_000
+TWO_PROCESSES = "torchrun --nproc_per_node 2"
 
 
 class Stage(NamedTuple):
     """A trained stage: trainer and recipe, what the trainer wrote, where it ran, and where the result ships.
 
-    `target` is None for a phase that only the next one starts from.
+    `target` is None for a phase that only the next one starts from. `launcher` is what the card says it ran with.
     """
 
     trainer: str
@@ -37,6 +42,7 @@ class Stage(NamedTuple):
     run: str
     target: str | None
     section: str | None = None
+    launcher: str = "python"
 
     def training_log(self, runs: Path) -> str:
         """A row of the card's table: command, seed, steps and minutes of the training."""
@@ -48,7 +54,7 @@ class Stage(NamedTuple):
         events = (runs / self.run).rglob("events.out.tfevents.*")
         seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
         stage, seed = self.run.removesuffix("/run"), training["training"]["seed"]
-        command = f"python trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
+        command = f"{self.launcher} trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
         return f"| {stage} | `{command}` | {seed} | {steps} | {seconds / 60:.0f} |"
 
 
@@ -58,8 +64,30 @@ STAGES = (
     Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
     Stage("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "vq_model"),
     Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
+    Stage("pretrain", "pretrain", "pretrain/model", "pretrain", None, launcher=TWO_PROCESSES),
+    Stage("sft", "sft", "sft/model", "sft", ".", launcher=TWO_PROCESSES),
 )
-MUST_AND_AIM = {
+MULTIMODAL = {
+    "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),
+    **{f"understanding_{kind}": (f"understanding: {kind}", "", "") for kind in QUESTION_KINDS},
+    "generation": ("generation, mean of the six tasks", "0.60", "0.90"),
+    **{f"generation_{task}": (f"generation: {task}", "", "") for task in GENERATION_TASKS},
+    "generation_full": ("generation, full captions of test scenes", "0.45", "0.85"),
+    "generation_composition": ("generation, unseen pairs (composition)", "report", "0.50"),
+    "editing_exact": ("editing, exact target scene", "0.50", "0.80"),
+    **{f"editing_{kind}": (f"editing: {kind}, exact", "", "") for kind in EDIT_KINDS},
+    "editing_o": ("editing, O = sqrt(SC * PQ), of 10", "", ""),
+    "unguided_generation": ("without guidance: the six tasks", "report", ""),
+    "unguided_generation_full": ("without guidance: full captions", "report", ""),
+    "unguided_generation_composition": ("without guidance: composition", "report", ""),
+    "unguided_editing_exact": ("without guidance: editing, exact", "report", ""),
+    "hard_understanding": ("hard variant: understanding", "report", ""),
+    "hard_generation": ("hard variant: the six tasks", "report", ""),
+    "hard_generation_full": ("hard variant: full captions", "report", ""),
+    "hard_generation_composition": ("hard variant: composition", "report", ""),
+    "hard_editing_exact": ("hard variant: editing, exact", "report", ""),
+}
+TOKENIZER = {
     "read_back": ("reconstructions read back, everything right", "0.95", "0.995"),
     "hard_read_back": ("the same, hard variant (64x64, jitter)", "report", "0.85"),
     "psnr": ("PSNR, dB", "30", "40"),
@@ -85,16 +113,20 @@ def to_half(file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
 
 
+def _rows(wanted: dict[str, tuple[str, str, str]], scores: dict[str, float]) -> str:
+    return "\n".join(f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in wanted.items())
+
+
 def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, remark: str) -> None:
     """Fills the card's template with scores, training logs, seeds, hardware, date and a remark on this training."""
-    rows = "\n".join(
-        f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in MUST_AND_AIM.items()
-    )
-    data = ModelCardData(license="apache-2.0", library_name="transformers", tags=["image-tokenizer", "arm"])
+    sampling = json.loads((folder / "generation_config.json").read_text())["image_generation"]
+    data = ModelCardData(license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm"])
     card = ModelCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
-        rows=rows,
+        multimodal_rows=_rows(MULTIMODAL, scores),
+        tokenizer_rows=_rows(TOKENIZER, scores),
+        sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
         stages="\n".join(stage.training_log(runs) for stage in STAGES),
         remark=remark,
         count=count,
@@ -123,13 +155,14 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
         for stage in STAGES:
             if stage.target is None:
                 continue
-            shutil.copytree(runs / stage.source, aside / stage.target, ignore=shutil.ignore_patterns("run"))
+            left_out = shutil.ignore_patterns("run")
+            shutil.copytree(runs / stage.source, aside / stage.target, ignore=left_out, dirs_exist_ok=True)
         for file in aside.rglob("*.safetensors"):
             to_half(file)
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
-        scores = tiny_scores(aside, count=count)
+        scores = {**multimodal_scores(Arm.from_pretrained(aside), count=count), **tiny_scores(aside, count=count)}
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
         write_card(aside, runs, scores, count, remark)
         aside.chmod(0o755)  # mkdtemp keeps others out

@@ -14,6 +14,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
+
 TRAINERS = Path(__file__).parents[1] / "trainers"
 
 
@@ -50,3 +52,31 @@ def tiny_backbones(tmp_path_factory):
         tokenizer.save_pretrained(folder / name)
     ArmImageProcessor(size={"height": 48, "width": 48}).save_pretrained(folder / "vision")
     return {name: str(folder / name) for name in ("vision", "captioner")}
+
+
+@pytest.fixture(scope="session")
+def tiny_arm_backbones(tiny_backbones, tmp_path_factory):
+    """Folders of an untrained Qwen2ForCausalLM with its tokenizer, and of an ArmVQModel (patch 16, 1,024 codes) with
+    its image processor: keywords of `ArmForCausalLM.from_backbones`. Treat them as read-only.
+    """
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    from transformers_arm import ArmImageProcessor, ArmVQConfig, ArmVQModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["captioner"])
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    rows = {"vocab_size": len(tokenizer) + 271, "pad_token_id": tokenizer.pad_token_id}  # as many are free in Qwen2.5
+    vision = size | {"image_size": 48, "patch_size": 16, "num_hidden_layers": 1}
+    folder = tmp_path_factory.mktemp("arm_backbones")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        qwen2 = Qwen2ForCausalLM(Qwen2Config(**size, **rows, num_key_value_heads=2, initializer_range=0.2))
+        vq = ArmVQModel(ArmVQConfig(vision_config=vision, num_projection_layers=1, fsq_levels=[2] * 10)).train()
+        for _ in range(3):  # its batch norm has to see pictures, or codes hardly differ
+            vq(torch.rand(4, 3, 48, 48) * 2 - 1)
+    qwen2.save_pretrained(folder / "text")
+    tokenizer.save_pretrained(folder / "text")
+    vq.save_pretrained(folder / "vq")
+    ArmImageProcessor(size={"height": 48, "width": 48}).save_pretrained(folder / "vq")
+    return {name: str(folder / name) for name in ("text", "vq")}

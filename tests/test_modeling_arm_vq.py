@@ -1,11 +1,13 @@
 """The tokenizer: codes <-> values is exact, any grid works, batches change nothing, the tower stays frozen."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
+from transformers.models.siglip.modeling_siglip import SiglipAttention
 from vector_quantize_pytorch import FSQ
 
 from transformers_arm import ArmVQConfig, ArmVQModel
@@ -257,6 +259,13 @@ def test_the_vision_tower_is_frozen_and_stays_in_evaluation_mode(config, origin,
     assert all(parameter.grad is None for parameter in model.vision_model.parameters())
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained and all(model.get_parameter(name).grad is not None for name in trained)
+
+
+def test_the_choice_of_attention_reaches_every_block(config):
+    model = ArmVQModel(copy.deepcopy(config))
+    model.set_attn_implementation("eager")
+    chosen = [m.config._attn_implementation for m in model.modules() if isinstance(m, SiglipAttention)]
+    assert chosen == ["eager"] * 3  # the tower's, before the quantizer, after it
 
 
 def test_encoding_leaves_no_gradients_and_no_traces(model):

@@ -5,22 +5,19 @@
 Writes the model to `output_dir`/model. Interrupted, the same command goes on from the newest complete checkpoint.
 """
 
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
-from transformers_arm.data.world_tasks import WorldTasks
 from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.processing_arm import ArmProcessor
 from transformers_arm.training.multimodal import train_on_conversations
-from transformers_arm.training.trainer import read_recipe, training_arguments
+from transformers_arm.training.trainer import read_recipe
 
 
 def main() -> None:
     recipe = read_recipe(__doc__)
-    backbones = recipe["backbones"]
-    arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
-    set_seed(arguments.seed)
-    model = ArmForCausalLM.from_backbones(**backbones)
-    tokenizer = AutoTokenizer.from_pretrained(backbones["text"])
-    train_on_conversations(model, tokenizer, arguments, WorldTasks.for_training(arguments, **recipe["data"]))
+    set_seed(recipe["training"]["seed"])
+    model = ArmForCausalLM.from_backbones(**recipe["backbones"])
+    train_on_conversations(model, ArmProcessor.from_backbones(**recipe["backbones"]), recipe)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
-"""The demo: pictures of the world and the user's own, to tokens and back, with the scores on held-out scenes."""
+"""The demo: what arm-tiny draws, edits, answers and tells, pictures to tokens and back, and scores on held-out scenes.
+
+Knows nothing about how any of it is done.
+"""
 
 import json
+import random
+import textwrap
 import time
 from pathlib import Path
 
@@ -9,6 +14,11 @@ from PIL import Image, ImageDraw
 
 from .data.shapes import ShapesDataset
 from .evaluation import EVALUATION_SEED, Tokenizer, tiny_scores
+from .evaluation_multimodal import Arm, editing_pairs, multimodal_scores, question_pairs
+from .shapes.captions import full_caption
+from .shapes.draw import render_scene
+from .shapes.prompts import PROMPT_TASKS, generation_prompts
+from .shapes.scene import sample_scene
 
 _ZOOM = 4  # screen pixels a picture pixel
 _HEAT = np.array([(24, 15, 62), (114, 31, 129), (229, 80, 100), (254, 176, 120), (252, 253, 191)], float)
@@ -70,19 +80,72 @@ def _write_page(tokenizer: Tokenizer, images: dict[str, np.ndarray], output: Pat
     print(f"{output / name}.png: originals, reconstructions, token grids ({output / name}-tokens.txt)")
 
 
+def lettered(picture: Image.Image, text: str, width: int = 32) -> Image.Image:
+    """A picture, enlarged, above a text of up to five lines of `width` letters."""
+    picture = enlarged(picture)
+    page = Image.new("RGB", (max(picture.width, 6 * width), picture.height + 64), "white")
+    page.paste(picture, (0, 0))
+    lines = textwrap.shorten(text, 5 * width, placeholder=" ...")
+    ImageDraw.Draw(page).multiline_text((0, picture.height + 2), textwrap.fill(lines, width), fill="black", spacing=1)
+    return page
+
+
+def in_columns(pictures: list[Image.Image], columns: int) -> list[list[Image.Image]]:
+    return [pictures[column::columns] for column in range(columns)]
+
+
+def draw_prompts(arm: Arm) -> Image.Image:
+    """Twelve held-out prompts with their pictures: each kind of prompt, then full captions."""
+    prompts = [generation_prompts(task, 1, seed=EVALUATION_SEED)[0] for task in PROMPT_TASKS]
+    prompts += generation_prompts("full", 13 - len(prompts), seed=EVALUATION_SEED)[1:]
+    pictures = arm.draw(prompts, seed=EVALUATION_SEED)
+    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, prompts, strict=True)], 4))
+
+
+def draw_edits(arm: Arm) -> Image.Image:
+    """Six held-out edits of six kinds: source above result."""
+    pairs = editing_pairs(6, seed=EVALUATION_SEED)
+    sources = [Image.fromarray(render_scene(pair.source)) for pair in pairs]
+    results = arm.edit(sources, [pair.instruction for pair in pairs], seed=EVALUATION_SEED)
+    columns = zip(sources, results, pairs, strict=True)
+    return sheet([[lettered(source, pair.instruction), enlarged(result)] for source, result, pair in columns])
+
+
+def draw_answers(arm: Arm) -> Image.Image:
+    """Six held-out questions with the model's answers."""
+    pairs = question_pairs(6, seed=EVALUATION_SEED)
+    pictures = [Image.fromarray(render_scene(scene)) for scene, _ in pairs]
+    answers = arm.answer(pictures, [asked.question for _, asked in pairs])
+    texts = [f"{asked.question} {answer}" for (_, asked), answer in zip(pairs, answers, strict=True)]
+    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, texts, strict=True)], 6))
+
+
+def draw_story(arm: Arm) -> Image.Image:
+    """A story the model tells of a held-out scene: it writes, and opens pictures where it wants them."""
+    caption = full_caption(sample_scene(random.Random(EVALUATION_SEED), split="test", held_out_pairs=False))
+    parts, texts, columns = arm.tell(caption), [caption], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        else:
+            columns.append([lettered(part, " ".join(texts))])
+            texts = []
+    return sheet(columns) if columns else lettered(Image.new("RGB", (48, 48), "white"), " ".join(texts))
+
+
 def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: int) -> None:
     """Writes the demo's pictures, token grids and scores into `output` and prints what it wrote.
 
     Args:
         checkpoint: an arm-tiny folder.
         image_files: pictures of the user's; resized to the area the tokenizer was trained at, proportions kept.
-        count: held-out scenes to score.
+        count: held-out items to score in each row.
 
     Raises:
         ValueError, OSError: an image file that is missing or none; nothing is written then.
     """
     started = time.perf_counter()
-    tokenizer = Tokenizer.from_pretrained(checkpoint)
+    tokenizer, arm = Tokenizer.from_pretrained(checkpoint), Arm.from_pretrained(checkpoint)
     prepared = (
         tokenizer.image_processor(list(image_files), keep_aspect_ratio=True) if image_files else {"pixel_values": []}
     )
@@ -95,9 +158,17 @@ def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: i
     if own:
         names = [f"{number + 1}. {Path(file).name}" for number, file in enumerate(image_files)]
         _write_page(tokenizer, dict(zip(names, map(np.asarray, own), strict=True)), output, "yours")
-    scores = tiny_scores(checkpoint, count=count)
+    for name, draw, what in (
+        ("prompts", draw_prompts, "twelve prompts and what arm-tiny draws"),
+        ("edits", draw_edits, "six sources, instructions and results"),
+        ("answers", draw_answers, "six questions and answers"),
+        ("story", draw_story, "a story, told in text and pictures"),
+    ):
+        draw(arm).save(output / f"{name}.png")
+        print(f"{output / name}.png: {what}")
+    scores = {**tiny_scores(checkpoint, count=count), **multimodal_scores(arm, count=count)}
     (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    print(f"\nOn {count} held-out scenes:")
+    print(f"\nOn {count} held-out items a row:")
     for name, value in scores.items():
-        print(f"  {name:<18} {value:8.3f}")
+        print(f"  {name:<28} {value:8.3f}")
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Model
+from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
-from .modeling_arm_vq import ArmVQModel
+from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
+from .modeling_arm_vq import ArmVQModel, CompleteCheckpointMixin
 
 
 @dataclass
@@ -25,7 +27,8 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     """`CausalLMOutputWithPast` with the parts of the loss.
 
     Args:
-        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging.
+        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
+            those that the labels hold.
     """
 
     losses: dict[str, torch.Tensor] | None = None
@@ -42,7 +45,7 @@ class RoutedLinear(nn.Linear):
         return nn.functional.linear(hidden_states, self.weight[start:stop])
 
 
-class ArmPreTrainedModel(Qwen2PreTrainedModel):
+class ArmPreTrainedModel(CompleteCheckpointMixin, Qwen2PreTrainedModel):
     config: ArmConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
@@ -65,11 +68,29 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
         self.vq_model.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
         return self
 
-    def forward(self, input_ids: torch.LongTensor | None = None, pixel_values=None, **kwargs):
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ):
         """`Qwen2Model.forward`; `pixel_values` as for `fill_image_tokens`."""
         if pixel_values is not None:
             input_ids = self.fill_image_tokens(input_ids, pixel_values)
-        return super().forward(input_ids=input_ids, **kwargs)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
 
     def get_image_tokens(self, pixel_values: torch.Tensor) -> torch.LongTensor:
         """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]."""
@@ -102,10 +123,15 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
         return input_ids.masked_scatter(places, tokens.to(input_ids))
 
 
-class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
-    """ARM with its routed head (paper section 3.2): next-token prediction over text and image tokens."""
+class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
+    """ARM with its routed head (paper section 3.2): next-token prediction over text and image tokens.
+
+    `LORA_TARGETS` are the decoder's linear layers, for PEFT's `target_modules`: bare names such as `q_proj`, and
+    `all-linear`, would also put adapters into the frozen tokenizer, where they are never trained.
+    """
 
     config: ArmConfig
+    LORA_TARGETS = r"(model\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
     def __init__(self, config: ArmConfig):
         Qwen2PreTrainedModel.__init__(self, config)
@@ -162,17 +188,22 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
             **{**fields, "vq_config": vq_model.config, "vocab_size": vocab_size, **offsets, **config}
         )
         model = cls._from_config(new_config, dtype=base.dtype)
-        state = {
-            name: tensor
-            for name, tensor in base.state_dict().items()
-            if name not in ("model.embed_tokens.weight", "lm_head.weight")
-        }
-        state |= {f"model.vq_model.{name}": tensor for name, tensor in vq_model.state_dict().items()}
-        missing = model.load_state_dict(state, strict=False)
-        assert set(missing.missing_keys) <= {"model.embed_tokens.weight", "lm_head.weight"}, missing
+        copied = ("model.embed_tokens.weight", "lm_head.weight")
+        state = {name: tensor for name, tensor in base.state_dict().items() if name not in copied}
+        model.load_state_dict(state, strict=False)
+        model.vq_model.load_state_dict(vq_model.state_dict())
         with torch.no_grad():
             model.get_input_embeddings().weight[:known] = base.get_input_embeddings().weight[:known]
             model.get_output_embeddings().weight[:known] = base.get_output_embeddings().weight[:known]
+        ends = [tokenizer.get_vocab().get("<|im_end|>"), tokenizer.eos_token_id]  # of a turn, of a document
+        settings = base.generation_config.to_diff_dict()
+        settings |= {
+            "_from_model_config": False,  # or fields that transformers does not know are dropped on loading
+            "eos_token_id": [end for end in ends if end is not None],
+            "pad_token_id": tokenizer.pad_token_id,
+            "image_generation": dict(IMAGE_GENERATION),
+        }
+        model.generation_config = GenerationConfig(**settings)
         return model
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
@@ -189,6 +220,24 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
                 "those."
             )
         return self.get_input_embeddings()
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """As in transformers, but refuses TRL's own trainers, which tag their model as they are constructed.
+
+        They multiply by the whole head, so that text and image tokens share one softmax, and train it silently wrong.
+        A subclass that scores only the rows that can follow says so by "arm" among its `_tag_names`.
+
+        Raises:
+            TypeError: tags of one of TRL's own trainers.
+        """
+        tags = [tags] if isinstance(tags, str) else tags
+        if "trl" in tags and "arm" not in tags:
+            ours = "ArmGRPOTrainer" if "grpo" in tags else "ArmTrainer (trainers/sft.py)"
+            raise TypeError(
+                f"TRL's own trainer (tags {', '.join(tags)}) takes the softmax over all {self.config.vocab_size} rows "
+                f"of ARM's head, not only those that can follow; use transformers_arm's {ours}."
+            )
+        super().add_model_tags(tags)
 
     def image_token_follows(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
         """Whether an image token is what can follow each id: after `<|w:*|>` and after image tokens."""
@@ -208,7 +257,7 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ArmCausalLMOutput:
         """Hidden states, logits over the rows that can follow, and the loss.
 
@@ -263,7 +312,8 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
 
     def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
         """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only."""
-        impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 2)  # finite: -inf makes NaN entropies
+        # Finite even after division by a temperature of 0.01 (-256 in fp16): -inf makes NaN entropies.
+        impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 256)
         logits = hidden_states.new_full((*hidden_states.shape[:2], self.config.vocab_size), impossible)
         for route, rows in self._routes(image_follows):
             logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = self.lm_head(hidden_states[route], *rows)
@@ -283,7 +333,7 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
             num_items_in_batch: what the sum is divided by; None takes the number of labels that carry loss.
 
         Returns:
-            The loss, and the mean of each kind, detached.
+            The loss, and the mean of each kind that there is, detached.
         """
         shift_labels = shift_labels.to(hidden_states.device)
         total, count, losses = hidden_states.sum() * 0.0, 0, {}
@@ -291,10 +341,10 @@ class ArmForCausalLM(ArmPreTrainedModel, Qwen2ForCausalLM):
             chosen = route & (shift_labels >= start) & (shift_labels < stop)
             logits = self.lm_head(hidden_states[chosen], start, stop).float()
             summed = nn.functional.cross_entropy(logits, shift_labels[chosen] - start, reduction="sum")
-            items = chosen.sum()
-            losses[name] = summed.detach() / items.clamp(min=1)
+            if items := len(logits):
+                losses[name] = summed.detach() / items
             total, count = total + summed, count + items
-        return total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch), losses
+        return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch), losses
 
     def _routes(self, image_follows: torch.BoolTensor) -> list[tuple[torch.BoolTensor, tuple[int, int]]]:
         offset, end = self.config.visual_token_offset, self.config.vocab_size

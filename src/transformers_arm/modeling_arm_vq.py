@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel, SiglipVisionModel
-from transformers.models.siglip.modeling_siglip import SiglipEncoder
-from transformers.utils import ModelOutput
+from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipEncoder, SiglipEncoderLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_arm import ArmVQConfig
 
@@ -23,16 +25,19 @@ class ArmVQOutput(ModelOutput):
     """What the tokenizer makes of a batch of pictures with a grid of h x w patches.
 
     Args:
-        codes: int64 [B, h, w], each in 0..codebook_size-1.
         z_q: [B, h, w, hidden_size], the quantized representation.
+        codes: int64 [B, h, w], each in 0..codebook_size-1.
         features: [B, h, w, hidden_size], the SigLIP features `z_q` was made from.
         channels: [B, h, w, len(fsq_levels)], what entered the quantizer.
+        hidden_states, attentions: on request, of the blocks before the quantizer and then of those after it.
     """
 
-    codes: torch.LongTensor | None = None
     z_q: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
     features: torch.FloatTensor | None = None
     channels: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -101,7 +106,30 @@ def grid_positions(height: int, width: int, dim: int, device=None, dtype=torch.f
     return torch.cat([rows, columns], -1).reshape(1, height * width, dim).to(dtype)
 
 
-class ArmVQPreTrainedModel(PreTrainedModel):
+class CompleteCheckpointMixin:
+    """Refuses checkpoints that lack tensors; transformers would only warn, and draw those at random."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """`PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: the checkpoint lacks tensors. Not if the caller asks for the loading info, which lists them, or
+                brings the tensors as `state_dict`.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing and not output_loading_info and kwargs.get("state_dict") is None:
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} of the tensors of {cls.__name__}: {named}. "
+                "Copy the checkpoint again, or load the class it was saved from; output_loading_info=True loads it "
+                "all the same."
+            )
+        return (model, info) if output_loading_info else model
+
+
+class ArmVQPreTrainedModel(CompleteCheckpointMixin, PreTrainedModel):
     config: ArmVQConfig
     base_model_prefix = "vq_model"
     main_input_name = "pixel_values"
@@ -119,6 +147,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
     """
 
     base_model_prefix = "vq_model"
+    _can_record_outputs = {"hidden_states": SiglipEncoderLayer, "attentions": SiglipAttention}
 
     def __init__(self, config: ArmVQConfig):
         super().__init__(config)
@@ -135,6 +164,8 @@ class ArmVQModel(ArmVQPreTrainedModel):
         self.up_projection = nn.Linear(channels, dim)
         self.up_blocks = SiglipEncoder(blocks)
         self.up_norm = nn.LayerNorm(dim)
+        for layer in (*self.down_blocks.layers, *self.up_blocks.layers):
+            layer.self_attn.config = config.vision_config  # not the copy: `set_attn_implementation` changes this one
         self.post_init()
 
     def train(self, mode: bool = True):
@@ -153,7 +184,8 @@ class ArmVQModel(ArmVQPreTrainedModel):
                 "resize it with ArmImageProcessor."
             )
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> ArmVQOutput:
+    @capture_outputs
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> ArmVQOutput:
         """pixel_values [B, 3, H, W] in -1..1, sides multiples of the patch -> `ArmVQOutput`.
 
         Raises:
@@ -168,8 +200,8 @@ class ArmVQModel(ArmVQPreTrainedModel):
         channels = self.channel_norm(channels.flatten(0, 1)).view(batch, height, width, -1)
         values, codes = self.quantizer(channels)
         return ArmVQOutput(
-            codes=codes,
             z_q=self.up_project(values),
+            codes=codes,
             features=features.view(batch, height, width, -1),
             channels=channels,
         )
@@ -184,7 +216,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> ArmVQOutput:
         """Pictures [B, 3, H, W] in -1..1 -> codes [B, H/patch, W/patch] and `z_q`, without gradients."""
-        return self(pixel_values)
+        return self(pixel_values, return_dict=True)
 
     @torch.no_grad()
     def decode_codes(self, codes: torch.LongTensor) -> torch.Tensor:

@@ -145,7 +145,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             input_ids: captions in the SigLIP tokenizer's ids, padded to its full length [B, T]; for the sigmoid loss.
             caption_ids: captions in the captioner's ids [B, T'], -100 where padded; for the caption loss.
         """
-        config, encoded = self.config, self.vq_model(pixel_values)
+        config, encoded = self.config, self.vq_model(pixel_values, return_dict=True)
         losses = {}
         if config.caption_loss_weight:
             read = max(1, round(config.caption_share * len(pixel_values)))

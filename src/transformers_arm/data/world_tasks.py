@@ -1,4 +1,4 @@
-"""The embedded world's mixture of tasks, as conversations: text, image-to-text, text-to-image, editing, interleaved."""
+"""The embedded world's mixture of tasks as conversations: text, image-to-text, text-to-image, editing, stories."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ..shapes.captions import full_caption, sample_caption
+from ..shapes.captions import full_caption, sample_caption, short_caption
 from ..shapes.draw import render_scene
 from ..shapes.edits import sample_edit, sample_editing_pair
 from ..shapes.questions import sample_question
@@ -16,6 +16,7 @@ from .shapes import Canvas
 from .world_text import WorldText
 
 TASKS = ("text", "image_to_text", "text_to_image", "editing", "interleaved")
+CAPTIONS = {"full": lambda rng, scene: full_caption(scene), "short": short_caption, "any": sample_caption}
 DESCRIBE = "describe the picture"
 STORY = "tell a story of "
 
@@ -25,7 +26,7 @@ class WorldTasks(Dataset):
 
     - text: a document of `WorldText`;
     - image_to_text: a picture and its full caption, or `questions` questions about it in a row;
-    - text_to_image: a caption and the picture, half of the captions full;
+    - text_to_image: a caption and the picture;
     - editing: an instruction, the source's picture, and the target's;
     - interleaved: a story: the pictures of a scene and of two edits of it, told in one answer.
 
@@ -39,14 +40,14 @@ class WorldTasks(Dataset):
         batch_size: conversations of one task in a row: one step's batch over all processes.
         seed: two datasets with different seeds are disjoint streams.
         curriculum: `[a, b]`: scenes have one object up to conversation a, up to two until b, then up to three.
-        full_captions: share of full captions in text-to-image.
+        captions: weight of each kind of caption in text-to-image: `full`, `short` and `any` form of the language.
         questions: questions about one picture.
-        condition_dropout: probabilities of `drop_conditions`.
-        canvas: what pictures are drawn on.
+        condition_dropout: probabilities in place of those that `drop_conditions` has by default.
+        canvas: what pictures are drawn on; None takes the default one.
         split: `"train"`, `"test"` or None for both.
 
     Raises:
-        ValueError: a task in `mixture` that is none of `TASKS`.
+        ValueError: a task in `mixture` or a kind in `captions` that there is not.
     """
 
     def __init__(
@@ -57,17 +58,19 @@ class WorldTasks(Dataset):
         batch_size: int,
         seed: int,
         curriculum: tuple[int, int] = (0, 0),
-        full_captions: float = 0.5,
+        captions: dict[str, float] | None = None,
         questions: int = 3,
         condition_dropout: dict[str, float] | None = None,
-        canvas: Canvas = Canvas(),
+        canvas: Canvas | None = None,
         split: str | None = "train",
     ):
-        if unknown := set(mixture) - set(TASKS):
-            raise ValueError(f"Unknown task {', '.join(unknown)} in the mixture; use {', '.join(TASKS)}.")
+        for what, weights, known in (("task", mixture, TASKS), ("kind of caption", captions or {}, CAPTIONS)):
+            if unknown := set(weights) - set(known):
+                raise ValueError(f"Unknown {what} {', '.join(unknown)} in the mixture; use {', '.join(known)}.")
         self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
-        self.curriculum, self.full_captions, self.questions = curriculum, full_captions, questions
-        self.condition_dropout, self.canvas = condition_dropout or {}, canvas
+        self.captions = captions or {"full": 1.0}
+        self.curriculum, self.questions = curriculum, questions
+        self.condition_dropout, self.canvas = condition_dropout or {}, canvas or Canvas()
         self.documents = WorldText(length, seed=seed, split=split)
 
     @classmethod
@@ -134,9 +137,8 @@ class WorldTasks(Dataset):
 
     def _text_to_image(self, rng: random.Random, index: int) -> list[dict]:
         scene = self._scene(rng, index, held_out_pairs=False)
-        full = self._of_batch("full", index).random() < self.full_captions
-        caption = full_caption(scene) if full else sample_caption(rng, scene)
-        return [message("user", caption), message("assistant", self._draw(scene))]
+        (kind,) = self._of_batch("captions", index).choices(list(self.captions), self.captions.values())
+        return [message("user", CAPTIONS[kind](rng, scene)), message("assistant", self._draw(scene))]
 
     def _editing(self, rng: random.Random, index: int) -> list[dict]:
         most, jitter = self._most_objects(index), self.canvas.max_jitter
@@ -151,7 +153,10 @@ class WorldTasks(Dataset):
         scene = self._scene(rng, index, held_out_pairs=False)
         request, told = message("user", STORY + full_caption(scene)), [self._draw(scene)]
         for _ in range(2):
-            edit = sample_edit(rng, scene, split=self.split, held_out_pairs=False)
+            while True:
+                edit = sample_edit(rng, scene, split=self.split, held_out_pairs=False)
+                if len(edit.target.objects) <= self._most_objects(index):
+                    break
             scene = edit.target
             told += [edit.instruction, self._draw(scene)]
         return [request, message("assistant", *told)]

@@ -141,3 +141,19 @@ def sample_caption(rng: random.Random, scene: Scene) -> str:
     with_cell = rng.random() < 0.5
     nouns = [_noun_of(rng, item, with_color, with_cell) for item in objects]
     return _join(nouns, scene.background if rng.random() < 0.4 else None)
+
+
+def short_caption(rng: random.Random, scene: Scene) -> str:
+    """A caption of the scene in few words, as GenEval's prompts: no sizes, cells or background.
+
+    Objects of one shape are counted three times in four, two objects stand in a relation half of the time, colors are
+    stated half of the time.
+    """
+    objects = rng.sample(scene.objects, len(scene.objects))
+    if len(objects) > 1 and len({item.shape for item in objects}) == 1 and rng.random() < 0.75:
+        return f"{NUMBERS[len(objects)]} {plural(objects[0].shape)}"
+    with_color = rng.random() < 0.5
+    nouns = [Noun(item.shape, item.color if with_color else None) for item in objects]
+    if len(objects) == 2 and rng.random() < 0.5:
+        return f"{nouns[0]} {rng.choice([name for name, holds in RELATIONS.items() if holds(*objects)])} {nouns[1]}"
+    return _join(nouns, None)

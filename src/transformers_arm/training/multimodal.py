@@ -2,34 +2,40 @@
 
 from pathlib import Path
 
-from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase, TrainingArguments
-
 from ..data.conversations import ConversationCollator
+from ..data.world_tasks import WorldTasks
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
-from .trainer import ArmTrainer, train
+from ..processing_arm import ArmProcessor
+from .callbacks import TaskScoresCallback
+from .trainer import ArmTrainer, train, training_arguments
 
 
-def train_on_conversations(
-    model: ArmForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
-    conversations: Dataset,
-    callbacks: list = (),
-) -> None:
-    """Trains on a dataset of conversations, from the newest checkpoint in `output_dir` if there is one.
+def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recipe: dict) -> None:
+    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
 
-    Writes the model and its tokenizer to `<output_dir>/model`.
+    Writes the model and its processor to `<output_dir>/model`.
+
+    Args:
+        model, processor: what to train, and what turns requests into its tokens.
+        recipe: `output_dir`; `data`, fields of `WorldTasks`; `evaluation`, a detokenizer's folder and fields of
+            `TaskScoresCallback`; `training`, fields of `TrainingArguments`; `generation`, fields of the generation
+            config that is saved with the model.
     """
+    for name, value in recipe.get("generation", {}).items():
+        setattr(model.generation_config, name, value)
+    arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
+    evaluation = dict(recipe["evaluation"])
+    detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
     trainer = ArmTrainer(
         model,
         arguments,
-        train_dataset=conversations,
-        data_collator=ConversationCollator(tokenizer, model.vq_model, model.config),
-        callbacks=list(callbacks),
+        train_dataset=WorldTasks.for_training(arguments, **recipe["data"]),
+        data_collator=ConversationCollator(processor.tokenizer, model.vq_model, model.config),
+        callbacks=[TaskScoresCallback(processor, detokenizer, **evaluation)],
     )
     train(trainer)
     if trainer.is_world_process_zero():
         folder = Path(arguments.output_dir) / "model"
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        processor.save_pretrained(folder)

@@ -22,13 +22,14 @@ _STAGING = ".saving"  # inside output_dir, so that the final rename stays on one
 class ArmTrainer(Trainer):
     """`transformers.Trainer` that writes checkpoints aside and renames them, and logs parts of the loss.
 
-    A model output may carry `losses`, a dict of scalar tensors: their mean since the last log is logged beside
-    `loss` under `loss_<name>`. Samples are taken in order: the datasets here are shuffled by construction.
+    A model output may carry `losses`, a dict of scalar tensors: the mean of each since the last log, over the
+    outputs that held it, is logged beside `loss` under `loss_<name>`. Samples are taken in order: the datasets here
+    are shuffled by construction.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._loss_sums, self._loss_count = {}, 0
+        self._loss_sums, self._loss_counts = {}, {}
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -38,13 +39,14 @@ class ArmTrainer(Trainer):
         if model.training and outputs.get("losses"):
             for name, value in outputs["losses"].items():
                 self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
-            self._loss_count += 1
+                self._loss_counts[name] = self._loss_counts.get(name, 0) + 1
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):
-        if "loss" in logs and self._loss_count:
-            logs |= {f"loss_{name}": round(float(s) / self._loss_count, 5) for name, s in self._loss_sums.items()}
-            self._loss_sums, self._loss_count = {}, 0
+        if "loss" in logs:
+            means = {name: float(total) / self._loss_counts[name] for name, total in self._loss_sums.items()}
+            logs |= {f"loss_{name}": round(mean, 5) for name, mean in means.items()}
+            self._loss_sums, self._loss_counts = {}, {}
         super().log(logs, *args, **kwargs)
 
     def _get_output_dir(self, trial):

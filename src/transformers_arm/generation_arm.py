@@ -1,0 +1,389 @@
+"""How ARM writes: text, images of a given grid, and both interleaved.
+
+Three rules make every image valid: after a shape only image tokens can follow (the model's routed head), an image
+closes after exactly H*W of them, and in text mode none opens. Knows nothing about chat templates or pixels.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from math import inf
+from numbers import Integral
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, StaticCache
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig
+
+GENERATION_MODES = ("text", "image", "interleaved")
+
+# Arguments that only generation_mode="image" knows.
+IMAGE_ARGUMENTS = (
+    "image_grid",
+    "image_guidance_scale",
+    "image_prompt_ids",
+    "image_prompt_attention_mask",
+    "generator",
+)
+
+# How images are sampled unless `generation_config.image_generation` or the call says otherwise (paper section 6).
+IMAGE_GENERATION = {
+    "do_sample": True,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "guidance_scale": 1.5,
+    "image_guidance_scale": 1.25,
+}
+
+
+class ImageGrammarLogitsProcessor(LogitsProcessor):
+    """Opens and closes images: `<|vision_start|>`, a height, a width, H*W image tokens, `<|vision_end|>`.
+
+    A pure function of the sequence so far, row by row. That only image tokens follow a width or an image token is the
+    routed head's doing. An image opens only in a shape that still fits into `max_length`.
+
+    Args:
+        config: the model's.
+        max_length: tokens of the whole sequence; None sets no bound.
+        images: False keeps images from being opened.
+    """
+
+    def __init__(self, config: ArmConfig, max_length: int | None = None, images: bool = True):
+        self.config, self.max_length, self.images = config, max_length, images
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        config = self.config
+        heights, widths, image_tokens = (
+            config.shape_token_offset,
+            config.width_token_offset,
+            config.visual_token_offset,
+        )
+        length = input_ids.shape[1]
+        room = (inf if self.max_length is None else self.max_length) - length  # tokens that can still be written
+        last = input_ids[:, -1] if length else input_ids.new_full(scores.shape[:1], -1)  # embeddings are text
+        after_start = last == config.vision_start_token_id
+        after_height = (last >= heights) & (last < widths)
+        in_image = ((last >= widths) & (last < widths + MAX_GRID_SIDE)) | (last >= image_tokens)
+        text = ~(after_start | after_height | in_image)
+        sides = torch.arange(1, MAX_GRID_SIDE + 1, device=last.device)
+
+        allowed = torch.zeros_like(scores, dtype=torch.bool)
+        allowed[text, :image_tokens] = True
+        allowed[:, heights : widths + MAX_GRID_SIDE] = False
+        allowed[:, [config.vision_end_token_id, config.image_token_id]] = False
+        allowed[text, config.vision_start_token_id] = self.images and room >= 5  # start, height, width, token, end
+        # Side 1 is always allowed: an image that the prompt opens may not fit at all.
+        allowed[after_start, heights:widths] = sides <= max(room - 3, 1)
+        area = sides * (last[after_height, None] - heights + 1)
+        allowed[after_height, widths : widths + MAX_GRID_SIDE] = (area <= room - 2) | (sides == 1)
+        allowed[in_image, image_tokens:] = True
+        full = in_image & self._is_full(input_ids)
+        allowed[full] = False
+        allowed[full, config.vision_end_token_id] = True
+        scores = scores.masked_fill(allowed & full[:, None], 0.0)  # the head holds this row to be impossible
+        return scores.masked_fill(~allowed, -torch.inf)
+
+    def _is_full(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
+        """Whether the last image of each row [B, T] has all its tokens; one that states no shape has."""
+        widths = self.config.width_token_offset
+        positions = torch.arange(1, input_ids.shape[1], device=input_ids.device)
+        is_width = (input_ids[:, 1:] >= widths) & (input_ids[:, 1:] < widths + MAX_GRID_SIDE)
+        opened = torch.where(is_width, positions, 0).amax(-1, keepdim=True)
+        width = input_ids.gather(1, opened) - widths + 1
+        height = input_ids.gather(1, (opened - 1).clamp(min=0)) - self.config.shape_token_offset + 1
+        return ((input_ids.shape[1] - 1 - opened >= height * width) | (opened == 0))[:, 0]
+
+
+def guided_logits(
+    logits: torch.Tensor, guidance_scale: float = 1.0, image_guidance_scale: float = 1.0
+) -> torch.Tensor:
+    """Classifier-free guidance over branches (paper section 6; the order of the branches is ours).
+
+    Args:
+        logits: [branches, B, V]; the branches are (condition), (condition, nothing) or (condition, image without
+            text, nothing).
+        guidance_scale: how far from the branch without text.
+        image_guidance_scale: how far the branch with the image stands from the one with nothing.
+
+    Returns:
+        [B, V].
+    """
+    if len(logits) == 1:
+        return logits[0]
+    if len(logits) == 2:
+        conditional, nothing = logits
+        return nothing + guidance_scale * (conditional - nothing)
+    conditional, image, nothing = logits
+    return nothing + image_guidance_scale * (image - nothing) + guidance_scale * (conditional - image)
+
+
+def sample_tokens(
+    scores: torch.Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
+) -> torch.LongTensor:
+    """Scores [B, V] -> one sampled row index each, [B]; one generator for all, or one a row."""
+    probabilities = scores.softmax(-1)
+    if isinstance(generator, Sequence):
+        rows = zip(probabilities, generator, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=each) for row, each in rows])
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of ids and mask [B, T_i] -> ids and mask [sum of B, longest T], padded on the left."""
+    longest = max(ids.shape[1] for ids, _ in prompts)
+    padded = [
+        [torch.nn.functional.pad(part, (longest - part.shape[1], 0)) for part in (ids, mask)] for ids, mask in prompts
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*padded, strict=True))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module):
+    """Without dropout and gradient checkpointing, which forgets caches; afterwards each module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class ArmGenerationMixin(GenerationMixin):
+    """`generate` in three modes for a model with ARM's routed head."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *,
+        generation_mode: str = "text",
+        pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> torch.LongTensor | GenerateDecoderOnlyOutput:
+        """Continues prompts with text, with one image, or with whatever the model chooses.
+
+        Args:
+            inputs: (or `input_ids`) prompts [B, T], padded on the left, with `attention_mask`.
+            generation_mode: `"text"`: transformers' `generate`, with all its arguments, that opens no image;
+                `"interleaved"`: the same, and the model may open images and choose their shapes;
+                `"image"`: one image of `image_grid` a prompt; see `_generate_image` for its arguments.
+            pixel_values: pictures for the placeholders of the prompts; see `ArmModel.fill_image_tokens`.
+            kwargs: what transformers' `generate` takes.
+
+        Returns:
+            Sequences [B * num_return_sequences, T + new tokens].
+
+        Raises:
+            ValueError: an unknown mode, or an argument outside its bounds.
+            TypeError: an argument that the mode does not take.
+        """
+        if generation_mode not in GENERATION_MODES:
+            raise ValueError(f"Unknown generation_mode {generation_mode!r}; use one of {', '.join(GENERATION_MODES)}.")
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if pixel_values is not None:
+            if input_ids is None:
+                raise ValueError("pixel_values needs input_ids with placeholders for the pictures.")
+            input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
+        if generation_mode == "image":
+            if logits_processor:
+                raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
+            with evaluating(self):
+                return self._generate_image(input_ids, generation_config, pixel_values=pixel_values, **kwargs)
+        for name in IMAGE_ARGUMENTS:
+            if kwargs.pop(name, None) is not None:
+                raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
+        grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
+        processors = LogitsProcessorList([*(logits_processor or []), grammar])
+        with evaluating(self):
+            return super().generate(input_ids, generation_config, processors, **kwargs)
+
+    def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
+        """transformers calls it when the final `max_length` is known, which the grammar counts down to."""
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        for processor in processors:
+            if isinstance(processor, ImageGrammarLogitsProcessor):
+                processor.max_length = generation_config.max_length
+        return processors
+
+    def _generate_image(
+        self,
+        input_ids: torch.LongTensor,
+        generation_config: GenerationConfig | None = None,
+        *,
+        image_grid: tuple[int, int] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        negative_prompt_ids: torch.LongTensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        image_prompt_ids: torch.LongTensor | None = None,
+        image_prompt_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+        num_return_sequences: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        streamer=None,
+        return_dict_in_generate: bool = False,
+        **sampling,
+    ) -> torch.LongTensor | GenerateDecoderOnlyOutput:
+        """One image a prompt: all branches in one batch with one static cache, exactly H*W steps.
+
+        Args:
+            input_ids, attention_mask: prompts [B, T], up to where the image opens.
+            image_grid: (H, W), each 1..128 tokens.
+            negative_prompt_ids, negative_prompt_attention_mask: the prompts without their conditions [B, T'];
+                needed unless `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
+            image_prompt_ids, image_prompt_attention_mask: the prompts with their images and without their text
+                [B, T'']; makes it editing, with three branches.
+            pixel_values: pictures for the placeholders of `image_prompt_ids`, the same as for `input_ids`.
+            num_return_sequences: images a prompt, next to each other in the result.
+            generator: of the sampling: one, or a list with one for each image, which makes each independent of its
+                batch.
+            streamer: its `put` gets the opening, each row of image tokens [B, W] as it is done, and the closing.
+            return_dict_in_generate: returns `GenerateDecoderOnlyOutput` with `sequences`.
+            sampling: `do_sample`, `temperature`, `top_k` (0: off), `top_p`, `guidance_scale`, `image_guidance_scale`;
+                what is not given is that of `image_generation` in `generation_config`, then in the model's.
+
+        Returns:
+            [B * num_return_sequences, T + 3 + H*W + 1]: prompt, opening, image tokens, closing.
+        """
+        settings = self._image_settings(generation_config, sampling)
+        warpers = self._image_warpers(**settings)
+        height, width = self._checked_grid(image_grid)
+        prompts = self._branches(
+            settings,
+            (input_ids, attention_mask),
+            (image_prompt_ids, image_prompt_attention_mask),
+            (negative_prompt_ids, negative_prompt_attention_mask),
+            pixel_values,
+        )
+        if not isinstance(num_return_sequences, Integral) or num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences {num_return_sequences} must be a whole number, 1 or more.")
+        images = len(input_ids) * num_return_sequences
+        if isinstance(generator, Sequence) and len(generator) != images:
+            raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
+        ids, mask = stack_left_padded(prompts)
+        ids, mask = (part.repeat_interleave(num_return_sequences, 0) for part in (ids, mask))
+        first = self.config.shape_token_offset - 1
+        opening = ids.new_tensor(
+            [self.config.vision_start_token_id, first + height, first + MAX_GRID_SIDE + width]
+        ).expand(len(ids), 3)
+        count = height * width
+        step_ids = torch.cat([ids, opening], 1)
+        mask = torch.nn.functional.pad(mask, (0, 3 + count), value=1)
+        cache = StaticCache(config=self.config, max_cache_len=step_ids.shape[1] + count)
+        if streamer is not None:
+            streamer.put(opening[:images].cpu())
+
+        tokens, length = [], step_ids.shape[1]
+        offset, end = self.config.visual_token_offset, self.config.vocab_size
+        for step in range(count):
+            hidden_states = self.model(
+                step_ids, attention_mask=mask[:, : length + step], past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            logits = self.lm_head(hidden_states, offset, end).float().view(len(prompts), images, -1)
+            scores = guided_logits(logits, settings["guidance_scale"], settings["image_guidance_scale"])
+            if settings["do_sample"]:
+                codes = sample_tokens(warpers(None, scores), generator)
+            else:
+                codes = scores.argmax(-1)
+            tokens.append(codes + offset)
+            step_ids = tokens[-1].repeat(len(prompts))[:, None]
+            if streamer is not None and (step + 1) % width == 0:
+                streamer.put(torch.stack(tokens[-width:], 1).cpu())
+        closing = opening.new_full((images, 1), self.config.vision_end_token_id)
+        if streamer is not None:
+            streamer.put(closing.cpu())
+            streamer.end()
+        prompt = ids[:images, ids.shape[1] - input_ids.shape[1] :]
+        sequences = torch.cat([prompt, opening[:images], torch.stack(tokens, 1), closing], 1)
+        return GenerateDecoderOnlyOutput(sequences=sequences) if return_dict_in_generate else sequences
+
+    def _image_settings(self, generation_config: GenerationConfig | None, given: dict) -> dict:
+        """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments."""
+        settings = dict(IMAGE_GENERATION)
+        for config in (self.generation_config, generation_config):
+            settings |= getattr(config, "image_generation", None) or {}
+        if unknown := {*settings, *given} - {*IMAGE_GENERATION}:
+            raise TypeError(
+                f"generation_mode='image' takes no {', '.join(sorted(unknown))}; it takes "
+                f"{', '.join(IMAGE_GENERATION)}."
+            )
+        return settings | {name: value for name, value in given.items() if value is not None}
+
+    @staticmethod
+    def _image_warpers(*, do_sample, temperature, top_k, top_p, guidance_scale, image_guidance_scale):
+        """transformers' own warpers over the image rows; raises ValueError for values outside their bounds."""
+        for name, scale in (("guidance_scale", guidance_scale), ("image_guidance_scale", image_guidance_scale)):
+            if not 0 <= scale < inf:
+                raise ValueError(f"{name} {scale} must be a finite number, 0 or more; 1 turns guidance off.")
+        warpers = LogitsProcessorList()
+        if not do_sample:
+            return warpers
+        if not 0 < temperature < inf:
+            raise ValueError(
+                f"temperature {temperature} must be a finite number above 0; do_sample=False takes the likeliest token."
+            )
+        if not isinstance(top_k, Integral) or top_k < 0:
+            raise ValueError(f"top_k {top_k} must be a whole number, 0 (which keeps all codes) or more.")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p {top_p} must be above 0 and at most 1 (which keeps all codes).")
+        if temperature != 1:
+            warpers.append(TemperatureLogitsWarper(float(temperature)))
+        if top_k:
+            warpers.append(TopKLogitsWarper(int(top_k)))
+        if top_p != 1:
+            warpers.append(TopPLogitsWarper(float(top_p)))
+        return warpers
+
+    @staticmethod
+    def _checked_grid(image_grid) -> tuple[int, int]:
+        if not isinstance(image_grid, Sequence) or len(image_grid) != 2:
+            raise ValueError(f"generation_mode='image' needs image_grid=(H, W), in tokens, not {image_grid!r}.")
+        height, width = image_grid
+        if not all(isinstance(side, Integral) and 1 <= side <= MAX_GRID_SIDE for side in image_grid):
+            raise ValueError(
+                f"Grid {height}x{width} is outside what shape tokens can state (1..{MAX_GRID_SIDE} a side, whole "
+                "numbers of tokens)."
+            )
+        return int(height), int(width)
+
+    def _branches(self, settings, prompt, image_prompt, negative_prompt, pixel_values):
+        """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
+        if prompt[0] is None or prompt[0].ndim != 2 or not prompt[0].numel():
+            raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
+        branches = {"input_ids": prompt}
+        scales = ["guidance_scale"] if image_prompt[0] is None else ["guidance_scale", "image_guidance_scale"]
+        if guiding := [f"{name} {settings[name]}" for name in scales if settings[name] != 1]:
+            if negative_prompt[0] is None:
+                raise ValueError(
+                    f"{' and '.join(guiding)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes "
+                    f"them, and {'=1 and '.join(scales)}=1 does without."
+                )
+            if image_prompt[0] is not None:
+                image_ids, image_mask = image_prompt
+                if pixel_values is not None:
+                    image_ids = self.model.fill_image_tokens(image_ids, pixel_values)
+                branches["image_prompt_ids"] = (image_ids, image_mask)
+            branches["negative_prompt_ids"] = negative_prompt
+        for name, (ids, mask) in branches.items():
+            if ids.ndim != 2 or len(ids) != len(prompt[0]):
+                raise ValueError(
+                    f"{name} {list(ids.shape)} must be [{len(prompt[0])}, T]: one prompt for each in input_ids."
+                )
+            if mask is not None and mask.shape != ids.shape:
+                raise ValueError(
+                    f"The attention mask of {name} {list(mask.shape)} must be {list(ids.shape)}, as they."
+                )
+        return [
+            (ids.to(self.device), (torch.ones_like(ids) if mask is None else mask).to(self.device))
+            for ids, mask in branches.values()
+        ]
