@@ -180,7 +180,7 @@ def next_image_logits(model, input_ids):
         return model(input_ids, use_cache=False).logits[:, -1, model.config.visual_token_offset :]
 
 
-# --- the image loop is plain generate ----------------------------------------------------------------------------------
+# --- the image loop is plain generate --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 4), (1, 9), (9, 1)])
@@ -202,7 +202,7 @@ def test_greedy_images_are_those_of_plain_generate(shared, grid):
     ids=str,
 )
 def test_sampled_images_follow_the_distribution_as_do_those_of_plain_generate(shared, sampling):
-    input_ids, samples = prompts(1), 4000
+    input_ids, samples = prompts(1), 1500
     start = opened(shared.config, input_ids, 1, 2)
     first = warped(next_image_logits(shared, start), **sampling)[0]
     both = torch.cat([start.expand(CODES, -1), shared.config.visual_token_offset + torch.arange(CODES)[:, None]], 1)
@@ -226,7 +226,7 @@ def test_top_k_beyond_the_codebook_keeps_every_code(shared):
     assert torch.equal(several, draw(shared, prompts(1), top_k=0, generator=seed(1), num_return_sequences=4))
 
 
-# --- padding, batches, guidance ----------------------------------------------------------------------------------------
+# --- padding, batches, guidance --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["text", "interleaved"])
@@ -365,15 +365,15 @@ def test_text_mode_reads_pictures_too(shared):
     assert torch.equal(pictured, shared.generate(ids, max_new_tokens=6, **GREEDY))
 
 
-# --- images are valid whatever the weights -----------------------------------------------------------------------------
+# --- images are valid whatever the weights ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("grid", [(1, 1), (1, 12), (12, 1), (6, 6)], ids=str)
 def test_an_untrained_model_draws_images_of_the_grid_asked_for(model, grid, dtype):
     model, input_ids = model.to(dtype), prompts(2)
     start, count = opened(model.config, input_ids, *grid), grid[0] * grid[1]
-    for settings in ({"temperature": 1e-3}, {"temperature": 1e4}, {"top_k": 3}, {"top_p": 0.1}):
+    for settings in ({"temperature": 1e-3}, {"temperature": 1e4}, {"top_k": 3, "top_p": 0.1}):
         image = draw(model, input_ids, grid, **settings)
         plain = model.generate(
             start, generation_mode="interleaved", do_sample=True, max_new_tokens=count + 1, **settings
@@ -391,11 +391,10 @@ def test_temperatures_draw_from_the_likeliest_code_to_all_of_them(shared):
     assert_follows(torch.bincount(hot.flatten(), minlength=CODES), torch.full((CODES,), 1 / CODES))
 
 
-@pytest.mark.parametrize("bound", ["max_new_tokens", "max_length"])
-def test_every_image_that_the_model_opens_is_finished_within_any_budget(shared, bound):
-    input_ids, sizes = prompts(12), set()
-    for budget in (*range(1, 20), 24, 31, 47):
-        length = {bound: budget + (input_ids.shape[1] if bound == "max_length" else 0)}
+def test_every_image_that_the_model_opens_is_finished_within_any_budget(shared):
+    input_ids, sizes = prompts(24), set()
+    for budget in (*range(1, 17), 23, 31, 47):
+        length = {"max_length": 6 + budget} if budget % 2 else {"max_new_tokens": budget}
         torch.manual_seed(budget)
         written = shared.generate(
             input_ids, generation_mode="interleaved", do_sample=True, top_k=0, **length, **opening_bias(shared)
@@ -514,7 +513,7 @@ def test_an_image_in_the_prompt_that_states_no_shape_is_closed(shared):
     assert written[0, -1] == shared.config.vision_end_token_id
 
 
-# --- text opens no image -----------------------------------------------------------------------------------------------
+# --- text opens no image ---------------------------------------------------------------------------------------------
 
 
 def image_ids(config):
@@ -538,8 +537,8 @@ class Prefers(LogitsProcessor):
         {"do_sample": True, "temperature": 100.0, "top_k": 0, "num_return_sequences": 8},
         {"num_beams": 4, "num_return_sequences": 4},
         {"num_beams": 3, "do_sample": True, "temperature": 30.0},
-        {"do_sample": True, "top_k": 1},
-        {"do_sample": True, "top_p": 0.01},
+        {"do_sample": True, "top_k": 1, "min_p": 0.1, "typical_p": 0.5},
+        {"do_sample": True, "top_p": 0.01, "epsilon_cutoff": 0.5, "eta_cutoff": 0.5},
         {},
         {"guidance_scale": 2.0},
         {"renormalize_logits": True, "remove_invalid_values": True, "repetition_penalty": 1.3},
@@ -651,7 +650,7 @@ def test_text_with_scores_in_a_dictionary(shared):
     assert all(logits.isfinite().all() for logits in output.logits)
 
 
-# --- seeds and numbers of images ---------------------------------------------------------------------------------------
+# --- seeds and numbers of images -------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_draws_the_same_image(shared):
@@ -704,7 +703,7 @@ def test_sampling_rows_with_a_generator_each_is_sampling_each_row():
     assert together.tolist() == [int(sample_tokens(scores[[n]], seed(n))) for n in range(4)]
 
 
-# --- streams, outputs, configurations ----------------------------------------------------------------------------------
+# --- streams, outputs, configurations --------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -745,17 +744,17 @@ def test_images_can_come_in_a_dictionary(shared):
     assert torch.equal(output.sequences, plain) and torch.equal(output["sequences"], plain)
 
 
-def test_image_settings_of_the_generation_config_are_saved_loaded_and_used(model, tmp_path):
+def test_image_settings_of_the_generation_config_are_saved_loaded_and_used(model, shared, tmp_path):
     ids = prompts(2)
     model.generation_config.image_generation = {"do_sample": False, **PLAIN}
     model.save_pretrained(tmp_path)
     loaded = ArmForCausalLM.from_pretrained(tmp_path).eval()
     assert loaded.generation_config.image_generation == {"do_sample": False, **PLAIN}
-    greedy = draw(model, ids, (3, 3), **GREEDY)
+    greedy = draw(shared, ids, (3, 3), **GREEDY)
     arguments = {"generation_mode": "image", "image_grid": (3, 3)}
     assert torch.equal(loaded.generate(ids, **arguments), greedy)
     sampled = loaded.generate(ids, **arguments, do_sample=True, generator=seed(1))
-    assert torch.equal(sampled, draw(model, ids, (3, 3), generator=seed(1))) and not torch.equal(sampled, greedy)
+    assert torch.equal(sampled, draw(shared, ids, (3, 3), generator=seed(1))) and not torch.equal(sampled, greedy)
     given = GenerationConfig(image_generation={"do_sample": True, **PLAIN})
     assert torch.equal(loaded.generate(ids, given, **arguments, generator=seed(1)), sampled)
     assert torch.equal(loaded.generate(ids, GenerationConfig(max_new_tokens=3), **arguments), greedy)
@@ -773,7 +772,7 @@ def test_unless_told_otherwise_images_are_sampled_as_the_paper_says(shared):
     )
 
 
-# --- adapters and training ---------------------------------------------------------------------------------------------
+# --- adapters and training -------------------------------------------------------------------------------------------
 
 
 def test_a_model_with_adapters_writes_and_draws_as_it_does_merged(model, shared):
@@ -831,7 +830,7 @@ def test_generation_leaves_gradients_as_they_were(shared, call):
         shared.generate(prompts(1), **call)
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -840,8 +839,8 @@ def test_generation_leaves_gradients_as_they_were(shared, call):
         ({"generation_mode": "picture"}, "Unknown generation_mode 'picture'; use one of text, image, interleaved"),
         ({"generation_mode": None}, "Unknown generation_mode None"),
         ({"image_grid": None}, r"needs image_grid=\(H, W\), in tokens, not None"),
-        ({"image_grid": (0, 3)}, r"Grid 0x3 .* 1\.\.128"),
-        ({"image_grid": (129, 1)}, r"Grid 129x1 .* 1\.\.128"),
+        ({"image_grid": (0, 3)}, r"Grid 0x3 .*1\.\.128"),
+        ({"image_grid": (129, 1)}, r"Grid 129x1 .*1\.\.128"),
         ({"image_grid": (2.0, 3)}, r"Grid 2.0x3 .* whole numbers"),
         ({"image_grid": (2, 3, 4)}, r"needs image_grid=\(H, W\), in tokens, not \(2, 3, 4\)"),
         ({"image_grid": 4}, "in tokens, not 4"),

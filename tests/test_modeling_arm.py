@@ -417,6 +417,7 @@ def test_placeholders_become_the_codes_of_stacked_pictures(shared):
     for output in (
         shared(ids, pixel_values=images, labels=filled),
         shared(ids, pixel_values=list(images), labels=filled),
+        shared(ids, pixel_values=images, labels=ids),
     ):
         assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss)
     assert torch.equal(shared.model(ids, pixel_values=images)[0], shared.model(filled)[0])

@@ -66,9 +66,9 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
             config.width_token_offset,
             config.visual_token_offset,
         )
-        length = input_ids.shape[1]
-        room = (inf if self.max_length is None else self.max_length) - length  # tokens that can still be written
-        last = input_ids[:, -1] if length else input_ids.new_full(scores.shape[:1], -1)  # embeddings are text
+        room = (inf if self.max_length is None else self.max_length) - input_ids.shape[1]  # still to be written
+        input_ids = torch.nn.functional.pad(input_ids, (1, 0), value=-1)  # nothing yet, as with embeddings, is text
+        last = input_ids[:, -1]
         after_start = last == config.vision_start_token_id
         after_height = (last >= heights) & (last < widths)
         in_image = ((last >= widths) & (last < widths + MAX_GRID_SIDE)) | (last >= image_tokens)
@@ -92,14 +92,14 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(~allowed, -torch.inf)
 
     def _is_full(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Whether the last image of each row [B, T] has all its tokens; one that states no shape has."""
+        """Whether the last image of each row [B, 1 + T] has all its tokens; one that states no shape has."""
         widths = self.config.width_token_offset
-        positions = torch.arange(1, input_ids.shape[1], device=input_ids.device)
-        is_width = (input_ids[:, 1:] >= widths) & (input_ids[:, 1:] < widths + MAX_GRID_SIDE)
+        is_width = (input_ids >= widths) & (input_ids < widths + MAX_GRID_SIDE)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         opened = torch.where(is_width, positions, 0).amax(-1, keepdim=True)
         width = input_ids.gather(1, opened) - widths + 1
         height = input_ids.gather(1, (opened - 1).clamp(min=0)) - self.config.shape_token_offset + 1
-        return ((input_ids.shape[1] - 1 - opened >= height * width) | (opened == 0))[:, 0]
+        return ((positions[-1] - opened >= height * width) | (opened == 0))[:, 0]
 
 
 def guided_logits(
@@ -330,7 +330,7 @@ class ArmGenerationMixin(GenerationMixin):
             return warpers
         if not 0 < temperature < inf:
             raise ValueError(
-                f"temperature {temperature} must be a finite number above 0; do_sample=False takes the likeliest token."
+                f"temperature {temperature} must be a finite number above 0; do_sample=False takes the likeliest code."
             )
         if not isinstance(top_k, Integral) or top_k < 0:
             raise ValueError(f"top_k {top_k} must be a whole number, 0 (which keeps all codes) or more.")

@@ -264,9 +264,9 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         Args:
             input_ids: [B, T] ids of the flat vocabulary. Given `inputs_embeds` [B, T, hidden_size] instead, text is
                 what can follow every position.
-            labels: [B, T]; a label is predicted from the position before it. -100, and labels that cannot follow
-                their position (`<|vision_end|>` after the last image token is forced), carry no loss. While training
-                with labels no logits are returned.
+            labels: [B, T]; a label is predicted from the position before it; placeholders become image tokens as in
+                `input_ids`. -100, and labels that cannot follow their position (`<|vision_end|>` after the last image
+                token is forced), carry no loss. While training with labels no logits are returned.
             logits_to_keep: the last so many positions, or the positions, to return logits for; 0 means all.
             pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
             kwargs: `shift_labels` (already shifted labels), `num_items_in_batch` (what the summed loss is divided by),
@@ -276,7 +276,10 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             `ArmCausalLMOutput`; logits [B, kept, vocab_size] with a large finite negative in rows that cannot follow.
         """
         if pixel_values is not None:
-            input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
+            placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
+            if labels is not None:  # commonly a copy of the ids as they came
+                placed = (placeholders == self.config.image_token_id) & (labels == self.config.image_token_id)
+                labels = torch.where(placed, input_ids, labels)
         shift_labels = kwargs.pop("shift_labels", None)
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         outputs = self.model(
