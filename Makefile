@@ -56,6 +56,7 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer_detail.yaml
 	$(PYTHON) trainers/detokenizer.py --config trainers/arm_tiny/detokenizer.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/pretrain.yaml
+	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/continual.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft.yaml
 	$(PYTHON) hub_cards/export_tiny.py
 

@@ -65,10 +65,12 @@ STAGES = (
     Stage("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "vq_model"),
     Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
     Stage("pretrain", "pretrain", "pretrain/model", "pretrain", None, launcher=TWO_PROCESSES),
+    Stage("pretrain", "continual", "continual/model", "continual", None, launcher=TWO_PROCESSES),
     Stage("sft", "sft", "sft/model", "sft", ".", launcher=TWO_PROCESSES),
 )
 MULTIMODAL = {
     "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),
+    "understanding_image_first": ("understanding, the picture before the question", "report", ""),
     **{f"understanding_{kind}": (f"understanding: {kind}", "", "") for kind in QUESTION_KINDS},
     "generation": ("generation, mean of the six tasks", "0.60", "0.90"),
     **{f"generation_{task}": (f"generation: {task}", "", "") for task in GENERATION_TASKS},

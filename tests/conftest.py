@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ os.environ.update(
 
 collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
 
-TRAINERS = Path(__file__).parents[1] / "trainers"
+ROOT = Path(__file__).parents[1]
+TRAINERS = ROOT / "trainers"
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +82,24 @@ def tiny_arm_backbones(tiny_backbones, tmp_path_factory):
     vq.save_pretrained(folder / "vq")
     ArmImageProcessor(size={"height": 48, "width": 48}).save_pretrained(folder / "vq")
     return {name: str(folder / name) for name in ("text", "vq")}
+
+
+@pytest.fixture(scope="session")
+def arm_folder(tmp_path_factory):
+    """A complete ARM folder: arm-tiny's tokenizer, detokenizer and backbones around an untrained ARM. Read-only."""
+    import torch
+
+    from transformers_arm import ArmForCausalLM, ArmProcessor
+
+    shipped = ROOT / "checkpoints" / "arm-tiny"
+    folder = tmp_path_factory.mktemp("arm") / "arm-untrained"
+    for part in ("vq_model", "detokenizer", "backbones"):
+        shutil.copytree(shipped / part, folder / part)
+    backbones = {"text": str(shipped / "backbones" / "qwen2"), "vq": str(shipped / "vq_model")}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ArmForCausalLM.from_backbones(**backbones, dtype=torch.float32)
+    model.generation_config.max_new_tokens = 16
+    model.save_pretrained(folder)
+    ArmProcessor.from_backbones(**backbones).save_pretrained(folder)
+    return str(folder)

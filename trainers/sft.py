@@ -5,6 +5,7 @@
 Writes the model to `output_dir`/model. Interrupted, the same command goes on from the newest complete checkpoint.
 """
 
+import torch
 from transformers import set_seed
 
 from transformers_arm.modeling_arm import ArmForCausalLM
@@ -16,7 +17,7 @@ from transformers_arm.training.trainer import read_recipe
 def main() -> None:
     recipe = read_recipe(__doc__)
     set_seed(recipe["training"]["seed"])
-    model = ArmForCausalLM.from_pretrained(recipe["start_from"], dtype="float32")
+    model = ArmForCausalLM.from_pretrained(recipe["start_from"], dtype=torch.float32)
     train_on_conversations(model, ArmProcessor.from_pretrained(recipe["start_from"]), recipe)
 
 

@@ -28,6 +28,8 @@ def _check_output(file: Path) -> Path:
     """The file to write, known to be writable before anything is drawn."""
     if not file.parent.is_dir():
         raise ValueError(f"There is no folder {file.parent} to write {file.name} into; make it first.")
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; name a file.")
     if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"{file} must end in .png, .jpg or .webp.")
     return file
@@ -54,9 +56,7 @@ def edit(arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
-    from .image_processing_arm import open_image
-
-    content = [{"type": "image", "image": open_image(arguments.image)}, {"type": "text", "text": arguments.question}]
+    content = [{"type": "text", "text": arguments.question}, {"type": "image", "image": arguments.image}]
     answered = _pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False
     )
@@ -107,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parser.parse_args(argv)
     try:
+        if not (arguments.checkpoint / "config.json").is_file():
+            raise ValueError(f"{arguments.checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
         arguments.run(arguments)
     except (ValueError, TypeError, OSError) as error:
         print(f"transformers-arm: {error}", file=sys.stderr)

@@ -142,8 +142,10 @@ def run_demo(checkpoint: Path, output: Path, image_files: list[str], *, count: i
         count: held-out items to score in each row.
 
     Raises:
-        ValueError, OSError: an image file that is missing or none; nothing is written then.
+        ValueError, OSError: an image file that is missing or none, or no items to score; nothing is written then.
     """
+    if count < 1:
+        raise ValueError(f"{count} items cannot be scored; score at least 1 a row.")
     started = time.perf_counter()
     tokenizer, arm = Tokenizer.from_pretrained(checkpoint), Arm.from_pretrained(checkpoint)
     prepared = (

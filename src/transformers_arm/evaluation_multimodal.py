@@ -55,7 +55,9 @@ class Arm:
         return cls(model, ArmProcessor.from_pretrained(folder), load_detokenizer(str(folder)))
 
     def _pipeline(self, pipeline_class):
-        return pipeline_class(model=self.model, processor=self.processor, detokenizer=self.detokenizer)
+        return pipeline_class(
+            self.model, processor=self.processor, detokenizer=self.detokenizer, device=self.model.device
+        )
 
     def draw(self, prompts: Sequence[str], canvas: Canvas = DEFAULT_CANVAS, *, seed: int = 0, **kwargs) -> list:
         """A picture for each prompt; kwargs as the text-to-image pipeline's."""
@@ -74,15 +76,24 @@ class Arm:
             list(images), list(prompts), batch_size=BATCH_SIZE, generator=generator, **size, **kwargs
         )
 
-    def answer(self, images: Sequence, prompts: Sequence[str], canvas: Canvas = DEFAULT_CANVAS) -> list[str]:
-        """The answer to a question about each picture, by greedy decoding."""
+    def answer(
+        self,
+        images: Sequence,
+        prompts: Sequence[str],
+        canvas: Canvas = DEFAULT_CANVAS,
+        *,
+        image_first: bool = False,
+    ) -> list[str]:
+        """The answer to a question about each picture, by greedy decoding; the question stands before its picture
+        unless `image_first`.
+        """
         answers = []
         pairs = list(zip(images, prompts, strict=True))
         for batch in batched(tqdm(pairs, desc="answering", leave=False), BATCH_SIZE):
-            conversations = [
-                [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-                for image, prompt in batch
-            ]
+            conversations = []
+            for image, prompt in batch:
+                content = [{"type": "text", "text": prompt}, {"type": "image", "image": image}]
+                conversations.append([{"role": "user", "content": content[::-1] if image_first else content}])
             inputs = self.processor.apply_chat_template(
                 conversations,
                 add_generation_prompt=True,
@@ -106,12 +117,16 @@ class Arm:
         sequences = self.model.generate(
             **inputs, generation_mode="interleaved", do_sample=False, max_new_tokens=STORY_TOKENS
         )
-        self.detokenizer.vq_model = self.model.vq_model
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         return [
-            part if isinstance(part, str) else self.detokenizer(codes=part[None], generator=generator).images[0]
+            part if isinstance(part, str) else self._render(part, generator)
             for part in self.processor.decode_interleaved(sequences[0, inputs["input_ids"].shape[1] :])
         ]
+
+    def _render(self, codes: torch.LongTensor, generator: torch.Generator) -> Image.Image:
+        """The picture of codes [h, w]."""
+        z_q = self.model.vq_model.decode_codes(codes[None].to(self.model.device))
+        return self.detokenizer(z_q, generator=generator).images[0]
 
 
 def editing_pairs(
@@ -182,13 +197,19 @@ def editing(
 
 
 def understanding(
-    arm: Arm, canvas: Canvas = DEFAULT_CANVAS, *, count: int = 300, seed: int = EVALUATION_SEED, split: str = "test"
+    arm: Arm,
+    canvas: Canvas = DEFAULT_CANVAS,
+    *,
+    count: int = 300,
+    seed: int = EVALUATION_SEED,
+    split: str = "test",
+    **kwargs,
 ) -> dict[str, float]:
-    """`understanding_scores` over `count` questions."""
+    """`understanding_scores` over `count` questions; kwargs as `Arm.answer`'s."""
     pairs = question_pairs(count, seed=seed, split=split, max_jitter=canvas.max_jitter)
     images = [render_scene(scene, canvas.height, canvas.width) for scene, _ in pairs]
     asked = [question for _, question in pairs]
-    answers = arm.answer(images, [question.question for question in asked], canvas)
+    answers = arm.answer(images, [question.question for question in asked], canvas, **kwargs)
     return understanding_scores(
         answers,
         [question.answer for question in asked],
@@ -222,5 +243,6 @@ def multimodal_scores(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED
             found["understanding"] = answered["overall"]
             if not prefix:
                 found |= {f"understanding_{name}": score for name, score in answered.items() if name != "overall"}
+                found["understanding_image_first"] = understanding(arm, image_first=True, **settings)["overall"]
         scores |= {prefix + name: value for name, value in found.items()}
     return scores

@@ -25,7 +25,7 @@ class WorldTasks(Dataset):
     """Conversations about training scenes; conversation `index` is a pure function of `(seed, index)`.
 
     - text: a document of `WorldText`;
-    - image_to_text: a picture and its full caption, or `questions` questions about it in a row;
+    - image_to_text: a picture and its full caption, or `questions` questions about it in a row, or one before it;
     - text_to_image: a caption and the picture;
     - editing: an instruction, the source's picture, and the target's;
     - interleaved: a story: the pictures of a scene and of two edits of it, told in one answer.
@@ -41,7 +41,9 @@ class WorldTasks(Dataset):
         seed: two datasets with different seeds are disjoint streams.
         curriculum: `[a, b]`: scenes have one object up to conversation a, up to two until b, then up to three.
         captions: weight of each kind of caption in text-to-image: `full`, `short` and `any` form of the language.
-        questions: questions about one picture.
+        described: share of captions in image-to-text; the rest are questions.
+        question_first: share of the questions that stand before their picture, one to a picture.
+        questions: questions in a row about a picture that stands before them.
         condition_dropout: probabilities in place of those that `drop_conditions` has by default.
         canvas: what pictures are drawn on; None takes the default one.
         split: `"train"`, `"test"` or None for both.
@@ -59,6 +61,8 @@ class WorldTasks(Dataset):
         seed: int,
         curriculum: tuple[int, int] = (0, 0),
         captions: dict[str, float] | None = None,
+        described: float = 0.5,
+        question_first: float = 0.0,
         questions: int = 3,
         condition_dropout: dict[str, float] | None = None,
         canvas: Canvas | None = None,
@@ -70,6 +74,7 @@ class WorldTasks(Dataset):
         self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
         self.captions = captions or {"full": 1.0}
         self.curriculum, self.questions = curriculum, questions
+        self.described, self.question_first = described, question_first
         self.condition_dropout, self.canvas = condition_dropout or {}, canvas or Canvas()
         self.documents = WorldText(length, seed=seed, split=split)
 
@@ -124,10 +129,13 @@ class WorldTasks(Dataset):
         return [message("user", prompt), message("assistant", answer)]
 
     def _image_to_text(self, rng: random.Random, index: int) -> list[dict]:
-        if self._of_batch("described", index).random() < 0.5:
+        if self._of_batch("described", index).random() < self.described:
             scene = self._scene(rng, index)
             return [message("user", self._draw(scene), DESCRIBE), message("assistant", full_caption(scene))]
         scene = self._scene(rng, index, num_objects=rng.randint(1, self._most_objects(index)))
+        if self._of_batch("question first", index).random() < self.question_first:
+            asked = sample_question(rng, scene)
+            return [message("user", asked.question, self._draw(scene)), message("assistant", asked.answer)]
         messages = []
         for number in range(self.questions):
             asked = sample_question(rng, scene)

@@ -86,8 +86,6 @@ class TaskScoresCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
             return
-        training = model.training
-        model.eval()
         arm = Arm(model, self.processor, self.detokenizer)
         settings = {"count": self.count, "seed": self.seed, "split": "train"}
         with torch.random.fork_rng():
@@ -100,5 +98,4 @@ class TaskScoresCallback(TrainerCallback):
             }
             prompts = generation_prompts("full", 16, seed=self.seed, split="train")
             sheet = image_rows(np.stack([np.asarray(picture) for picture in arm.draw(prompts, seed=self.seed)]))
-        model.train(training)
         log_look(args, state, {name: round(value, 4) for name, value in scores.items()}, "samples", sheet)
