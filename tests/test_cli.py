@@ -1,8 +1,5 @@
 """The command line writes what it says, and where it cannot, says why and writes nothing."""
 
-import subprocess
-import sys
-
 import pytest
 from PIL import Image
 
@@ -129,12 +126,10 @@ def test_a_checkpoint_of_another_model_is_refused(arm, arm_folder, tmp_path):
     assert written(tmp_path) == []
 
 
-def test_a_wrong_command_is_a_usage_error(tmp_path):
-    called = subprocess.run(
-        [sys.executable, "-m", "transformers_arm.cli", "paint"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert called.returncode == 2
-    assert "invalid choice: 'paint'" in called.stderr
+def test_a_wrong_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["paint"])
+    assert "invalid choice: 'paint'" in capsys.readouterr().err
 
 
 def test_help_names_every_command(capsys):

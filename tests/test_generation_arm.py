@@ -1,6 +1,7 @@
 """Generation: valid images whatever the weights, and text, batches and guidance as the formulas say."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -135,17 +136,13 @@ def opening_bias(model, strength=8.0):
 
 
 def force(model, token, strength=20.0):
-    """Changes the head so that text positions prefer this row strongly, whatever the prompt."""
+    """Makes the first hidden feature a constant, and the head so that text positions prefer this row by it."""
     with torch.no_grad():
         model.model.norm.weight[0] = 0
-        for layer in model.model.layers[-1:]:
-            layer.mlp.down_proj.weight[0] = 0
-    hidden = torch.zeros(model.config.hidden_size)
-    hidden[0] = 1
-    model.model.norm.register_forward_hook(lambda module, args, output: output + hidden)
-    with torch.no_grad():
         model.lm_head.weight[:, 0] = 0
         model.lm_head.weight[token, 0] = strength
+    constant = torch.eye(model.config.hidden_size)[0]
+    model.model.norm.register_forward_hook(lambda module, args, output: output + constant)
     return model
 
 
@@ -748,6 +745,8 @@ def test_image_settings_of_the_generation_config_are_saved_loaded_and_used(model
     ids = prompts(2)
     model.generation_config.image_generation = {"do_sample": False, **PLAIN}
     model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))
+    assert saved["image_generation"] == {"do_sample": False, **PLAIN}
     loaded = ArmForCausalLM.from_pretrained(tmp_path).eval()
     assert loaded.generation_config.image_generation == {"do_sample": False, **PLAIN}
     greedy = draw(shared, ids, (3, 3), **GREEDY)
@@ -943,3 +942,10 @@ def test_pictures_need_ids_in_every_mode(shared):
 def test_misspelled_arguments_of_text_are_refused(shared):
     with pytest.raises(ValueError, match="max_new_token"):
         shared.generate(prompts(1), max_new_token=3)
+
+
+@pytest.mark.parametrize("mode", ["text", "interleaved", "image"])
+def test_placeholders_without_their_pictures_are_refused(shared, mode):
+    ids = with_pictures(shared.config, (2, 2), text=prompts(1))
+    with pytest.raises(ValueError, match="placeholders .* but there are no pixel_values"):
+        shared.generate(ids, generation_mode=mode)

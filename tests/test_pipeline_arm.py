@@ -362,7 +362,7 @@ def test_bfloat16_takes_the_detokenizer_along(arm_folder):
 def test_a_detokenizer_serves_several_models(draw, arm_folder):
     expected = draw(PROMPT, generator=seeds(0))
     other = ArmForCausalLM.from_pretrained(arm_folder)
-    for parameter in other.vq_model.up_project.parameters():
+    for parameter in other.vq_model.up_projection.parameters():
         torch.nn.init.zeros_(parameter)
     second = pipeline(
         "text-to-image", model=other, processor=draw.processor, detokenizer=draw.detokenizer, device="cpu", **FAST

@@ -141,7 +141,9 @@ def editing_pairs(
 
 
 def question_pairs(count: int, *, seed: int, split: str = "test", max_jitter: int = 0) -> list[tuple[Scene, Question]]:
-    """Scenes with a question each, all kinds equally often; negatives of existence questions take turns."""
+    """Scenes with a question each, all kinds equally often; existence questions take turns in their negatives, and
+    then in yes and no, as POPE has as many of both.
+    """
     rng = random.Random(f"{seed}/questions")
     pairs = []
     while len(pairs) < count:
@@ -149,12 +151,12 @@ def question_pairs(count: int, *, seed: int, split: str = "test", max_jitter: in
         scene = sample_scene(rng, split=split, max_jitter=max_jitter)
         if kind not in {question.kind for question in questions(scene)}:
             continue
-        negatives = NEGATIVES[len(pairs) // len(QUESTION_KINDS) % len(NEGATIVES)]
-        asked = (
-            sample_existence_question(rng, scene, negatives=negatives)
-            if kind == "existence"
-            else sample_question(rng, scene, kind)
-        )
+        if kind == "existence":
+            turn, negatives = divmod(len(pairs) // len(QUESTION_KINDS), len(NEGATIVES))
+            answer = ("yes", "no")[turn % 2]
+            asked = sample_existence_question(rng, scene, negatives=NEGATIVES[negatives], answer=answer)
+        else:
+            asked = sample_question(rng, scene, kind)
         pairs.append((scene, asked))
     return pairs
 
@@ -237,7 +239,8 @@ def multimodal_scores(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED
         if not prefix:
             found |= {f"generation_{task}": drawn[task] for task in GENERATION_TASKS}
             found |= {f"editing_{name}": edited[name] for name in ("sc", "pq", "o")}
-            found |= {f"editing_{kind}": edited[f"{kind}_exact"] for kind in EDIT_KINDS}
+            kinds = [kind for kind in EDIT_KINDS if f"{kind}_exact" in edited]  # few items hold few kinds
+            found |= {f"editing_{kind}": edited[f"{kind}_exact"] for kind in kinds}
         if not sampling:
             answered = understanding(arm, canvas, **settings)
             found["understanding"] = answered["overall"]

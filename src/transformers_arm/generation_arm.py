@@ -61,22 +61,18 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         config = self.config
-        heights, widths, image_tokens = (
-            config.shape_token_offset,
-            config.width_token_offset,
-            config.visual_token_offset,
-        )
+        heights, widths, visual = config.shape_token_offset, config.width_token_offset, config.visual_token_offset
         room = (inf if self.max_length is None else self.max_length) - input_ids.shape[1]  # still to be written
         input_ids = torch.nn.functional.pad(input_ids, (1, 0), value=-1)  # nothing yet, as with embeddings, is text
         last = input_ids[:, -1]
         after_start = last == config.vision_start_token_id
         after_height = (last >= heights) & (last < widths)
-        in_image = ((last >= widths) & (last < widths + MAX_GRID_SIDE)) | (last >= image_tokens)
+        in_image = ((last >= widths) & (last < widths + MAX_GRID_SIDE)) | (last >= visual)
         text = ~(after_start | after_height | in_image)
         sides = torch.arange(1, MAX_GRID_SIDE + 1, device=last.device)
 
         allowed = torch.zeros_like(scores, dtype=torch.bool)
-        allowed[text, :image_tokens] = True
+        allowed[text, :visual] = True
         allowed[:, heights : widths + MAX_GRID_SIDE] = False
         allowed[:, [config.vision_end_token_id, config.image_token_id]] = False
         allowed[text, config.vision_start_token_id] = self.images and room >= 5  # start, height, width, token, end
@@ -84,7 +80,7 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
         allowed[after_start, heights:widths] = sides <= max(room - 3, 1)
         area = sides * (last[after_height, None] - heights + 1)
         allowed[after_height, widths : widths + MAX_GRID_SIDE] = (area <= room - 2) | (sides == 1)
-        allowed[in_image, image_tokens:] = True
+        allowed[in_image, visual:] = True
         full = in_image & self._is_full(input_ids)
         allowed[full] = False
         allowed[full, config.vision_end_token_id] = True
@@ -192,9 +188,12 @@ class ArmGenerationMixin(GenerationMixin):
             raise ValueError(f"Unknown generation_mode {generation_mode!r}; use one of {', '.join(GENERATION_MODES)}.")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if pixel_values is not None:
-            if input_ids is None:
-                raise ValueError("pixel_values needs input_ids with placeholders for the pictures.")
             input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
+        elif input_ids is not None and (input_ids == self.config.image_token_id).any():
+            raise ValueError(
+                f"The prompts hold placeholders (id {self.config.image_token_id}) but there are no pixel_values; pass "
+                "those that the processor gave with them."
+            )
         if generation_mode == "image":
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")

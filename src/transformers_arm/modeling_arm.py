@@ -107,8 +107,10 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
             pixel_values: [N, 3, H, W], or a list of N pictures [3, H, W] of any sizes on the patch grid.
 
         Raises:
-            ValueError: the pictures' tokens are more or fewer than the placeholders.
+            ValueError: no `input_ids`, or the pictures' tokens are more or fewer than the placeholders.
         """
+        if input_ids is None:
+            raise ValueError("pixel_values needs input_ids with placeholders for the pictures.")
         if isinstance(pixel_values, torch.Tensor):
             tokens = self.get_image_tokens(pixel_values).flatten()
         else:

@@ -57,7 +57,8 @@ def load_detokenizer(
             "model_index.json; name a complete ARM folder, or pass "
             "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
         )
-    return ArmPixelDetokenizer.from_pretrained(folder, torch_dtype=dtype)
+    detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
+    return detokenizer if detokenizer.dtype == dtype else detokenizer.to(dtype)  # diffusers warns of every cast
 
 
 class ArmImagePipeline(Pipeline):
