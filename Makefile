@@ -58,6 +58,7 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/pretrain.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/continual.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft.yaml
+	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft_binding.yaml
 	$(PYTHON) hub_cards/export_tiny.py
 
 lint: install ## Check style and formatting
