@@ -124,12 +124,12 @@ def guided_logits(
 def sample_tokens(
     scores: torch.Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
 ) -> torch.LongTensor:
-    """Scores [B, V] -> one sampled row index each, [B]; one generator for all, or one a row."""
+    """Scores [B, V] -> one sampled row index each, [B]; one generator for all, or one a row, on any device."""
     probabilities = scores.softmax(-1)
-    if isinstance(generator, Sequence):
-        rows = zip(probabilities, generator, strict=True)
-        return torch.cat([torch.multinomial(row, 1, generator=each) for row, each in rows])
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    one_a_row = isinstance(generator, Sequence)
+    rows = zip(probabilities, generator, strict=True) if one_a_row else [(probabilities, generator)]
+    drawn = [torch.multinomial(row.to(each.device) if each else row, 1, generator=each) for row, each in rows]
+    return torch.cat([index.flatten() for index in drawn]).to(scores.device)
 
 
 def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -152,7 +152,9 @@ class ArmVQModel(ArmVQPreTrainedModel):
     def __init__(self, config: ArmVQConfig):
         super().__init__(config)
         dim, channels = config.hidden_size, len(config.fsq_levels)
-        self.vision_model = SiglipVisionModel._from_config(config.vision_config).requires_grad_(False)
+        # The dtype this model is being made in, not the one that the nested config was saved with.
+        dtype = torch.get_default_dtype()
+        self.vision_model = SiglipVisionModel._from_config(config.vision_config, dtype=dtype).requires_grad_(False)
         blocks = copy.deepcopy(config.vision_config)
         blocks.num_hidden_layers = config.num_projection_layers
         self.feature_norm = nn.LayerNorm(dim)
