@@ -44,18 +44,43 @@ class Stage(NamedTuple):
     section: str | None = None
     launcher: str = "python"
 
-    def training_log(self, runs: Path) -> str:
-        """A row of the card's table: command, seed, steps and minutes of the training."""
+    def find(self, runs: Path, checkpoint: Path) -> Path | None:
+        """The folder of the stage's result: what was trained, else what ships already; None if nothing ships.
+
+        Raises:
+            FileNotFoundError: there is neither.
+        """
+        shipped = checkpoint / self.target if self.target not in (None, ".") else None
+        for folder in (runs / self.source, shipped):
+            if folder is not None and folder.is_dir():
+                return folder
+        if self.target is None:
+            return None
+        raise FileNotFoundError(f"{runs / self.source} is missing; run trainers/{self.trainer}.py first.")
+
+    def training_log(self, runs: Path, card: str) -> str:
+        """A row of the card's table: command, seed, steps and minutes of the training.
+
+        A stage that was not trained under `runs` keeps its row of the present card.
+
+        Raises:
+            FileNotFoundError: there is no log of the training, and no row.
+        """
+        stage = self.run.removesuffix("/run")
+        command = f"{self.launcher} trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
+        states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
+        if not states:
+            for row in card.splitlines():
+                if row.startswith(f"| {stage} | `{command}` |"):
+                    return row
+            raise FileNotFoundError(f"{runs / self.run} holds no checkpoint to read the training's log from.")
         training = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
         training = training[self.section] if self.section else training
-        states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
         steps = max(json.loads(state.read_text())["global_step"] for state in states)
         # Each call of the trainer left one event file, whose name holds the second it began in.
         events = (runs / self.run).rglob("events.out.tfevents.*")
         seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
-        stage, seed = self.run.removesuffix("/run"), training["training"]["seed"]
-        command = f"{self.launcher} trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
-        return f"| {stage} | `{command}` | {seed} | {steps} | {seconds / 60:.0f} |"
+        return f"| {stage} | `{command}` | {training['training']['seed']} | {steps} | {seconds / 60:.0f} |"
 
 
 STAGES = (
@@ -120,9 +145,8 @@ def _rows(wanted: dict[str, tuple[str, str, str]], scores: dict[str, float]) -> 
     return "\n".join(f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in wanted.items())
 
 
-def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, remark: str) -> None:
+def write_card(folder: Path, stages: str, sampling: dict, scores: dict[str, float], count: int, remark: str) -> None:
     """Fills the card's template with scores, training logs, seeds, hardware, date and a remark on this training."""
-    sampling = json.loads((folder / "generation_config.json").read_text())["image_generation"]
     data = ModelCardData(license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm"])
     card = ModelCard.from_template(
         data,
@@ -130,7 +154,7 @@ def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, r
         multimodal_rows=_rows(MULTIMODAL, scores),
         tokenizer_rows=_rows(TOKENIZER, scores),
         sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
-        stages="\n".join(stage.training_log(runs) for stage in STAGES),
+        stages=stages,
         remark=remark,
         count=count,
         seed=EVALUATION_SEED,
@@ -143,37 +167,42 @@ def write_card(folder: Path, runs: Path, scores: dict[str, float], count: int, r
 def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "") -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
 
-    The folder is built aside and replaces the old one only when it is whole.
+    A stage that was not trained under `runs` is taken from `checkpoint` as it is. The folder is built aside and
+    replaces the old one only when it is whole.
 
     Raises:
         FileNotFoundError: a stage is missing.
         ValueError: the folder would be larger than 30 MB.
     """
-    for stage in STAGES:
-        if not (runs / stage.source).is_dir():
-            raise FileNotFoundError(f"{runs / stage.source} is missing; run trainers/{stage.trainer}.py first.")
+    folders = {stage: stage.find(runs, checkpoint) for stage in STAGES}
+    card = checkpoint / "README.md"
+    card = card.read_text() if card.is_file() else ""
+    stages = "\n".join(stage.training_log(runs, card) for stage in STAGES)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
     try:
-        for stage in STAGES:
-            if stage.target is None:
-                continue
-            left_out = shutil.ignore_patterns("run")
-            shutil.copytree(runs / stage.source, aside / stage.target, ignore=left_out, dirs_exist_ok=True)
+        for stage, folder in folders.items():
+            if stage.target is not None:
+                left_out = shutil.ignore_patterns("run")
+                shutil.copytree(folder, aside / stage.target, ignore=left_out, dirs_exist_ok=True)
         for file in aside.rglob("*.safetensors"):
             to_half(file)
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
+        sampling = json.loads((aside / "generation_config.json").read_text())["image_generation"]
         scores = {**multimodal_scores(Arm.from_pretrained(aside), count=count), **tiny_scores(aside, count=count)}
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        write_card(aside, runs, scores, count, remark)
+        write_card(aside, stages, sampling, scores, count, remark)
         aside.chmod(0o755)  # mkdtemp keeps others out
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        aside.rename(checkpoint)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    replaced = aside.with_name(aside.name + "-replaced")
+    if checkpoint.exists():
+        checkpoint.rename(replaced)
+    aside.rename(checkpoint)
+    shutil.rmtree(replaced, ignore_errors=True)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(scores, indent=2))
 

@@ -790,3 +790,21 @@ def test_other_tags_are_taken(model):
 def test_no_part_of_the_package_needs_trl_to_load_a_model():
     sources = Path(transformers_arm.__file__).parent.glob("modeling_*.py")
     assert all("import trl" not in path.read_text() and "from trl" not in path.read_text() for path in sources)
+
+
+def test_autocast_gives_logits_losses_and_text(shared):
+    ids = mixed(shared.config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = shared(ids, labels=ids)
+        shared.generate(ids[:, :3], max_new_tokens=2)
+        shared.generate(ids[:, :3], generation_mode="image", image_grid=(1, 2), guidance_scale=1)
+    assert_close(output.logits, logits_of(shared, ids), atol=0.3)
+    assert output.loss.isfinite()
+
+
+def test_large_hidden_states_leave_the_fp16_loss_finite(model):
+    hidden = torch.full((4, 400, model.config.hidden_size), 60.0, dtype=torch.float16)
+    model.half()
+    image_follows = torch.zeros(4, 400, dtype=torch.bool)
+    loss, _ = model.routed_loss(hidden, image_follows, torch.zeros(4, 400, dtype=torch.long))
+    assert loss.isfinite()

@@ -1,6 +1,8 @@
-"""Pre-training: the recipe trains a model that loads, and interrupted it goes on as if it never was."""
+"""Pre-training and fine-tuning: recipes train models that load; interrupted, they go on as if they never were."""
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +29,9 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def pretrain(tiny_arm_backbones, tmp_path_factory):
-    """Runs trainers/pretrain.py on arm-tiny's recipe, with tiny backbones and few steps, as its command line does."""
+    """Runs trainers/pretrain.py, or another trainer, on arm-tiny's recipe with tiny backbones and few steps, as its
+    command line does; in `processes` processes if more than one.
+    """
     detokenizer = str(tmp_path_factory.mktemp("detokenizer"))
     size = {"condition_size": 32, "hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "patch_size": 16}
     transformer = ArmPixelTransformer(**size)
@@ -38,11 +42,16 @@ def pretrain(tiny_arm_backbones, tmp_path_factory):
     recipe["training"] |= {"max_steps": STEPS, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
     recipe["training"] |= {"warmup_steps": 2, "report_to": "none", "disable_tqdm": True, "save_total_limit": None}
 
-    def run(output_dir, *overrides):
-        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": str(output_dir)}))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["pretrain.py", "--config", str(output_dir / "recipe.yaml"), *overrides])
-            runpy.run_path(str(TRAINERS / "pretrain.py"), run_name="__main__")
+    def run(output_dir, *overrides, trainer="pretrain.py", processes=1, **sections):
+        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe | sections | {"output_dir": str(output_dir)}))
+        command = [str(TRAINERS / trainer), "--config", str(output_dir / "recipe.yaml"), *overrides]
+        if processes > 1:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+            subprocess.run(torchrun + command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", command)
+                runpy.run_path(command[0], run_name="__main__")
         return ArmForCausalLM.from_pretrained(output_dir / "model")
 
     return run
@@ -145,3 +154,39 @@ def test_a_trained_model_has_learnt_something(pretrain, tmp_path):
     history = TrainerState.load_from_json(tmp_path / "checkpoint-30" / "trainer_state.json").log_history
     losses = [log["loss_image"] for log in history if "loss_image" in log]
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.5
+
+
+def test_fine_tuning_goes_on_from_a_model_and_saves_how_it_generates(pretrain, uninterrupted, tmp_path):
+    start, folder = uninterrupted
+    generation = yaml.safe_load((TRAINERS / "arm_tiny" / "sft_binding.yaml").read_text())["generation"]
+    sections = {"start_from": str(folder / "model"), "generation": generation}
+    tuned = {}
+    for trainer in ("sft.py", "pretrain.py"):  # pre-training with `start_from` is continual training
+        (tmp_path / trainer).mkdir()
+        tuned[trainer] = pretrain(tmp_path / trainer, "training.learning_rate=1e-4", trainer=trainer, **sections)
+        assert tuned[trainer].generation_config.image_generation == generation["image_generation"]
+        assert tuned[trainer].generation_config.max_new_tokens == generation["max_new_tokens"]
+    for name, value in tuned["sft.py"].state_dict().items():
+        assert torch.equal(tuned["pretrain.py"].state_dict()[name], value), name
+    moved = (tuned["sft.py"].lm_head.weight - start.lm_head.weight).abs().max()
+    assert 0 < moved < 1e-4 * STEPS * 2
+    assert ArmProcessor.from_pretrained(tmp_path / "sft.py" / "model").chat_template
+
+
+def test_a_generation_section_that_generate_does_not_know_is_refused(pretrain, tmp_path):
+    with pytest.raises(ValueError, match="temprature, which generate does not know"):
+        pretrain(tmp_path, generation={"temprature": 0.7})
+
+
+def test_a_recipe_without_steps_is_refused(pretrain, tmp_path):
+    with pytest.raises(ValueError, match="max_steps is -1; the recipe must say"):
+        pretrain(tmp_path, "training.max_steps=-1")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_whole_batch(pretrain, uninterrupted, tmp_path):
+    expected, _ = uninterrupted
+    trained = pretrain(tmp_path, "training.per_device_train_batch_size=2", "evaluation.every=3", processes=2)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=0, atol=1e-3, msg=name)
+    assert len(list((tmp_path / "samples").iterdir())) == 2

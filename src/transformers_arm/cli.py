@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     drawing.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
     drawing.add_argument("--guidance-scale", type=float, help="of the text; 1 turns it off (default: the folder's)")
     drawing.add_argument("--temperature", type=float, help="of the sampling (default: the folder's)")
-    drawing.add_argument("--height", type=int, help="of the picture that is drawn, in px (default: the folder's)")
-    drawing.add_argument("--width", type=int, help="of the picture that is drawn, in px (default: the folder's)")
+    for side in ("--height", "--width"):
+        drawing.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
 
     command = commands.add_parser("generate", parents=[drawing], help="draw a picture of a prompt")
     command.add_argument("prompt", help='e.g. "a red circle left of a blue square"')

@@ -101,6 +101,7 @@ class ArmConfig(Qwen2Config):
 
     model_type = "arm"
     sub_configs = {"vq_config": ArmVQConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "losses"]  # what Trainer must not gather
     auto_map = {}  # TRL's reload of a reference model reads it
 
     vocab_size: int = 217_600

@@ -143,11 +143,14 @@ def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple
 
 @contextmanager
 def evaluating(model: torch.nn.Module):
-    """Without dropout and gradient checkpointing, which forgets caches; afterwards each module is as it was."""
+    """Without dropout, autocast (caches have the weights' dtype) and gradient checkpointing, which forgets caches;
+    afterwards each module is as it was.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with torch.autocast(model.device.type, enabled=False):
+            yield
     finally:
         for module in training:
             module.training = True
@@ -172,7 +175,8 @@ class ArmGenerationMixin(GenerationMixin):
         Args:
             inputs: (or `input_ids`) prompts [B, T], padded on the left, with `attention_mask`.
             generation_mode: `"text"`: transformers' `generate`, with all its arguments, that opens no image;
-                `"interleaved"`: the same, and the model may open images and choose their shapes;
+                `"interleaved"`: the same, and the model may open images and choose their shapes; one sampling for
+                text and images, without guidance;
                 `"image"`: one image of `image_grid` a prompt; see `_generate_image` for its arguments.
             pixel_values: pictures for the placeholders of the prompts; see `ArmModel.fill_image_tokens`.
             kwargs: what transformers' `generate` takes.
@@ -189,11 +193,12 @@ class ArmGenerationMixin(GenerationMixin):
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if pixel_values is not None:
             input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
-        elif input_ids is not None and (input_ids == self.config.image_token_id).any():
-            raise ValueError(
-                f"The prompts hold placeholders (id {self.config.image_token_id}) but there are no pixel_values; pass "
-                "those that the processor gave with them."
-            )
+        for ids in (input_ids, kwargs.get("image_prompt_ids") if pixel_values is None else None):
+            if ids is not None and (ids == self.config.image_token_id).any():
+                raise ValueError(
+                    f"The prompts hold placeholders (id {self.config.image_token_id}) but there are no pixel_values; "
+                    "pass those that the processor gave with them."
+                )
         if generation_mode == "image":
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
@@ -294,7 +299,7 @@ class ArmGenerationMixin(GenerationMixin):
                 codes = sample_tokens(warpers(None, scores), generator)
             else:
                 codes = scores.argmax(-1)
-            tokens.append(codes + offset)
+            tokens.append((codes + offset).to(step_ids.device))
             step_ids = tokens[-1].repeat(len(prompts))[:, None]
             if streamer is not None and (step + 1) % width == 0:
                 streamer.put(torch.stack(tokens[-width:], 1).cpu())

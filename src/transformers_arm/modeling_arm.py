@@ -133,6 +133,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
     """
 
     config: ArmConfig
+    _tp_plan = {}  # the routed head takes rows by their number: no process may hold a part of them
     LORA_TARGETS = r"(model\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
     def __init__(self, config: ArmConfig):
@@ -160,9 +161,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             config: fields of `ArmConfig` that replace those of the text checkpoint.
 
         Raises:
-            ValueError: the text tokenizer lacks Qwen2.5's vision tokens, or too few rows are free for shape tokens.
+            ValueError: the text tokenizer lacks Qwen2.5's vision tokens, too few rows are free for shape tokens, or
+                `config` ties what the checkpoint does not.
         """
         base = Qwen2ForCausalLM.from_pretrained(text, dtype=dtype)
+        tied = base.config.tie_word_embeddings
+        if config.get("tie_word_embeddings", tied) != tied:
+            raise ValueError(f"{text} has tie_word_embeddings={tied}; keep it, or its rows cannot be taken over.")
         vq_model = ArmVQModel.from_pretrained(vq, dtype=base.dtype)
         tokenizer = AutoTokenizer.from_pretrained(text)
         rows, known = base.config.vocab_size, len(tokenizer)
@@ -197,11 +202,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         with torch.no_grad():
             model.get_input_embeddings().weight[:known] = base.get_input_embeddings().weight[:known]
             model.get_output_embeddings().weight[:known] = base.get_output_embeddings().weight[:known]
-        ends = [tokenizer.get_vocab().get("<|im_end|>"), tokenizer.eos_token_id]  # of a turn, of a document
         settings = base.generation_config.to_diff_dict()
+        known_ends = settings.get("eos_token_id") or []
+        ends = [tokenizer.get_vocab().get("<|im_end|>"), tokenizer.eos_token_id]  # of a turn, of a document
+        ends += known_ends if isinstance(known_ends, list) else [known_ends]
         settings |= {
             "_from_model_config": False,  # or fields that transformers does not know are dropped on loading
-            "eos_token_id": [end for end in ends if end is not None],
+            "eos_token_id": list(dict.fromkeys(end for end in ends if end is not None)),
             "pad_token_id": tokenizer.pad_token_id,
             "image_generation": dict(IMAGE_GENERATION),
         }
@@ -297,7 +304,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         if input_ids is None:
             image_follows = torch.zeros(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         else:
-            image_follows = self.image_token_follows(input_ids)
+            image_follows = self.image_token_follows(input_ids).to(hidden_states.device)
         loss = losses = logits = None
         if labels is not None or shift_labels is not None:
             if shift_labels is None:
@@ -321,7 +328,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 256)
         logits = hidden_states.new_full((*hidden_states.shape[:2], self.config.vocab_size), impossible)
         for route, rows in self._routes(image_follows):
-            logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = self.lm_head(hidden_states[route], *rows)
+            possible = self.lm_head(hidden_states[route], *rows).to(logits.dtype)  # autocast may differ
+            logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = possible
         return logits
 
     def routed_loss(
@@ -341,7 +349,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             The loss, and the mean of each kind that there is, detached.
         """
         shift_labels = shift_labels.to(hidden_states.device)
-        total, count, losses = hidden_states.sum() * 0.0, 0, {}
+        total, count, losses = 0.0, 0, {}
         for name, (route, (start, stop)) in zip(("text", "image"), self._routes(image_follows), strict=True):
             chosen = route & (shift_labels >= start) & (shift_labels < stop)
             logits = self.lm_head(hidden_states[chosen], start, stop).float()

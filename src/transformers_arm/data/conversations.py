@@ -67,7 +67,8 @@ class ConversationCollator:
         tokens = [None] * len(images)
         for size in {image.shape for image in images}:
             places = [index for index, image in enumerate(images) if image.shape == size]
-            codes = self.vq_model.encode(to_pixel_values([images[index] for index in places])).codes
+            pixel_values = to_pixel_values([images[index] for index in places])
+            codes = self.vq_model.encode(pixel_values.to(self.vq_model.device, self.vq_model.dtype)).codes
             for index, grid in zip(places, codes + self.config.visual_token_offset, strict=True):
                 tokens[index] = grid
         return tokens

@@ -45,7 +45,7 @@ class WorldTasks(Dataset):
         question_first: share of the questions that stand before their picture, one to a picture.
         questions: questions in a row about a picture that stands before them.
         condition_dropout: probabilities in place of those that `drop_conditions` has by default.
-        canvas: what pictures are drawn on; None takes the default one.
+        canvas: what pictures are drawn on, or a dict with its fields; None takes the default one.
         split: `"train"`, `"test"` or None for both.
 
     Raises:
@@ -65,7 +65,7 @@ class WorldTasks(Dataset):
         question_first: float = 0.0,
         questions: int = 3,
         condition_dropout: dict[str, float] | None = None,
-        canvas: Canvas | None = None,
+        canvas: Canvas | dict | None = None,
         split: str | None = "train",
     ):
         for what, weights, known in (("task", mixture, TASKS), ("kind of caption", captions or {}, CAPTIONS)):
@@ -75,7 +75,8 @@ class WorldTasks(Dataset):
         self.captions = captions or {"full": 1.0}
         self.curriculum, self.questions = curriculum, questions
         self.described, self.question_first = described, question_first
-        self.condition_dropout, self.canvas = condition_dropout or {}, canvas or Canvas()
+        self.condition_dropout = condition_dropout or {}
+        self.canvas = canvas if isinstance(canvas, Canvas) else Canvas(**(canvas or {}))
         self.documents = WorldText(length, seed=seed, split=split)
 
     @classmethod
@@ -84,6 +85,8 @@ class WorldTasks(Dataset):
 
         The curriculum is stated in steps.
         """
+        if arguments.max_steps <= 0:
+            raise ValueError(f"max_steps is {arguments.max_steps}; the recipe must say how many steps to train.")
         batch_size = arguments.per_device_train_batch_size * arguments.world_size  # processes wait for the longest
         each = arguments.gradient_accumulation_steps * batch_size
         curriculum = tuple(step * each for step in world.pop("curriculum", (0, 0)))

@@ -1,5 +1,6 @@
 """Training of `ArmForCausalLM` on conversations, shared by pre-training and supervised fine-tuning."""
 
+import shutil
 from pathlib import Path
 
 from ..data.conversations import ConversationCollator
@@ -22,7 +23,10 @@ def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recip
             `TaskScoresCallback`; `training`, fields of `TrainingArguments`; `generation`, fields of the generation
             config that is saved with the model.
     """
-    for name, value in recipe.get("generation", {}).items():
+    generation = recipe.get("generation", {})
+    if unknown := set(generation) - set(vars(model.generation_config)) - {"image_generation"}:
+        raise ValueError(f"The recipe's generation section names {', '.join(unknown)}, which generate does not know.")
+    for name, value in generation.items():
         setattr(model.generation_config, name, value)
     arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
     evaluation = dict(recipe["evaluation"])
@@ -36,6 +40,9 @@ def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recip
     )
     train(trainer)
     if trainer.is_world_process_zero():
-        folder = Path(arguments.output_dir) / "model"
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        folder, aside = Path(arguments.output_dir) / "model", Path(arguments.output_dir) / ".model"
+        for unfinished in (aside, folder):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        aside.rename(folder)
