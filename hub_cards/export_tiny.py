@@ -96,7 +96,7 @@ STAGES = (
 )
 MULTIMODAL = {
     "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),
-    "understanding_image_first": ("understanding, the picture before the question", "report", ""),
+    "understanding_question_first": ("understanding, the question before its picture", "report", ""),
     **{f"understanding_{kind}": (f"understanding: {kind}", "", "") for kind in QUESTION_KINDS},
     "generation": ("generation, mean of the six tasks", "0.60", "0.90"),
     **{f"generation_{task}": (f"generation: {task}", "", "") for task in GENERATION_TASKS},

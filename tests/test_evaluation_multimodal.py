@@ -69,7 +69,7 @@ class Oracle:
         pairs = zip(images, prompts, strict=True)
         return [shown(apply_edit(scene_in(image), prompt), canvas) for image, prompt in pairs]
 
-    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, image_first=False):
+    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, question_first=False):
         return [answer_question(prompt, read_scene(image)) for image, prompt in zip(images, prompts, strict=True)]
 
 
@@ -82,7 +82,7 @@ class Fool:
     def edit(self, images, prompts, canvas=DEFAULT_CANVAS, **kwargs):
         return list(images)
 
-    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, image_first=False):
+    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, question_first=False):
         return ["nonsense" for _ in prompts]
 
 
@@ -155,7 +155,7 @@ def test_scores_have_the_names_that_cards_ask_for(perfect):
     assert {f"generation_{task}" for task in GENERATION_TASKS} <= set(perfect)
     assert {f"editing_{kind}" for kind in EDIT_KINDS} <= set(perfect)
     assert {f"understanding_{kind}" for kind in QUESTION_KINDS} <= set(perfect)
-    assert {"understanding", "understanding_image_first", "hard_understanding"} <= set(perfect)
+    assert {"understanding", "understanding_question_first", "hard_understanding"} <= set(perfect)
     assert "unguided_understanding" not in perfect  # answers are never guided
 
 
@@ -180,8 +180,8 @@ class Listener(Oracle):
         self.sources.extend(zip(images, prompts, strict=True))
         return super().edit(images, prompts, canvas, seed=seed)
 
-    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, image_first=False):
-        self.canvases.append(canvas), self.orders.append(image_first)
+    def answer(self, images, prompts, canvas=DEFAULT_CANVAS, question_first=False):
+        self.canvases.append(canvas), self.orders.append(question_first)
         self.questions.extend(zip(images, prompts, strict=True))
         return super().answer(images, prompts, canvas)
 
@@ -235,14 +235,14 @@ def test_an_arm_edits_in_order(arm):
     assert [picture.size for picture in edited] == [(48, 48), (100, 80)]
 
 
-@pytest.mark.parametrize("image_first", [False, True])
-def test_an_arm_answers_as_transformers_pipeline_does(arm, arm_folder, image_first):
+@pytest.mark.parametrize("question_first", [False, True])
+def test_an_arm_answers_as_transformers_pipeline_does(arm, arm_folder, question_first):
     prompts = ["what color is the circle?", "how many?", "<|im_end|>"]
-    answers = arm.answer(sources(3), prompts, image_first=image_first)
+    answers = arm.answer(sources(3), prompts, question_first=question_first)
     ask = pipeline("image-text-to-text", model=arm_folder, device="cpu", dtype=torch.float32)
     for image, prompt, answer in zip(sources(3), prompts, answers, strict=True):
-        content = [{"type": "text", "text": prompt}, {"type": "image", "image": Image.fromarray(image)}]
-        chat = [{"role": "user", "content": content[::-1] if image_first else content}]
+        content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": prompt}]
+        chat = [{"role": "user", "content": content[::-1] if question_first else content}]
         (expected,) = ask(text=chat, return_full_text=False, generate_kwargs={"do_sample": False})
         assert answer == expected["generated_text"]
 

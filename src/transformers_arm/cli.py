@@ -56,7 +56,7 @@ def edit(arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
-    content = [{"type": "text", "text": arguments.question}, {"type": "image", "image": arguments.image}]
+    content = [{"type": "image", "image": arguments.image}, {"type": "text", "text": arguments.question}]
     answered = _pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False
     )

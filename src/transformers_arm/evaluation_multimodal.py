@@ -82,18 +82,18 @@ class Arm:
         prompts: Sequence[str],
         canvas: Canvas = DEFAULT_CANVAS,
         *,
-        image_first: bool = False,
+        question_first: bool = False,
     ) -> list[str]:
-        """The answer to a question about each picture, by greedy decoding; the question stands before its picture
-        unless `image_first`.
+        """The answer to a question about each picture, by greedy decoding; the picture stands before its question
+        unless `question_first`.
         """
         answers = []
         pairs = list(zip(images, prompts, strict=True))
         for batch in batched(tqdm(pairs, desc="answering", leave=False), BATCH_SIZE):
             conversations = []
             for image, prompt in batch:
-                content = [{"type": "text", "text": prompt}, {"type": "image", "image": image}]
-                conversations.append([{"role": "user", "content": content[::-1] if image_first else content}])
+                content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+                conversations.append([{"role": "user", "content": content[::-1] if question_first else content}])
             inputs = self.processor.apply_chat_template(
                 conversations,
                 add_generation_prompt=True,
@@ -246,6 +246,6 @@ def multimodal_scores(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED
             found["understanding"] = answered["overall"]
             if not prefix:
                 found |= {f"understanding_{name}": score for name, score in answered.items() if name != "overall"}
-                found["understanding_image_first"] = understanding(arm, image_first=True, **settings)["overall"]
+                found["understanding_question_first"] = understanding(arm, question_first=True, **settings)["overall"]
         scores |= {prefix + name: value for name, value in found.items()}
     return scores
