@@ -22,7 +22,7 @@ from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
 from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
 from transformers_arm.shapes.edits import EDIT_KINDS
 from transformers_arm.shapes.prompts import GENERATION_TASKS
-from transformers_arm.shapes.questions import QUESTION_KINDS
+from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS
 
 CARD_TEMPLATE = Path(__file__).with_name("arm-tiny.md")
 RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
@@ -98,12 +98,19 @@ MULTIMODAL = {
     "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),
     "understanding_question_first": ("understanding, the question before its picture", "report", ""),
     **{f"understanding_{kind}": (f"understanding: {kind}", "", "") for kind in QUESTION_KINDS},
+    **{
+        f"understanding_{negatives}_{name}": (f"existence, {negatives} negatives: {name.replace('_', ' ')}", "", "")
+        for negatives in NEGATIVES
+        for name in ("accuracy", "f1", "yes_share")
+    },
     "generation": ("generation, mean of the six tasks", "0.60", "0.90"),
     **{f"generation_{task}": (f"generation: {task}", "", "") for task in GENERATION_TASKS},
     "generation_full": ("generation, full captions of test scenes", "0.45", "0.85"),
     "generation_composition": ("generation, unseen pairs (composition)", "report", "0.50"),
     "editing_exact": ("editing, exact target scene", "0.50", "0.80"),
     **{f"editing_{kind}": (f"editing: {kind}, exact", "", "") for kind in EDIT_KINDS},
+    "editing_sc": ("editing, SC (instruction done, the rest kept), of 10", "", ""),
+    "editing_pq": ("editing, PQ (quality), of 10", "", ""),
     "editing_o": ("editing, O = sqrt(SC * PQ), of 10", "", ""),
     "unguided_generation": ("without guidance: the six tasks", "report", ""),
     "unguided_generation_full": ("without guidance: full captions", "report", ""),
