@@ -133,7 +133,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
     """
 
     config: ArmConfig
-    _tp_plan = {}  # the routed head takes rows by their number: no process may hold a part of them
+    _tp_plan = {}  # as ArmConfig says
     LORA_TARGETS = r"(model\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
     def __init__(self, config: ArmConfig):
