@@ -140,3 +140,17 @@ class ArmConfig(Qwen2Config):
     def width_token_offset(self) -> int:
         """Id of `<|w:1|>`."""
         return self.shape_token_offset + MAX_GRID_SIDE
+
+    def image_opening(self, height: int, width: int) -> list[int]:
+        """Ids that open an image of height x width tokens: `<|vision_start|> <|h:height|> <|w:width|>`."""
+        return [
+            self.vision_start_token_id,
+            self.shape_token_offset + height - 1,
+            self.width_token_offset + width - 1,
+        ]
+
+    def image_token_follows(self, input_ids):
+        """Whether an image token is what can follow each id of a tensor: after `<|w:*|>` and after image tokens."""
+        first = self.width_token_offset
+        shape = (input_ids >= first) & (input_ids < first + MAX_GRID_SIDE)
+        return shape | (input_ids >= self.visual_token_offset)

@@ -67,7 +67,7 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
         last = input_ids[:, -1]
         after_start = last == config.vision_start_token_id
         after_height = (last >= heights) & (last < widths)
-        in_image = ((last >= widths) & (last < widths + MAX_GRID_SIDE)) | (last >= visual)
+        in_image = config.image_token_follows(last)
         text = ~(after_start | after_height | in_image)
         sides = torch.arange(1, MAX_GRID_SIDE + 1, device=last.device)
 
@@ -276,10 +276,7 @@ class ArmGenerationMixin(GenerationMixin):
             raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
         ids, mask = stack_left_padded(prompts)
         ids, mask = (part.repeat_interleave(num_return_sequences, 0) for part in (ids, mask))
-        first = self.config.shape_token_offset - 1
-        opening = ids.new_tensor(
-            [self.config.vision_start_token_id, first + height, first + MAX_GRID_SIDE + width]
-        ).expand(len(ids), 3)
+        opening = ids.new_tensor(self.config.image_opening(height, width)).expand(len(ids), 3)
         count = height * width
         step_ids = torch.cat([ids, opening], 1)
         mask = torch.nn.functional.pad(mask, (0, 3 + count), value=1)

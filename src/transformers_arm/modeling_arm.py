@@ -249,10 +249,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         super().add_model_tags(tags)
 
     def image_token_follows(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Whether an image token is what can follow each id: after `<|w:*|>` and after image tokens."""
-        first = self.config.width_token_offset
-        shape = (input_ids >= first) & (input_ids < first + MAX_GRID_SIDE)
-        return shape | (input_ids >= self.config.visual_token_offset)
+        """`ArmConfig.image_token_follows`: the routing of the head."""
+        return self.config.image_token_follows(input_ids)
 
     @can_return_tuple
     def forward(

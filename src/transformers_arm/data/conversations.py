@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..configuration_arm import MAX_GRID_SIDE, ArmConfig
+from ..configuration_arm import ArmConfig
 from ..modeling_arm_vq import ArmVQModel
 from .shapes import to_pixel_values
 
@@ -89,10 +89,7 @@ class ConversationCollator:
                     write(self.encode_text(part["text"]), spoken)
                 else:
                     grid = next(tokens)
-                    height, width = grid.shape
-                    first = self.config.shape_token_offset - 1
-                    opening = (self.config.vision_start_token_id, first + height, first + MAX_GRID_SIDE + width)
-                    write((*opening, *grid.flatten().tolist()), spoken)
+                    write((*self.config.image_opening(*grid.shape), *grid.flatten().tolist()), spoken)
                     write((self.config.vision_end_token_id,))
             write((self.end,), spoken)
             write(self.encode_text("\n"))
