@@ -191,8 +191,10 @@ class ArmGenerationMixin(GenerationMixin):
         if generation_mode not in GENERATION_MODES:
             raise ValueError(f"Unknown generation_mode {generation_mode!r}; use one of {', '.join(GENERATION_MODES)}.")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        image_tokens = None
         if pixel_values is not None:
-            input_ids = self.model.fill_image_tokens(input_ids, pixel_values)
+            placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
+            image_tokens = input_ids[placeholders == self.config.image_token_id]
         for ids in (input_ids, kwargs.get("image_prompt_ids") if pixel_values is None else None):
             if ids is not None and (ids == self.config.image_token_id).any():
                 raise ValueError(
@@ -203,7 +205,7 @@ class ArmGenerationMixin(GenerationMixin):
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
             with evaluating(self):
-                return self._generate_image(input_ids, generation_config, pixel_values=pixel_values, **kwargs)
+                return self._generate_image(input_ids, generation_config, image_tokens=image_tokens, **kwargs)
         for name in IMAGE_ARGUMENTS:
             if kwargs.pop(name, None) is not None:
                 raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
@@ -231,7 +233,7 @@ class ArmGenerationMixin(GenerationMixin):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         image_prompt_ids: torch.LongTensor | None = None,
         image_prompt_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+        image_tokens: torch.LongTensor | None = None,
         num_return_sequences: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         streamer=None,
@@ -247,7 +249,8 @@ class ArmGenerationMixin(GenerationMixin):
                 needed unless `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
             image_prompt_ids, image_prompt_attention_mask: the prompts with their images and without their text
                 [B, T'']; makes it editing, with three branches.
-            pixel_values: pictures for the placeholders of `image_prompt_ids`, the same as for `input_ids`.
+            image_tokens: what `generate` put in place of the placeholders of `input_ids` [n], for those of
+                `image_prompt_ids`.
             num_return_sequences: images a prompt, next to each other in the result.
             generator: of the sampling: one, or a list with one for each image, which makes each independent of its
                 batch.
@@ -267,7 +270,7 @@ class ArmGenerationMixin(GenerationMixin):
             (input_ids, attention_mask),
             (image_prompt_ids, image_prompt_attention_mask),
             (negative_prompt_ids, negative_prompt_attention_mask),
-            pixel_values,
+            image_tokens,
         )
         if not isinstance(num_return_sequences, Integral) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences {num_return_sequences} must be a whole number, 1 or more.")
@@ -357,7 +360,7 @@ class ArmGenerationMixin(GenerationMixin):
             )
         return int(height), int(width)
 
-    def _branches(self, settings, prompt, image_prompt, negative_prompt, pixel_values):
+    def _branches(self, settings, prompt, image_prompt, negative_prompt, image_tokens):
         """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
         if prompt[0] is None or prompt[0].ndim != 2 or not prompt[0].numel():
             raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
@@ -371,8 +374,8 @@ class ArmGenerationMixin(GenerationMixin):
                 )
             if image_prompt[0] is not None:
                 image_ids, image_mask = image_prompt
-                if pixel_values is not None:
-                    image_ids = self.model.fill_image_tokens(image_ids, pixel_values)
+                if image_tokens is not None:
+                    image_ids = self.model.place_image_tokens(image_ids, image_tokens, "The pictures of input_ids")
                 branches["image_prompt_ids"] = (image_ids, image_mask)
             branches["negative_prompt_ids"] = negative_prompt
         for name, (ids, mask) in branches.items():

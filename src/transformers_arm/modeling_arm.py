@@ -115,12 +115,19 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
             tokens = self.get_image_tokens(pixel_values).flatten()
         else:
             tokens = torch.cat([self.get_image_tokens(picture[None]).flatten() for picture in pixel_values])
+        return self.place_image_tokens(input_ids, tokens, f"{len(pixel_values)} pictures")
+
+    def place_image_tokens(self, input_ids: torch.LongTensor, tokens: torch.LongTensor, what: str) -> torch.LongTensor:
+        """Puts image tokens [n] where `input_ids` [B, T] hold `config.image_token_id`; `what` they come from.
+
+        Raises:
+            ValueError: there are more or fewer tokens than placeholders.
+        """
         places = input_ids == self.config.image_token_id
         if int(places.sum()) != len(tokens):
             raise ValueError(
-                f"{len(pixel_values)} pictures give {len(tokens)} image tokens, but input_ids hold "
-                f"{int(places.sum())} placeholders (id {self.config.image_token_id}); prepare both with one "
-                "ArmProcessor call."
+                f"{what} give {len(tokens)} image tokens, but input_ids hold {int(places.sum())} placeholders "
+                f"(id {self.config.image_token_id}); prepare both with one ArmProcessor call."
             )
         return input_ids.masked_scatter(places, tokens.to(input_ids))
 
