@@ -19,35 +19,8 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 _STAGING = ".saving"  # inside output_dir, so that the final rename stays on one file system
 
 
-class ArmTrainer(Trainer):
-    """`transformers.Trainer` that writes checkpoints aside and renames them, and logs parts of the loss.
-
-    A model output may carry `losses`, a dict of scalar tensors: the mean of each since the last log, over the
-    outputs that held it, is logged beside `loss` under `loss_<name>`. Samples are taken in order: the datasets here
-    are shuffled by construction.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._loss_sums, self._loss_counts = {}, {}
-
-    def _get_train_sampler(self, train_dataset=None):
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training and outputs.get("losses"):
-            for name, value in outputs["losses"].items():
-                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
-                self._loss_counts[name] = self._loss_counts.get(name, 0) + 1
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs, *args, **kwargs):
-        if "loss" in logs:
-            means = {name: float(total) / self._loss_counts[name] for name, total in self._loss_sums.items()}
-            logs |= {f"loss_{name}": round(mean, 5) for name, mean in means.items()}
-            self._loss_sums, self._loss_counts = {}, {}
-        super().log(logs, *args, **kwargs)
+class AtomicCheckpointMixin:
+    """For a `Trainer`: checkpoints are written aside and renamed, so that none is ever half-written."""
 
     def _get_output_dir(self, trial):
         run_dir = super()._get_output_dir(trial)
@@ -76,6 +49,40 @@ class ArmTrainer(Trainer):
             written.rename(final)
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+
+class LossPartsMixin:
+    """For a `Trainer`: a model output may carry `losses`, a dict of scalar tensors; the mean of each since the last
+    log, over the outputs that held it, is logged beside `loss` under `loss_<name>`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self._loss_sums, self._loss_counts = {}, {}
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training and outputs.get("losses"):
+            for name, value in outputs["losses"].items():
+                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
+                self._loss_counts[name] = self._loss_counts.get(name, 0) + 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs:
+            means = {name: float(total) / self._loss_counts[name] for name, total in self._loss_sums.items()}
+            logs |= {f"loss_{name}": round(mean, 5) for name, mean in means.items()}
+            self._loss_sums, self._loss_counts = {}, {}
+        super().log(logs, *args, **kwargs)
+
+
+class ArmTrainer(AtomicCheckpointMixin, LossPartsMixin, Trainer):
+    """`transformers.Trainer` with both mixins. Samples are taken in order: the datasets here are shuffled by
+    construction.
+    """
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
 class _RecipeLoader(yaml.SafeLoader):
