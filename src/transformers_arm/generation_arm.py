@@ -238,6 +238,7 @@ class ArmGenerationMixin(GenerationMixin):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         streamer=None,
         return_dict_in_generate: bool = False,
+        output_scores: bool = False,
         **sampling,
     ) -> torch.LongTensor | GenerateDecoderOnlyOutput:
         """One image a prompt: all branches in one batch with one static cache, exactly H*W steps.
@@ -256,6 +257,8 @@ class ArmGenerationMixin(GenerationMixin):
                 batch.
             streamer: its `put` gets the opening, each row of image tokens [B, W] as it is done, and the closing.
             return_dict_in_generate: returns `GenerateDecoderOnlyOutput` with `sequences`.
+            output_scores: and with `scores`: for each of the H*W steps, what was sampled from, over the codes alone:
+                fp32 [B * num_return_sequences, codebook size].
             sampling: `do_sample`, `temperature`, `top_k` (0: off), `top_p`, `guidance_scale`, `image_guidance_scale`;
                 what is not given is that of `image_generation` in `generation_config`, then in the model's.
 
@@ -287,7 +290,7 @@ class ArmGenerationMixin(GenerationMixin):
         if streamer is not None:
             streamer.put(opening[:images].cpu())
 
-        tokens, length = [], step_ids.shape[1]
+        tokens, all_scores, length = [], [], step_ids.shape[1]
         offset, end = self.config.visual_token_offset, self.config.vocab_size
         for step in range(count):
             hidden_states = self.model(
@@ -295,10 +298,10 @@ class ArmGenerationMixin(GenerationMixin):
             ).last_hidden_state[:, -1]
             logits = self.lm_head(hidden_states, offset, end).float().view(len(prompts), images, -1)
             scores = guided_logits(logits, settings["guidance_scale"], settings["image_guidance_scale"])
-            if settings["do_sample"]:
-                codes = sample_tokens(warpers(None, scores), generator)
-            else:
-                codes = scores.argmax(-1)
+            scores = warpers(None, scores)  # none of them when the likeliest code is taken
+            codes = sample_tokens(scores, generator) if settings["do_sample"] else scores.argmax(-1)
+            if output_scores:
+                all_scores.append(scores)
             tokens.append((codes + offset).to(step_ids.device))
             step_ids = tokens[-1].repeat(len(prompts))[:, None]
             if streamer is not None and (step + 1) % width == 0:
@@ -309,7 +312,9 @@ class ArmGenerationMixin(GenerationMixin):
             streamer.end()
         prompt = ids[:images, ids.shape[1] - input_ids.shape[1] :]
         sequences = torch.cat([prompt, opening[:images], torch.stack(tokens, 1), closing], 1)
-        return GenerateDecoderOnlyOutput(sequences=sequences) if return_dict_in_generate else sequences
+        if not return_dict_in_generate:
+            return sequences
+        return GenerateDecoderOnlyOutput(sequences=sequences, scores=tuple(all_scores) if output_scores else None)
 
     def _image_settings(self, generation_config: GenerationConfig | None, given: dict) -> dict:
         """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
@@ -21,6 +22,8 @@ from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
 from .modeling_arm_vq import ArmVQModel, CompleteCheckpointMixin
 
+LOGITS_AT_ONCE = 2**26  # that `routed_log_probs` keeps: 256 MiB in fp32, 1,024 positions over 65,536 codes
+
 
 @dataclass
 class ArmCausalLMOutput(CausalLMOutputWithPast):
@@ -29,9 +32,13 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     Args:
         losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
             those that the labels hold.
+        log_probs, entropies: [B, T - 1], of the labels and of the distributions they were drawn from; with
+            `temperature` only. 0 where a label carries no loss.
     """
 
     losses: dict[str, torch.Tensor] | None = None
+    log_probs: torch.Tensor | None = None
+    entropies: torch.Tensor | None = None
 
 
 class RoutedLinear(nn.Linear):
@@ -271,6 +278,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        temperature: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ArmCausalLMOutput:
         """Hidden states, logits over the rows that can follow, and the loss.
@@ -283,6 +291,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
                 token is forced), carry no loss. While training with labels no logits are returned.
             logits_to_keep: the last so many positions, or the positions, to return logits for; 0 means all.
             pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
+            temperature: one, or one a row [B], that logits are divided by; gives the labels' log-probabilities in
+                place of loss and logits, as reinforcement learning needs them.
             kwargs: `shift_labels` (already shifted labels), `num_items_in_batch` (what the summed loss is divided by),
                 and what `Qwen2Model` takes.
 
@@ -310,12 +320,16 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             image_follows = torch.zeros(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         else:
             image_follows = self.image_token_follows(input_ids).to(hidden_states.device)
-        loss = losses = logits = None
-        if labels is not None or shift_labels is not None:
+        loss = losses = logits = log_probs = entropies = None
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        if temperature is not None:
             if shift_labels is None:
-                shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+                raise ValueError("temperature is for the log-probabilities of labels; pass labels, or leave it out.")
+            log_probs, entropies = self.routed_log_probs(hidden_states, image_follows, shift_labels, temperature)
+        elif shift_labels is not None:
             loss, losses = self.routed_loss(hidden_states, image_follows, shift_labels, num_items_in_batch)
-        if loss is None or not self.training:
+        if temperature is None and (loss is None or not self.training):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
         return ArmCausalLMOutput(
@@ -325,6 +339,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             losses=losses,
+            log_probs=log_probs,
+            entropies=entropies,
         )
 
     def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
@@ -363,6 +379,47 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
                 losses[name] = summed.detach() / items
             total, count = total + summed, count + items
         return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch), losses
+
+    def routed_log_probs(
+        self,
+        hidden_states: torch.Tensor,
+        image_follows: torch.BoolTensor,
+        shift_labels: torch.LongTensor,
+        temperature: torch.Tensor | float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of each label over the rows that can follow its position, and the entropy there.
+
+        Args:
+            hidden_states: [B, T, hidden_size]; image_follows, shift_labels: [B, T], labels already shifted.
+            temperature: one, or one a row [B].
+
+        Returns:
+            Two fp32 tensors [B, T - 1], 0 where the label carries no loss.
+        """
+        shift_labels = shift_labels.to(hidden_states.device)
+        temperature = torch.as_tensor(temperature, dtype=torch.float32, device=hidden_states.device)
+        temperature = temperature.reshape(-1, 1).expand(shift_labels.shape)
+        log_probs, entropies = (hidden_states.new_zeros(shift_labels.shape, dtype=torch.float32) for _ in range(2))
+        for route, (start, stop) in self._routes(image_follows):
+            chosen = route & (shift_labels >= start) & (shift_labels < stop)
+            parts = [part[chosen] for part in (hidden_states, shift_labels - start, temperature)]
+            size = max(1, LOGITS_AT_ONCE // (stop - start))
+            chunks = list(zip(*(part.split(size) for part in parts), strict=True))
+            if len(chunks) > 1:  # the logits of one chunk at a time, in the backward pass as well
+                scored = [checkpoint(self._score, *chunk, start, stop, use_reentrant=False) for chunk in chunks]
+            else:
+                scored = [self._score(*chunk, start, stop) for chunk in chunks]
+            found = [torch.cat(each) for each in zip(*scored, strict=True)]
+            log_probs, entropies = (
+                total.masked_scatter(chosen, part) for total, part in zip((log_probs, entropies), found, strict=True)
+            )
+        return log_probs[:, :-1], entropies[:, :-1]
+
+    def _score(self, hidden_states, targets, temperature, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, hidden_size], targets and temperatures [N] -> log-probabilities and entropies [N] over some rows."""
+        logits = self.lm_head(hidden_states, start, stop).float() / temperature[:, None]
+        log_probs = logits.log_softmax(-1)
+        return log_probs.gather(-1, targets[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
 
     def _routes(self, image_follows: torch.BoolTensor) -> list[tuple[torch.BoolTensor, tuple[int, int]]]:
         offset, end = self.config.visual_token_offset, self.config.vocab_size

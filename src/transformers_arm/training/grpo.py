@@ -1,0 +1,497 @@
+"""GRPO on image tokens (paper section 5) with TRL: what a rollout, a sample's log-probability and a reward are for ARM.
+
+A prompt and its pictures become ids that end where the new picture opens; a completion is exactly its H*W image tokens,
+and only their prediction is optimised. Pictures are decoded once a rollout, and every reward sees them. Sampling,
+decoding and so the update do not depend on the number of processes: each sample has a generator of its own.
+Knows nothing about what is rewarded.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL.Image
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, Image, IterableDataset
+from torch import nn
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import is_async_callable
+
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..generation_arm import stack_left_padded
+from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import batched, load_detokenizer
+from .reward_calls import AsyncGuardedReward, GuardedReward
+from .trainer import AtomicCheckpointMixin
+
+logger = logging.getLogger(__name__)
+
+TEXT_TO_IMAGE, EDITING = "text_to_image", "editing"
+SHEET_GROUPS = 8  # prompts a picture sheet shows, with all their samples
+
+# Settings of GRPOConfig that make no sense here: the only value taken, and why.
+REFUSED = {
+    "mask_truncated_completions": (False, "an image has no end-of-text token, so every loss would be masked"),
+    "use_vllm": (False, "vLLM does not know ARM's routed head; ArmForCausalLM.generate samples the images"),
+    "use_transformers_continuous_batching": (False, "images are sampled in one batch with a static cache"),
+    "cast_lm_head_to_fp32": (False, "log-probabilities are taken in fp32 as it is"),
+    "use_liger_kernel": (False, "its fused loss multiplies by the whole head, text and image rows together"),
+    "repetition_penalty": (1.0, "image tokens do repeat, and log-probabilities know nothing of a penalty"),
+    "min_p": (None, "images are sampled with temperature, top_k and top_p"),
+    "generation_kwargs": (None, "images are sampled with temperature, top_k and top_p, without guidance"),
+    "cache_implementation": (None, "images are sampled with a static cache of their own"),
+    "chat_template_kwargs": (None, "prompts are rendered by ArmProcessor.image_generation_inputs"),
+}
+
+
+@dataclass
+class ArmGRPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the paper's numbers (section 5), and what decoding and rewards need.
+
+    Batch sizes count samples, not prompts. Guidance is off in rollouts: it would bias the update. With a reward that
+    is None for some samples, `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others;
+    `"normalize_then_sum"` puts a missing reward at its group's mean.
+
+    Args:
+        temperature: of text-to-image; editing_temperature: of edits, None for the same.
+        max_completion_length: what `loss_type="dr_grpo"` divides by; an image always has the H*W tokens of its grid.
+        decode_batch_size: pictures decoded at a time.
+        num_inference_steps, decoder_guidance_scale: of the detokenizer; None takes what it was saved with.
+        reward_timeout: seconds a call of a reward may take; None sets no limit.
+        max_reward_failure_share: share of a reward's samples, over its last 20 calls, above which training stops.
+        picture_steps: steps between two sheets of pictures in `<output_dir>/samples/`; 0 draws none.
+
+    Raises:
+        ValueError: a setting of TRL that makes no sense for images, or saves between generations, from which training
+            could not resume exactly.
+    """
+
+    learning_rate: float = field(default=3e-5, metadata={"help": "Initial learning rate (paper: 3e-5, edits 5e-5)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW."})
+    num_generations: int | None = field(default=16, metadata={"help": "Images sampled a prompt."})
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of text-to-image."})
+    top_k: int = field(default=1000, metadata={"help": "Codes sampled from; 0 keeps all."})
+    beta: float = field(default=0.01, metadata={"help": "Weight of the KL penalty."})
+    epsilon: float = field(default=0.2, metadata={"help": "Clipping of the ratio."})
+    loss_type: str = field(default="grpo", metadata={"help": "As in GRPOConfig."})
+    importance_sampling_level: str = field(default="sequence", metadata={"help": "As in GRPOConfig."})
+    use_bias_correction_kl: bool = field(default=False, metadata={"help": "As in GRPOConfig."})
+    max_completion_length: int | None = field(default=1024, metadata={"help": "What dr_grpo divides by."})
+
+    editing_temperature: float | None = field(default=1.0, metadata={"help": "Sampling temperature of edits."})
+    decode_batch_size: int = field(default=16, metadata={"help": "Pictures decoded at a time."})
+    num_inference_steps: int | None = field(default=None, metadata={"help": "Steps of the detokenizer."})
+    decoder_guidance_scale: float | None = field(default=None, metadata={"help": "Guidance of the detokenizer."})
+    reward_timeout: float | None = field(default=600.0, metadata={"help": "Seconds a call of a reward may take."})
+    max_reward_failure_share: float = field(default=0.1, metadata={"help": "Failed samples that are borne."})
+    picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, (only, why) in REFUSED.items():
+            if getattr(self, name) != only:
+                raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for images: {why}. Leave it out.")
+        for name, lowest in (("temperature", 0), ("editing_temperature", 0), ("reward_timeout", 0)):
+            value = getattr(self, name)
+            if value is not None and not lowest < value < float("inf"):
+                raise ValueError(f"{name} {value} must be a finite number above {lowest}.")
+        if self.decode_batch_size < 1:
+            raise ValueError(f"decode_batch_size {self.decode_batch_size} must be at least 1.")
+        if not 0 <= self.max_reward_failure_share <= 1:
+            raise ValueError(f"max_reward_failure_share {self.max_reward_failure_share} must be a share, 0 to 1.")
+        if self.loss_type == "dr_grpo" and not self.max_completion_length:
+            raise ValueError("loss_type='dr_grpo' divides by max_completion_length; set it to the tokens of an image.")
+        each = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % each:
+            raise ValueError(
+                f"save_steps {self.save_steps} must be a multiple of the {each} steps that one generation feeds, or "
+                "training could not resume exactly."
+            )
+
+
+class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
+    """`trl.GRPOTrainer` for ARM: text-to-image, editing, or both mixed.
+
+    Rows of the datasets: `prompt` (str, a caption or an instruction); for an edit `source_image`, or `source_images`,
+    a list; optionally `height` and `width` of the picture to draw, in px (default: the processor's size; edits are
+    given back at their source's size); any other column is passed on to the rewards.
+
+    Rewards are called with keywords: `prompts`, `images` (PIL, what was drawn), `source_images` (lists of PIL, empty for
+    text-to-image), `completion_ids`, `task` ("text_to_image" or "editing"), every dataset column, and what TRL gives
+    (`completions`, `trainer_state`, `log_extra`, `log_metric`); those they do not name are left out. They return a list
+    of float or None, one a sample; None means that the reward does not apply, or could not be judged.
+
+    Args:
+        model: an `ArmForCausalLM` that was loaded from a folder (`beta` needs it for the reference), a PEFT model of
+            one, or a folder or Hub id.
+        reward_funcs: a reward or a list of them: callables as above, or what else TRL takes.
+        args: an `ArmGRPOConfig`.
+        train_dataset, eval_dataset: see above.
+        processing_class: an `ArmProcessor`; None loads the model's.
+        detokenizer: renders the tokens; None loads the one in the model's folder.
+        kwargs: `reward_processing_classes`, `callbacks`, `optimizers`, `quantization_config`, `peft_config`, as TRL's.
+
+    Raises:
+        ValueError: no reward, a row that cannot be drawn, fewer rows than one generation takes, or no reference model.
+        RewardError: (while training) a reward fails too often.
+    """
+
+    _tag_names = ["trl", "grpo", "arm"]  # "arm" tells ArmForCausalLM that only rows that can follow are scored
+    _name = "GRPO on image tokens"
+
+    def __init__(
+        self,
+        model: "str | ArmForCausalLM",
+        reward_funcs: Callable | Sequence[Callable],
+        args: ArmGRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict | None = None,
+        processing_class=None,
+        *,
+        detokenizer: ArmPixelDetokenizer | None = None,
+        **kwargs,
+    ):
+        if unknown := set(kwargs) & {"tools", "rollout_func", "environment_factory"}:
+            raise TypeError(f"{', '.join(sorted(unknown))}: a rollout is one image here; leave it out.")
+        path = model if isinstance(model, str) else model.config._name_or_path
+        args = ArmGRPOConfig(f"{Path(path).name or 'arm'}-GRPO") if args is None else args
+        if not isinstance(args, ArmGRPOConfig):
+            raise TypeError(f"args must be an ArmGRPOConfig, not a {type(args).__name__}: its defaults are TRL's.")
+        if args.beta and not path and not hasattr(model, "peft_config") and not kwargs.get("peft_config"):
+            raise ValueError(
+                f"beta {args.beta} needs a reference model, which is loaded from where the model came from, and this "
+                "one was made in memory; save and load it, or set beta=0."
+            )
+        rewards = list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
+        if not rewards or reward_funcs is None:
+            raise ValueError("There is no reward; pass at least one in reward_funcs.")
+        each = args.generation_batch_size // args.num_generations
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
+                if isinstance(rows, Dataset):
+                    check_requests(rows, f"{name}[{part!r}]" if part else name)
+        if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
+            raise ValueError(
+                f"train_dataset has {len(train_dataset)} rows, but one generation takes {each} prompts "
+                f"(generation_batch_size {args.generation_batch_size} / num_generations {args.num_generations}); "
+                "nothing would be trained. Add rows or make the batch smaller."
+            )
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # every trained parameter takes part in every image
+        super().__init__(
+            model,
+            [self._guarded(reward, args.reward_timeout) for reward in rewards],
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            **kwargs,
+        )
+        if not isinstance(self.arm, ArmForCausalLM):
+            raise TypeError(f"ArmGRPOTrainer trains an ArmForCausalLM, not a {type(self.arm).__name__}.")
+        self.detokenizer = (detokenizer or load_detokenizer(path)).to(self.accelerator.device)
+        self.detokenizer.set_progress_bar_config(disable=True)
+        self._requests: list[dict] = []  # of the rollout at work, one a sample
+        self._sheet_step = -1  # the step of the last sheet of pictures
+
+    @staticmethod
+    def _guarded(reward, timeout: float | None):
+        if isinstance(reward, (str, nn.Module)):  # reward models, which TRL calls itself
+            return reward
+        return (AsyncGuardedReward if is_async_callable(reward) else GuardedReward)(reward, timeout)
+
+    @property
+    def arm(self) -> ArmForCausalLM:
+        """The model without what accelerate and PEFT put around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @contextmanager
+    def _whole_model(self):
+        """The model with its weights in one piece, without gradients, as TRL does for `generate`."""
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            yield model
+
+    # --- a rollout --------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+        mode = "train" if self.model.training else "eval"
+        first = self.accelerator.process_index * len(inputs)
+        self._requests = [
+            {**self._request(row), "generator": self._generator(mode, first + index, row["prompt"])}
+            for index, row in enumerate(inputs)
+        ]
+        hidden = ("generator", "grid")  # what rewards have no use for
+        rows = [{name: request[name] for name in request if name not in hidden} for request in self._requests]
+        output = super()._generate_and_score_completions(rows)
+        self._log_rewards(mode)
+        if self._metrics[mode]["frac_reward_zero_std"][-1] == 1 and mode == "train":
+            logger.warning(
+                "Step %d: the samples of every prompt have equal rewards, so there is nothing to learn from. If that "
+                "lasts, take a finer reward, more num_generations or a higher temperature.",
+                self.state.global_step,
+            )
+        self._show(mode, rows)
+        return output
+
+    def _request(self, row: Mapping) -> dict:
+        """A dataset's row -> `prompt`, `task`, `source_images` and the row's other columns; and `grid`, in tokens."""
+        task, sources = read_request(row, f"The row with prompt {row.get('prompt')!r}")
+        image_processor = self.processing_class.image_processor
+        sources = [
+            PIL.Image.fromarray(image_processor.process_image(source).transpose(1, 2, 0)) for source in sources
+        ]
+        grid, patch = [], image_processor.patch_size
+        for name in ("height", "width"):
+            side = image_processor.size[name] if row.get(name) is None else row[name]
+            if side < patch or side % patch:
+                raise ValueError(f"{name} {side} of {row['prompt']!r} must be a multiple of the {patch} px patch.")
+            grid.append(side // patch)
+        others = {name: value for name, value in row.items() if name not in ("source_image", "source_images", "task")}
+        return {**others, "task": task, "source_images": sources, "grid": tuple(grid)}
+
+    def _generator(self, mode: str, index: int, prompt: str) -> torch.Generator:
+        """A sample's own randomness: of the seed, the step and its place in the batch over all processes."""
+        micro_step = self._step % self.args.gradient_accumulation_steps
+        words = f"{self.args.seed}/{mode}/{self.state.global_step}/{micro_step}/{index}/{prompt}"
+        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
+        return torch.Generator(self.accelerator.device).manual_seed(seed)
+
+    def _alike(self, *names: str) -> dict[tuple, list[int]]:
+        """Places of the rollout's requests, by what they hold under some names."""
+        places = defaultdict(list)
+        for index, request in enumerate(self._requests):
+            places[tuple(request[name] for name in names)].append(index)
+        return places
+
+    def _temperature(self, task: str) -> float:
+        edit = task == EDITING and self.args.editing_temperature is not None
+        return self.args.editing_temperature if edit else self.temperature
+
+    def _tokenize_prompts(self, prompts: list[str]):
+        """Prompts -> ids with the tokens of their source images, up to where the new image opens. Equal requests, the
+        samples of a group, are encoded once.
+        """
+        encoded: dict[tuple, list[int]] = {}
+        keys = [
+            (request["prompt"], request["grid"], *((image.size, image.tobytes()) for image in request["source_images"]))
+            for request in self._requests
+        ]
+        patch = self.processing_class.image_processor.patch_size
+        with self._whole_model():
+            for (grid, task), places in self._alike("grid", "task").items():
+                new = {keys[place]: self._requests[place] for place in places}
+                images = [request["source_images"] for request in new.values()] if task == EDITING else None
+                inputs = self.processing_class.image_generation_inputs(
+                    [request["prompt"] for request in new.values()],
+                    images,
+                    size={"height": grid[0] * patch, "width": grid[1] * patch},
+                )
+                input_ids = inputs["input_ids"].to(self.accelerator.device)
+                if images is not None:
+                    input_ids = self.arm.model.fill_image_tokens(input_ids, inputs["pixel_values"])
+                opening = self.arm.config.image_opening(*grid)
+                for key, ids, mask in zip(new, input_ids.cpu(), inputs["attention_mask"].bool(), strict=True):
+                    encoded[key] = [*ids[mask].tolist(), *opening]
+        return [encoded[key] for key in keys], None, {}
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        """Ids up to the opening of the image -> exactly H*W image tokens each."""
+        completion_ids: list[list[int]] = [[] for _ in prompt_ids]
+        for (grid, task), places in self._alike("grid", "task").items():
+            opening, count = len(self.arm.config.image_opening(*grid)), grid[0] * grid[1]
+            prompts = [torch.tensor([prompt_ids[place][:-opening]]) for place in places]  # generate opens the image
+            input_ids, attention_mask = stack_left_padded([(ids, torch.ones_like(ids)) for ids in prompts])
+            with self._whole_model() as model:
+                sequences = model.generate(
+                    input_ids=input_ids.to(self.accelerator.device),
+                    attention_mask=attention_mask.to(self.accelerator.device),
+                    generation_mode="image",
+                    image_grid=grid,
+                    do_sample=True,  # and all else that the folder's generation config would set
+                    temperature=self._temperature(task),
+                    top_k=self.top_k,
+                    top_p=self.top_p,
+                    guidance_scale=1.0,
+                    image_guidance_scale=1.0,
+                    generator=[self._requests[place]["generator"] for place in places],
+                )
+            for place, ids in zip(places, sequences[:, -1 - count : -1].tolist(), strict=True):
+                completion_ids[place] = ids
+        return completion_ids, None
+
+    def _generate(self, prompts: list[str]):
+        mode = "train" if self.model.training else "eval"
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, *rest = super()._generate(prompts)
+        for name in ("clipped_ratio", *(f"{which}_terminated_length" for which in ("mean", "min", "max"))):
+            del self._metrics[mode][f"completions/{name}"]  # an image has no end-of-text token
+        pictures = self._decode(completion_ids)
+        for request, picture in zip(self._requests, pictures, strict=True):
+            request["images"] = picture
+        return prompt_ids, completion_ids, tool_mask, completions, logprobs, {**extra_fields, "images": pictures}, *rest
+
+    def _decode(self, completion_ids: list[list[int]]) -> list[PIL.Image.Image]:
+        """Image tokens -> pictures; an edit's at its source's size."""
+        pictures: list = [None] * len(completion_ids)
+        for (grid,), places in self._alike("grid").items():
+            for batch in batched(places, self.args.decode_batch_size):
+                codes = torch.tensor([completion_ids[place] for place in batch], device=self.accelerator.device)
+                with self._whole_model():
+                    codes = codes.view(-1, *grid) - self.arm.config.visual_token_offset
+                    z_q = self.arm.vq_model.decode_codes(codes)
+                images = self.detokenizer(
+                    z_q,
+                    num_inference_steps=self.args.num_inference_steps,
+                    guidance_scale=self.args.decoder_guidance_scale,
+                    generator=[self._requests[place]["generator"] for place in batch],
+                ).images
+                for place, image in zip(batch, images, strict=True):
+                    size = self._requests[place]["source_images"][0].size if self._requests[place]["source_images"] else image.size
+                    pictures[place] = image if image.size == size else image.resize(size)
+        return pictures
+
+    # --- log-probabilities ------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal,
+    ):
+        """Log-probabilities of the completions' image tokens over the visual rows, at the temperature they were sampled
+        with: prompts that hold image tokens are edits. Through the model's own forward, so that all hooks run.
+        """
+        log_probs, entropies = [], []
+        size = batch_size or len(input_ids)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            labels = ids.masked_fill(mask == 0, -100)
+            labels[:, :-logits_to_keep] = -100
+            edits = (ids[:, :-logits_to_keep] >= self.arm.config.visual_token_offset).any(1)
+            temperature = torch.where(edits, self._temperature(EDITING), self._temperature(TEXT_TO_IMAGE))
+            with self.accelerator.autocast():
+                outputs = model(
+                    input_ids=ids, attention_mask=mask, labels=labels, temperature=temperature, use_cache=False
+                )
+            log_probs.append(outputs.log_probs[:, -logits_to_keep:])
+            entropies.append(outputs.entropies[:, -logits_to_keep:])
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    # --- rewards ----------------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        """Rewards [samples of all processes, rewards], NaN where there is none, the others weighing as much more."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        mode = "train" if self.model.training else "eval"
+        for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
+            if isinstance(reward, GuardedReward):
+                counts = torch.tensor(reward.take_counts(), device=self.accelerator.device)
+                failed, asked = self.accelerator.reduce(counts, "sum").tolist()
+                reward.check_share(failed, asked, self.args.max_reward_failure_share)
+                self._metrics[mode][f"rewards/{name}/failed"].append(failed / max(asked, 1))
+        self._rewards = rewards
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            return rewards
+        weights = self.reward_weights.to(rewards.device).abs()
+        answered = (~rewards.isnan() * weights).sum(1, keepdim=True)
+        return rewards * weights.sum() / answered  # none, or none with a weight, answered: no reward at all
+
+    def _log_rewards(self, mode: str) -> None:
+        """Logs each reward as it was given, over all samples and a task."""
+        tasks = gather_object([request["task"] for request in self._requests])
+        for name, values in zip(self.reward_func_names, self._rewards.T, strict=True):
+            known = values[~values.isnan()]
+            self._metrics[mode][f"rewards/{name}/mean"][-1] = known.mean().item()
+            self._metrics[mode][f"rewards/{name}/std"][-1] = known.std().item()
+            self._logs["rewards"][name].clear()
+            self._logs["rewards"][name].extend(values.tolist())
+            for task in sorted(set(tasks)):
+                of_task = values[torch.tensor([each == task for each in tasks], device=values.device)]
+                mean = of_task.nanmean().item()
+                if mean == mean:  # the reward applies to the task
+                    self._metrics[mode][f"rewards/{task}/{name}"].append(mean)
+
+    def _show(self, mode: str, rows: list[dict]) -> None:
+        """Saves a sheet of the first groups' pictures, each row behind its source, and what they were asked for."""
+        if self.log_completions and self.log_multimodal:
+            self._logs["images"].extend(gather_object([[row["images"]] for row in rows]))
+        step, every = self.state.global_step, self.args.picture_steps
+        due = mode == "train" and every and step % every == 0 and step != self._sheet_step
+        if not due or not self.is_world_process_zero():
+            return
+        self._sheet_step = step
+        groups = list(batched(rows, min(self.num_generations, len(rows))))[:SHEET_GROUPS]
+        folder = Path(self.args.output_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [[*group[0]["source_images"], *(row["images"] for row in group)] for group in groups]
+        picture_sheet(pictures).save(folder / f"step-{step:07d}.png")
+        (folder / f"step-{step:07d}.txt").write_text("".join(f"{group[0]['prompt']}\n" for group in groups))
+
+
+def read_request(row: Mapping, where: str) -> tuple[str, list]:
+    """A row's task, and its source images as they are.
+
+    Raises:
+        ValueError: no prompt, an unknown task, a task without the image it needs, or columns that cannot be read.
+    """
+    for name in ("image", "images"):
+        if name in row:
+            raise ValueError(
+                f"{where} has a column {name!r}: call it 'source_image' if it is what is to be edited, or otherwise "
+                "such as 'target_image'; rewards get as `images` what was drawn."
+            )
+    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise ValueError(f"{where} needs a prompt, a str that is not empty, not {row.get('prompt')!r}.")
+    sources = [row[name] for name in ("source_image", "source_images") if row.get(name) is not None]
+    if len(sources) > 1:
+        raise ValueError(f"{where} has both source_image and source_images; keep one.")
+    sources = [image for source in sources for image in (source if isinstance(source, (list, tuple)) else [source])]
+    if None in sources:
+        raise ValueError(f"{where} has a source image that is None; leave it out.")
+    task = row.get("task") or (EDITING if sources else TEXT_TO_IMAGE)
+    if task not in (TEXT_TO_IMAGE, EDITING):
+        raise ValueError(f"{where} has the task {task!r}; use {TEXT_TO_IMAGE!r} or {EDITING!r}, or leave it out.")
+    if (task == EDITING) != bool(sources):
+        raise ValueError(f"{where} has the task {task!r} and {len(sources)} source images; an edit needs at least one, and only an edit has any.")
+    return task, sources
+
+
+def check_requests(dataset: Dataset, name: str) -> None:
+    """Reads every row's request, without decoding pictures; raises as `read_request`, naming the row."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(column, Image(decode=False))
+    needed = {"prompt", "task", "source_image", "source_images", "image", "images"}
+    dataset = dataset.select_columns([column for column in dataset.column_names if column in needed])
+    for index, row in enumerate(dataset):
+        read_request(row, f"Row {index} of {name}")
+
+
+def picture_sheet(rows: list[list[PIL.Image.Image]]) -> PIL.Image.Image:
+    """Pictures in rows and columns, each resized to the first one's size."""
+    width, height = rows[0][0].size
+    sheet = PIL.Image.new("RGB", (width * max(len(row) for row in rows), height * len(rows)), "white")
+    for top, row in enumerate(rows):
+        for left, picture in enumerate(row):
+            sheet.paste(picture.resize((width, height)), (left * width, top * height))
+    return sheet

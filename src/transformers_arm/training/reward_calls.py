@@ -1,0 +1,134 @@
+"""Calls of reward callables that may fail without taking the training along, but never silently.
+
+Knows nothing about models, nor about what a reward means.
+"""
+
+import asyncio
+import functools
+import inspect
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from numbers import Real
+from threading import Thread
+
+from ..rewards.errors import RewardError
+
+logger = logging.getLogger(__name__)
+
+RECENT_CALLS = 20  # that the share of failures is taken over
+
+
+def _called_later(call: Callable, timeout: float | None):
+    """The result of a call, or a TimeoutError after `timeout` seconds. A thread that hangs is left behind."""
+    if timeout is None:
+        return call()
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result(timeout)
+
+
+class GuardedReward:
+    """A reward callable with a time limit, whose failures are counted, and whose values are checked.
+
+    A call that raises, hangs or returns no list of numbers gives None for every sample; NaN or an infinite value gives
+    None for its sample. Each is logged as a warning. `RewardError` goes through. Keywords that the callable does not
+    take are left out.
+
+    Args:
+        reward: takes `prompts`, `images`, ... as keywords and returns a list of float or None.
+        timeout: seconds a call may take; None sets no limit.
+    """
+
+    def __init__(self, reward: Callable, timeout: float | None = None):
+        self.reward, self.timeout = reward, timeout
+        plain = reward
+        while isinstance(plain, functools.partial):
+            plain = plain.func
+        self.__name__ = getattr(plain, "__name__", type(plain).__name__)
+        parameters = inspect.signature(reward).parameters.values()
+        takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+        self.keywords = None if takes_all else {parameter.name for parameter in parameters}
+        self.failed = self.asked = 0  # samples since `take_counts`
+        self.last_error: str | None = None
+        self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT_CALLS)
+
+    def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
+        self.asked += len(prompts)
+        try:
+            call = functools.partial(self.reward, **self._taken(prompts=prompts, **columns))
+            return self._checked(_called_later(call, self.timeout), len(prompts))
+        except RewardError:
+            raise
+        except Exception as error:
+            return self._failure(error, len(prompts))
+
+    def _taken(self, **columns) -> dict:
+        return columns if self.keywords is None else {k: v for k, v in columns.items() if k in self.keywords}
+
+    def _failure(self, error: Exception, count: int) -> list[None]:
+        self.failed += count
+        late = f"did not answer within {self.timeout} s" if isinstance(error, (TimeoutError, asyncio.TimeoutError)) else ""
+        self.last_error = late or f"{type(error).__name__}: {error}"
+        logger.warning("Reward %s: %s; its %d samples go without it.", self.__name__, self.last_error, count, exc_info=error)
+        return [None] * count
+
+    def _checked(self, values, count: int) -> list[float | None]:
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+            got = f"{len(values)} values" if isinstance(values, Sequence) else repr(values)
+            raise ValueError(f"returned {got} for {count} samples; return a list of float or None, one a sample.")
+        for value in values:
+            if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
+                raise ValueError(f"returned {value!r}, a {type(value).__name__}; return float or None.")
+        checked = [None if value is None or not math.isfinite(value) else float(value) for value in values]
+        if broken := sum(value is not None and kept is None for value, kept in zip(values, checked, strict=True)):
+            self.failed += broken
+            self.last_error = f"returned NaN or infinity for {broken} of {count} samples"
+            logger.warning("Reward %s %s; they go without it.", self.__name__, self.last_error)
+        return checked
+
+    def take_counts(self) -> tuple[int, int]:
+        """Samples that failed, and samples asked for, since the last call."""
+        counts, self.failed, self.asked = (self.failed, self.asked), 0, 0
+        return counts
+
+    def check_share(self, failed: int, asked: int, limit: float) -> float:
+        """Adds the counts of a call on all processes; the share of the recent calls' samples that failed.
+
+        Raises:
+            RewardError: it is above `limit`.
+        """
+        self.recent.append((failed, asked))
+        all_failed, all_asked = (sum(counts) for counts in zip(*self.recent, strict=True))
+        share = all_failed / max(all_asked, 1)
+        if share > limit:
+            raise RewardError(
+                f"Reward {self.__name__} failed for {share:.0%} of the samples of the last {len(self.recent)} calls, "
+                f"more than max_reward_failure_share {limit:.0%}. Last error: {self.last_error or 'on another process'}."
+                " Mend the reward, or raise the limit."
+            )
+        return share
+
+
+class AsyncGuardedReward(GuardedReward):
+    """The same for a coroutine function, or an object whose `__call__` is one; TRL awaits those together."""
+
+    async def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
+        self.asked += len(prompts)
+        try:
+            call = self.reward(**self._taken(prompts=prompts, **columns))
+            return self._checked(await asyncio.wait_for(call, self.timeout), len(prompts))
+        except RewardError:
+            raise
+        except Exception as error:
+            return self._failure(error, len(prompts))
