@@ -4,12 +4,27 @@ import random
 
 from datasets import Dataset, Features, Image, Value
 
-from ..shapes.captions import full_caption, sample_caption, short_caption
+from ..shapes.captions import full_caption, related_caption, sample_caption, short_caption
 from ..shapes.draw import draw_scene
 from ..shapes.edits import sample_editing_pair
+from ..shapes.prompts import GENERATION_TASKS, task_prompts
 from ..shapes.scene import sample_scene
 
-CAPTIONS = {"full": lambda rng, scene: full_caption(scene), "short": short_caption, "any": sample_caption}
+CAPTIONS = {
+    "full": lambda rng, scene: full_caption(scene),
+    "short": short_caption,
+    "any": sample_caption,
+    "related": related_caption,
+}
+
+
+def _caption(rng: random.Random, kind: str, split: str | None, held_out: frozenset[str]) -> str:
+    """A caption of a scene without a held-out pair, and none of the prompts that generation is scored with."""
+    while True:
+        scene = sample_scene(rng, split=split, num_objects=2 if kind == "related" else None, held_out_pairs=False)
+        caption = CAPTIONS[kind](rng, scene)
+        if caption not in held_out:
+            return caption
 
 
 def world_requests(
@@ -20,24 +35,33 @@ def world_requests(
     captions: dict[str, float] | None = None,
     split: str | None = "train",
 ) -> Dataset:
-    """Rows `prompt` and `source_image` (None for text-to-image), in random order.
+    """Rows `task`, `prompt` and `source_image` (None for text-to-image), in random order.
 
     Args:
         count: rows.
         seed: the same arguments give the same rows.
         editing: share of the rows that are edits, all kinds equally often.
-        captions: weight of each kind of caption: `full`, `short` and `any` form of the language.
+        captions: weight of each kind of caption: `full`, `short`, `related` (two objects, one left of the other, ...)
+            and `any` form of the language. Prompts of GenEval's six tasks, which scores are taken with, are left out.
         split: of the scenes, and of the edits' targets; none of them holds a held-out pair.
+
+    Raises:
+        ValueError: an unknown kind of caption, or a share outside 0..1.
     """
-    rng = random.Random(f"{seed}/requests")
     captions = captions or {"full": 1.0}
+    if unknown := set(captions) - set(CAPTIONS):
+        raise ValueError(f"Unknown kind of caption {', '.join(unknown)}; use {', '.join(CAPTIONS)}.")
+    if not 0 <= editing <= 1:
+        raise ValueError(f"editing {editing} must be a share, 0 to 1.")
+    held_out = frozenset(prompt for task in GENERATION_TASKS for prompt in task_prompts(task))
+    rng = random.Random(f"{seed}/requests")
     rows = []
     for _ in range(count):
         if rng.random() < editing:
             pair = sample_editing_pair(rng, split=split, held_out_pairs=False)
-            rows.append({"prompt": pair.instruction, "source_image": draw_scene(pair.source)})
+            rows.append(("editing", pair.instruction, draw_scene(pair.source)))
         else:
             (kind,) = rng.choices(list(captions), list(captions.values()))
-            scene = sample_scene(rng, split=split, held_out_pairs=False)
-            rows.append({"prompt": CAPTIONS[kind](rng, scene), "source_image": None})
-    return Dataset.from_list(rows, features=Features({"prompt": Value("string"), "source_image": Image()}))
+            rows.append(("text_to_image", _caption(rng, kind, split, held_out), None))
+    features = Features({"task": Value("string"), "prompt": Value("string"), "source_image": Image()})
+    return Dataset.from_list([dict(zip(features, row, strict=True)) for row in rows], features=features)

@@ -157,3 +157,16 @@ def short_caption(rng: random.Random, scene: Scene) -> str:
     if len(objects) == 2 and rng.random() < 0.5:
         return f"{nouns[0]} {rng.choice([name for name, holds in RELATIONS.items() if holds(*objects)])} {nouns[1]}"
     return _join(nouns, None)
+
+
+def related_caption(rng: random.Random, scene: Scene) -> str:
+    """A caption of two objects in a relation, each with its color three times in four and its size half of the time.
+
+    Raises:
+        ValueError: the scene does not have two objects.
+    """
+    if len(scene.objects) != 2:
+        raise ValueError(f"A relation is between two objects, the scene has {len(scene.objects)}.")
+    objects = rng.sample(scene.objects, 2)
+    first, second = (_noun_of(rng, item, rng.random() < 0.75, with_cell=False) for item in objects)
+    return f"{first} {rng.choice([name for name, holds in RELATIONS.items() if holds(*objects)])} {second}"

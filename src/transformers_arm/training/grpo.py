@@ -1,8 +1,8 @@
-"""GRPO on image tokens (paper section 5) with TRL: what a rollout, a sample's log-probability and a reward are for ARM.
+"""GRPO on image tokens (paper section 5) with TRL: what ARM's rollouts, log-probabilities and rewards are.
 
-A prompt and its pictures become ids that end where the new picture opens; a completion is exactly its H*W image tokens,
-and only their prediction is optimised. Pictures are decoded once a rollout, and every reward sees them. Sampling,
-decoding and so the update do not depend on the number of processes: each sample has a generator of its own.
+A prompt and its pictures become ids that end where the new picture opens; a completion is exactly its H*W image
+tokens, and only their prediction is optimised. Pictures are decoded once a rollout, and every reward sees them.
+Sampling, decoding and so the update do not depend on the number of processes: each sample has its own generator.
 Knows nothing about what is rewarded.
 """
 
@@ -17,12 +17,13 @@ from pathlib import Path
 import PIL.Image
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset, Image, IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
+from ..data.columns import SOURCES, read_text, rgb_picture, row_error, row_task, source_pictures, undecoded
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..generation_arm import stack_left_padded
 from ..modeling_arm import ArmForCausalLM
@@ -54,9 +55,9 @@ REFUSED = {
 class ArmGRPOConfig(GRPOConfig):
     """`trl.GRPOConfig` with the paper's numbers (section 5), and what decoding and rewards need.
 
-    Batch sizes count samples, not prompts. Guidance is off in rollouts: it would bias the update. With a reward that
-    is None for some samples, `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others;
-    `"normalize_then_sum"` puts a missing reward at its group's mean.
+    Batch sizes count samples, not prompts. Guidance is off in rollouts: it would bias the update. Where a reward is
+    None, `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others, and
+    `"normalize_then_sum"` puts it at its group's mean.
 
     Args:
         temperature: of text-to-image; editing_temperature: of edits, None for the same.
@@ -119,14 +120,15 @@ class ArmGRPOConfig(GRPOConfig):
 class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
     """`trl.GRPOTrainer` for ARM: text-to-image, editing, or both mixed.
 
-    Rows of the datasets: `prompt` (str, a caption or an instruction); for an edit `source_image`, or `source_images`,
-    a list; optionally `height` and `width` of the picture to draw, in px (default: the processor's size; edits are
-    given back at their source's size); any other column is passed on to the rewards.
+    Rows of the datasets: `prompt` (str, a caption or an instruction); for edits `source_image`, or `source_images`, a
+    list; `task`, "text_to_image" or "editing", where both are mixed; optionally `height` and `width` of the picture to
+    draw, in px (default: the processor's size; edits are given back at their source's size). Any other column is
+    passed on to the rewards.
 
-    Rewards are called with keywords: `prompts`, `images` (PIL, what was drawn), `source_images` (lists of PIL, empty for
-    text-to-image), `completion_ids`, `task` ("text_to_image" or "editing"), every dataset column, and what TRL gives
-    (`completions`, `trainer_state`, `log_extra`, `log_metric`); those they do not name are left out. They return a list
-    of float or None, one a sample; None means that the reward does not apply, or could not be judged.
+    Rewards are called with keywords: `prompts`, `images` (PIL, what was drawn), `source_images` (lists of PIL, empty
+    for text-to-image), `completion_ids`, `task`, every dataset column, and what TRL gives (`completions`,
+    `trainer_state`, `log_extra`, `log_metric`); those they do not name are left out. They return a list of float or
+    None, one a sample; None means that the reward does not apply, or could not be judged.
 
     Args:
         model: an `ArmForCausalLM` that was loaded from a folder (`beta` needs it for the reference), a PEFT model of
@@ -252,18 +254,15 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
 
     def _request(self, row: Mapping) -> dict:
         """A dataset's row -> `prompt`, `task`, `source_images` and the row's other columns; and `grid`, in tokens."""
-        task, sources = read_request(row, f"The row with prompt {row.get('prompt')!r}")
+        task, prompt, sources = read_request(row, f"with prompt {row.get('prompt')!r}", rgb_picture)
         image_processor = self.processing_class.image_processor
-        sources = [
-            PIL.Image.fromarray(image_processor.process_image(source).transpose(1, 2, 0)) for source in sources
-        ]
         grid, patch = [], image_processor.patch_size
         for name in ("height", "width"):
             side = image_processor.size[name] if row.get(name) is None else row[name]
             if side < patch or side % patch:
-                raise ValueError(f"{name} {side} of {row['prompt']!r} must be a multiple of the {patch} px patch.")
+                raise ValueError(f"{name} {side} of {prompt!r} must be a multiple of the {patch} px patch.")
             grid.append(side // patch)
-        others = {name: value for name, value in row.items() if name not in ("source_image", "source_images", "task")}
+        others = {name: value for name, value in row.items() if name not in SOURCES}
         return {**others, "task": task, "source_images": sources, "grid": tuple(grid)}
 
     def _generator(self, mode: str, index: int, prompt: str) -> torch.Generator:
@@ -290,7 +289,11 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         """
         encoded: dict[tuple, list[int]] = {}
         keys = [
-            (request["prompt"], request["grid"], *((image.size, image.tobytes()) for image in request["source_images"]))
+            (
+                request["prompt"],
+                request["grid"],
+                *((image.size, image.tobytes()) for image in request["source_images"]),
+            )
             for request in self._requests
         ]
         patch = self.processing_class.image_processor.patch_size
@@ -344,7 +347,15 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         pictures = self._decode(completion_ids)
         for request, picture in zip(self._requests, pictures, strict=True):
             request["images"] = picture
-        return prompt_ids, completion_ids, tool_mask, completions, logprobs, {**extra_fields, "images": pictures}, *rest
+        return (
+            prompt_ids,
+            completion_ids,
+            tool_mask,
+            completions,
+            logprobs,
+            {**extra_fields, "images": pictures},
+            *rest,
+        )
 
     def _decode(self, completion_ids: list[list[int]]) -> list[PIL.Image.Image]:
         """Image tokens -> pictures; an edit's at its source's size."""
@@ -362,8 +373,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
                     generator=[self._requests[place]["generator"] for place in batch],
                 ).images
                 for place, image in zip(batch, images, strict=True):
-                    size = self._requests[place]["source_images"][0].size if self._requests[place]["source_images"] else image.size
-                    pictures[place] = image if image.size == size else image.resize(size)
+                    sources = self._requests[place]["source_images"]
+                    pictures[place] = image.resize(sources[0].size) if sources else image
         return pictures
 
     # --- log-probabilities ------------------------------------------------------------------------------------------
@@ -379,8 +390,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal,
     ):
-        """Log-probabilities of the completions' image tokens over the visual rows, at the temperature they were sampled
-        with: prompts that hold image tokens are edits. Through the model's own forward, so that all hooks run.
+        """Log-probabilities of the completions' image tokens over the visual rows, at the temperature they were
+        sampled with (prompts that hold image tokens are edits), by the model's own forward, so that all hooks run.
         """
         log_probs, entropies = [], []
         size = batch_size or len(input_ids)
@@ -422,7 +433,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         for name, values in zip(self.reward_func_names, self._rewards.T, strict=True):
             known = values[~values.isnan()]
             self._metrics[mode][f"rewards/{name}/mean"][-1] = known.mean().item()
-            self._metrics[mode][f"rewards/{name}/std"][-1] = known.std().item()
+            self._metrics[mode][f"rewards/{name}/std"][-1] = known.std().item() if len(known) > 1 else 0.0
             self._logs["rewards"][name].clear()
             self._logs["rewards"][name].extend(values.tolist())
             for task in sorted(set(tasks)):
@@ -448,43 +459,44 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         (folder / f"step-{step:07d}.txt").write_text("".join(f"{group[0]['prompt']}\n" for group in groups))
 
 
-def read_request(row: Mapping, where: str) -> tuple[str, list]:
-    """A row's task, and its source images as they are.
+def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str, str, list]:
+    """A row's task, prompt, and source images as `prepare` makes them.
 
     Raises:
-        ValueError: no prompt, an unknown task, a task without the image it needs, or columns that cannot be read.
+        ValueError: no prompt, an unknown task, a task without the image it needs, an image that cannot be read, or a
+            column whose meaning is open; names the row.
     """
     for name in ("image", "images"):
         if name in row:
-            raise ValueError(
-                f"{where} has a column {name!r}: call it 'source_image' if it is what is to be edited, or otherwise "
-                "such as 'target_image'; rewards get as `images` what was drawn."
+            raise row_error(
+                index,
+                name,
+                "is it what is to be edited, or what is wanted? Call it 'source_image', or otherwise such as "
+                "'target_image'; rewards get as `images` what was drawn.",
             )
-    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise ValueError(f"{where} needs a prompt, a str that is not empty, not {row.get('prompt')!r}.")
-    sources = [row[name] for name in ("source_image", "source_images") if row.get(name) is not None]
-    if len(sources) > 1:
-        raise ValueError(f"{where} has both source_image and source_images; keep one.")
-    sources = [image for source in sources for image in (source if isinstance(source, (list, tuple)) else [source])]
-    if None in sources:
-        raise ValueError(f"{where} has a source image that is None; leave it out.")
-    task = row.get("task") or (EDITING if sources else TEXT_TO_IMAGE)
-    if task not in (TEXT_TO_IMAGE, EDITING):
-        raise ValueError(f"{where} has the task {task!r}; use {TEXT_TO_IMAGE!r} or {EDITING!r}, or leave it out.")
+    task = row_task(row, index, (TEXT_TO_IMAGE, EDITING), default=TEXT_TO_IMAGE)
+    prompt, sources = read_text(row, index), source_pictures(row, index, prepare)
     if (task == EDITING) != bool(sources):
-        raise ValueError(f"{where} has the task {task!r} and {len(sources)} source images; an edit needs at least one, and only an edit has any.")
-    return task, sources
+        problem = "an edit needs a picture to start from" if task == EDITING else "text-to-image starts from none"
+        raise row_error(index, "source_image", f"{problem}; fill it in or leave it out, or state another task.")
+    return task, prompt, sources
 
 
 def check_requests(dataset: Dataset, name: str) -> None:
-    """Reads every row's request, without decoding pictures; raises as `read_request`, naming the row."""
-    for column, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(column, Image(decode=False))
-    needed = {"prompt", "task", "source_image", "source_images", "image", "images"}
-    dataset = dataset.select_columns([column for column in dataset.column_names if column in needed])
+    """Reads every row's request, of its pictures only the heads; raises as `read_request`, naming the row."""
+
+    def open_head(picture):
+        if isinstance(picture, str) and "://" not in picture:
+            PIL.Image.open(picture).close()
+        return picture
+
+    known = ("prompt", "task", *SOURCES, "image", "images")
+    dataset = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
     for index, row in enumerate(dataset):
-        read_request(row, f"Row {index} of {name}")
+        try:
+            read_request(row, index, open_head)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def picture_sheet(rows: list[list[PIL.Image.Image]]) -> PIL.Image.Image:

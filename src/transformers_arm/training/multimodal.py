@@ -1,6 +1,5 @@
 """Training of `ArmForCausalLM` on conversations, shared by pre-training and supervised fine-tuning."""
 
-import shutil
 from pathlib import Path
 
 from ..data.conversations import ConversationCollator
@@ -9,7 +8,7 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from .callbacks import TaskScoresCallback
-from .trainer import ArmTrainer, train, training_arguments
+from .trainer import ArmTrainer, save_folder, train, training_arguments
 
 
 def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recipe: dict) -> None:
@@ -40,9 +39,4 @@ def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recip
     )
     train(trainer)
     if trainer.is_world_process_zero():
-        folder, aside = Path(arguments.output_dir) / "model", Path(arguments.output_dir) / ".model"
-        for unfinished in (aside, folder):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        aside.rename(folder)
+        save_folder(Path(arguments.output_dir) / "model", {"": (model, processor)})

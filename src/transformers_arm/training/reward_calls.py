@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # TimeoutError itself since Python 3.11
 from numbers import Real
 from threading import Thread
 
@@ -77,9 +78,10 @@ class GuardedReward:
 
     def _failure(self, error: Exception, count: int) -> list[None]:
         self.failed += count
-        late = f"did not answer within {self.timeout} s" if isinstance(error, (TimeoutError, asyncio.TimeoutError)) else ""
-        self.last_error = late or f"{type(error).__name__}: {error}"
-        logger.warning("Reward %s: %s; its %d samples go without it.", self.__name__, self.last_error, count, exc_info=error)
+        late = isinstance(error, (TimeoutError, asyncio.TimeoutError, FutureTimeoutError))
+        what = f"did not answer within {self.timeout} s" if late else f"{type(error).__name__}: {error}"
+        self.last_error = what
+        logger.warning("Reward %s: %s; its %d samples go without it.", self.__name__, what, count, exc_info=error)
         return [None] * count
 
     def _checked(self, values, count: int) -> list[float | None]:
@@ -114,8 +116,8 @@ class GuardedReward:
         if share > limit:
             raise RewardError(
                 f"Reward {self.__name__} failed for {share:.0%} of the samples of the last {len(self.recent)} calls, "
-                f"more than max_reward_failure_share {limit:.0%}. Last error: {self.last_error or 'on another process'}."
-                " Mend the reward, or raise the limit."
+                f"more than max_reward_failure_share {limit:.0%}. Last error: "
+                f"{self.last_error or 'on another process'}. Mend the reward, or raise the limit."
             )
         return share
 

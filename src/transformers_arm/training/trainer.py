@@ -100,6 +100,22 @@ def train(trainer: Trainer) -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None)
 
 
+def save_folder(folder: Path, parts: dict[str, tuple]) -> None:
+    """Saves models, processors, ... by their `save_pretrained` into a folder that appears only when it is whole.
+
+    Args:
+        folder: replaced if it is there.
+        parts: what belongs into each subfolder, by its name; "" is the folder itself.
+    """
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    for name, objects in parts.items():
+        for each in objects:
+            each.save_pretrained(aside / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
 def read_recipe(description: str) -> dict:
     """Reads `--config recipe.yaml` and `section.key=value` overrides from the command line.
 

@@ -1,0 +1,292 @@
+"""Supervised fine-tuning with TRL: its data handling, packing and logs around ARM's own routed loss.
+
+    trainer = ArmSFTTrainer(model, ArmSFTConfig("output", packing=True, max_length=4096), train_dataset=dataset)
+    trainer.train()
+
+Rows (`data/columns.py`) become `input_ids` and `labels` before TRL sees them, their pictures tokens of the frozen
+tokenizer; truncation, packing, collation and logs are TRL's. TRL's own loss multiplies every position by the whole
+head, so that text and image tokens share one softmax: it is replaced by the loss of ARM's forward. Knows nothing
+about how pictures are rendered.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib import metadata
+from random import Random
+
+import torch
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import Hasher
+from transformers import Trainer
+from trl import SFTConfig, SFTTrainer
+
+from ..data.columns import row_conversation, undecoded
+from ..data.conversations import ConversationCollator, drop_conditions
+from ..modeling_arm import ArmForCausalLM
+from ..processing_arm import ArmProcessor
+from .trainer import AtomicCheckpointMixin, LossPartsMixin
+
+ROWS_AT_ONCE = 32  # whose pictures are encoded together
+ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
+
+
+@dataclass
+class ArmSFTConfig(SFTConfig):
+    """TRL's `SFTConfig` for ARM. Loss is on what the assistant says, always.
+
+    Args:
+        max_length: longest row in tokens, and what packing fills. None, unlike TRL's 1,024: one picture of 512x512 px
+            has 1,024 tokens. Rows whose pictures, or all that is learnt, would be cut off are refused.
+        condition_dropout: probabilities `text`, `image` and `both` with which a training row that asks for a picture
+            loses that part of its request, so that guidance has its other branches (`drop_conditions`, which says
+            what pre-training takes). Drawn once a row, when the dataset is prepared. None drops nothing.
+
+    Raises:
+        ValueError: an option of TRL that makes no sense for ARM.
+    """
+
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["condition_dropout"]
+
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens, and what packing fills."})
+    condition_dropout: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Probabilities text, image, both: what requests for pictures lose."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        assistant_only = "only what the assistant says carries loss, as it is"
+        whole_head = "it takes the softmax over ARM's whole head, not the rows that can follow"
+        fixed_layout = "ARM's layout of a conversation is fixed, and its turns end with <|im_end|>"
+        refused = {
+            "assistant_only_loss": (self.assistant_only_loss, assistant_only),
+            "completion_only_loss": (self.completion_only_loss is not None, assistant_only),
+            "loss_type": (self.loss_type != "nll", whole_head),
+            "label_smoothing_factor": (self.label_smoothing_factor, whole_head),
+            "use_liger_kernel": (self.use_liger_kernel, "it replaces the forward that has ARM's loss"),
+            "chat_template_path": (self.chat_template_path, fixed_layout),
+            "eos_token": (self.eos_token, fixed_layout),
+            "eval_packing": (self.eval_packing and not self.packing, "its documents would see each other"),
+            "packing_strategy": (self.packing and self.packing_strategy != "bfd", "it cuts pictures; use 'bfd'"),
+            "truncation_mode": (self.truncation_mode != "keep_start", "it cuts the pictures that are asked about"),
+        }
+        for name, (is_refused, reason) in refused.items():
+            if is_refused:
+                raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for ARM: {reason}. Leave it out.")
+        if unknown := set(self.condition_dropout or {}) - set(NO_DROPOUT):
+            raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
+
+
+class RowEncoder:
+    """Batches of rows -> `input_ids` and `labels`, exactly those of `ConversationCollator` for the same conversations.
+
+    Args:
+        model, processor: an ARM, whose frozen tokenizer encodes the pictures, and its processor, which sizes them.
+        max_length: rows longer than this are checked; see `check_length`.
+        condition_dropout, seed: see `ArmSFTConfig`; what row i loses is a function of seed and i.
+
+    Raises:
+        ValueError: a row that cannot be used; names it.
+    """
+
+    def __init__(
+        self,
+        model: ArmForCausalLM,
+        processor: ArmProcessor,
+        *,
+        max_length: int | None = None,
+        condition_dropout: dict[str, float] | None = None,
+        seed: int = 0,
+    ):
+        self.model, self.image_processor, self.max_length, self.seed = (
+            model,
+            processor.image_processor,
+            max_length,
+            seed,
+        )
+        self.condition_dropout = NO_DROPOUT | (condition_dropout or {})
+        self.collator = ConversationCollator(processor.tokenizer, model.vq_model, model.config)
+
+    def fingerprint(self, dataset: Dataset) -> str:
+        """What the result depends on, so that `datasets` finds it in its cache again; hashing the model as an object
+        would write it out.
+        """
+        weights = hashlib.sha256()
+        for tensor in self.model.vq_model.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        version = metadata.version("transformers-arm")
+        vocabulary = sorted(self.collator.tokenizer.get_vocab().items())
+        settings = [self.max_length, self.condition_dropout, self.seed, self.image_processor.to_json_string()]
+        return Hasher.hash(
+            [
+                dataset._fingerprint,
+                version,
+                weights.hexdigest(),
+                self.model.config.to_json_string(),
+                vocabulary,
+                settings,
+            ]
+        )
+
+    def pixel_values(self, picture) -> torch.Tensor:
+        """A picture -> float32 [3, H, W]."""
+        return torch.as_tensor(self.image_processor(picture).pixel_values[0])
+
+    def image_tokens(self, pictures: list[torch.Tensor]) -> list[torch.LongTensor]:
+        """Pictures [3, H, W] -> their tokens [h, w], those of one size together."""
+        tokens = [None] * len(pictures)
+        for size in {picture.shape for picture in pictures}:
+            places = [place for place, picture in enumerate(pictures) if picture.shape == size]
+            grids = self.model.model.get_image_tokens(torch.stack([pictures[place] for place in places]))
+            for place, grid in zip(places, grids.cpu(), strict=True):
+                tokens[place] = grid
+        return tokens
+
+    def check_length(self, index: int, ids: list[int], labels: list[int]) -> None:
+        """Refuses a row of which truncation would leave a broken picture, or nothing to learn; text may be cut."""
+        if self.max_length is None or len(ids) <= self.max_length:
+            return
+        config, lost = self.model.config, ids[self.max_length :]
+        in_picture = any(token >= config.visual_token_offset or token == config.vision_end_token_id for token in lost)
+        if in_picture or not any(label != -100 for label in labels[: self.max_length]):
+            what = "a picture" if in_picture else "all that it teaches"
+            raise ValueError(
+                f"Row {index} has {len(ids)} tokens; at max_length {self.max_length} {what} would be cut off. Raise "
+                "max_length, let the image processor make pictures smaller, or drop the row."
+            )
+
+    def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list[list[int]]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        conversations = [
+            drop_conditions(
+                Random(f"{self.seed}/{index}"),
+                row_conversation(row, index, self.pixel_values),
+                **self.condition_dropout,
+            )
+            for index, row in zip(indices, rows, strict=True)
+        ]
+        parts = [part for messages in conversations for turn in messages for part in turn["content"]]
+        tokens = iter(self.image_tokens([part["image"] for part in parts if part["type"] == "image"]))
+        encoded = [self.collator.encode(messages, tokens) for messages in conversations]
+        for index, (ids, labels) in zip(indices, encoded, strict=True):
+            self.check_length(index, ids, labels)
+        return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
+
+
+class RoutedLossMixin:
+    """For an `SFTTrainer`: transformers' loss, which is the model's own, in place of TRL's softmax over the head."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs["use_cache"] = False  # a cache would join the documents of a packed row
+        if model.training:
+            tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum()
+            self._total_train_tokens += self.accelerator.gather_for_metrics(tokens).sum().item()
+        self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if prediction_loss_only:  # outside training the model would build logits over the whole flat vocabulary
+            inputs = {**inputs, "logits_to_keep": 1}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+
+class ArmSFTTrainer(AtomicCheckpointMixin, LossPartsMixin, RoutedLossMixin, SFTTrainer):
+    """TRL's `SFTTrainer` for ARM.
+
+    Logs `loss`, its parts `loss_text` and `loss_image`, and `num_tokens`; not TRL's entropy and token accuracy, which
+    come from its own head.
+
+    Args:
+        model: an `ArmForCausalLM`, a PEFT model around one, or the folder or Hub id of one (loaded in float32).
+        args: an `ArmSFTConfig`; None takes its defaults.
+        train_dataset: `datasets` of rows as `data/columns.py` says, or with `input_ids` and `labels` already; streamed
+            ones too, with `max_steps`.
+        processing_class: the `ArmProcessor`; None loads the one in the model's folder.
+        kwargs: what `SFTTrainer` takes: `eval_dataset`, `peft_config` (with
+            `target_modules=ArmForCausalLM.LORA_TARGETS`), `callbacks`, ...
+
+    Raises:
+        ValueError: a row that cannot be used, adapters in the frozen tokenizer, or an argument that would replace
+            ARM's ids or loss.
+        TypeError: another config, model or processor.
+    """
+
+    _tag_names = ["trl", "sft", "arm"]
+
+    def __init__(
+        self,
+        model,
+        args: ArmSFTConfig | None = None,
+        *,
+        train_dataset: Dataset | IterableDataset,
+        processing_class: ArmProcessor | None = None,
+        **kwargs,
+    ):
+        args = ArmSFTConfig() if args is None else args
+        if not isinstance(args, ArmSFTConfig):
+            raise TypeError(f"args is a {type(args).__name__}; pass an ArmSFTConfig, which checks TRL's options.")
+        for name in ("compute_loss_func", "formatting_func", "quantization_config"):
+            if kwargs.get(name) is not None:
+                fix = "load the model with it" if name == "quantization_config" else "ARM has its own ids and loss"
+                raise ValueError(f"ArmSFTTrainer takes no {name}: {fix}. Leave it out.")
+        if isinstance(model, str):
+            model = ArmForCausalLM.from_pretrained(model, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
+        arm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not isinstance(arm, ArmForCausalLM):
+            raise TypeError(f"The model is a {type(arm).__name__}, and no ArmForCausalLM; use TRL's own SFTTrainer.")
+        if processing_class is None:
+            if not arm.config._name_or_path:
+                raise ValueError("The model was not loaded from a folder; pass its ArmProcessor as processing_class.")
+            processing_class = ArmProcessor.from_pretrained(arm.config._name_or_path)
+        if not isinstance(processing_class, ArmProcessor):
+            raise TypeError(f"processing_class is a {type(processing_class).__name__}; pass the model's ArmProcessor.")
+        self._arm, self._processor = arm, processing_class
+        forward = vars(arm).get("forward")
+        # Here and not only in `_prepare_dataset`: TRL would refuse to pack rows in which it finds pictures.
+        train_dataset = self._encode(train_dataset, args, "train")
+        super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        # TRL has put a forward with its own head over the model's; take it off again.
+        if forward is None:
+            vars(arm).pop("forward", None)
+        else:
+            arm.forward = forward
+        if any(".base_layer." in name for name in arm.vq_model.state_dict()):
+            raise ValueError(
+                "The adapters reach into the frozen tokenizer, where they are never trained; give the PEFT config "
+                "target_modules=ArmForCausalLM.LORA_TARGETS."
+            )
+
+    def _encode(self, dataset, args: ArmSFTConfig, name: str):
+        """Rows -> `input_ids` and `labels`, kept in the cache of `datasets`; rows that have them stay as they are."""
+        columns = dataset.column_names or list(next(iter(dataset)))
+        if "input_ids" in columns:
+            return dataset
+        encoder = RowEncoder(
+            self._arm,
+            self._processor,
+            max_length=args.max_length,
+            condition_dropout=args.condition_dropout if name == "train" else None,
+            seed=args.seed,
+        )
+        dataset = undecoded(dataset)
+        options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "remove_columns": columns}
+        if isinstance(dataset, IterableDataset):
+            return dataset.map(encoder, features=ENCODED, **options)
+        home = self._arm.vq_model.device
+        with args.main_process_first(desc=f"encoding of the {name} dataset"):
+            self._arm.vq_model.to(args.device)
+            dataset = dataset.map(
+                encoder,
+                features=ENCODED,
+                new_fingerprint=encoder.fingerprint(dataset),
+                desc=f"Encoding {name} dataset",
+                **options,
+            )
+            self._arm.vq_model.to(home)
+        return dataset
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        encoded = self._encode(dataset, args, dataset_name)
+        return super()._prepare_dataset(encoded, processing_class, args, packing, formatting_func, dataset_name)

@@ -1,0 +1,90 @@
+"""Reinforcement learning of ARM (paper section 5): GRPO on image tokens, with any reward.
+
+    torchrun --nproc_per_node 2 trainers/grpo.py --config trainers/arm_tiny/grpo_text_to_image.yaml
+
+Writes a complete folder, which pipelines load, to `output_dir`/model. Interrupted, the same command goes on from the
+newest complete checkpoint. A recipe's sections:
+
+- `start_from`: a model's folder or Hub id, with its detokenizer in it; also the reference of the KL penalty.
+- `data`: `world`, fields of `world_requests`; or `dataset`, what `datasets.load_dataset` takes, with the columns that
+  `ArmGRPOTrainer` reads.
+- `rewards`: a list of `{reward, weight, arguments}`: a name in `transformers_arm.rewards`, or `module:name` of yours;
+  with `arguments` (keywords) it is called first, as classes are.
+- `prompts_per_step`: prompts of one update, over all processes; gradient accumulation follows from it.
+- `lora` (optional): fields of `peft.LoraConfig`; only adapters are trained and saved.
+- `evaluation` (optional): fields of `TaskScoresCallback`, for the embedded world.
+- `training`: fields of `ArmGRPOConfig`.
+"""
+
+import importlib
+import os
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from peft import LoraConfig
+
+import transformers_arm.rewards
+from transformers_arm.data.world_requests import world_requests
+from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.training.callbacks import TaskScoresCallback
+from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
+from transformers_arm.training.trainer import read_recipe, save_folder, train
+
+
+def find_reward(reward: str, arguments: dict | None = None):
+    """A reward by its name in `transformers_arm.rewards`, or as `module:name`; called with `arguments` if given."""
+    module, _, name = reward.rpartition(":")
+    source = importlib.import_module(module) if module else transformers_arm.rewards
+    if not hasattr(source, name):
+        raise ValueError(f"There is no reward {name!r} in {source.__name__}; use module:name for one of yours.")
+    found = getattr(source, name)
+    return found if arguments is None else found(**arguments)
+
+
+def arguments_of(recipe: dict) -> ArmGRPOConfig:
+    """The recipe's `training`, with the gradient accumulation and the weights that its other sections state."""
+    section = {"report_to": "tensorboard", **recipe["training"]}
+    each = section["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", 1))
+    samples = recipe["prompts_per_step"] * section.get("num_generations", ArmGRPOConfig.num_generations)
+    if samples % each:
+        raise ValueError(
+            f"prompts_per_step {recipe['prompts_per_step']} are {samples} samples, not a multiple of the {each} that "
+            "all processes take at once; choose another training.per_device_train_batch_size."
+        )
+    weights = [entry.get("weight", 1.0) for entry in recipe["rewards"]]
+    derived = {"gradient_accumulation_steps": samples // each, "reward_weights": weights}
+    return ArmGRPOConfig(output_dir=recipe["output_dir"], **section, **derived)
+
+
+def requests(data: dict, arguments: ArmGRPOConfig) -> Dataset:
+    """The recipe's prompts; of the embedded world as many as the run draws."""
+    if "world" not in data:
+        return load_dataset(**data["dataset"])
+    generations = -(-arguments.max_steps * arguments.gradient_accumulation_steps // arguments.steps_per_generation)
+    prompts = generations * arguments.generation_batch_size // arguments.num_generations
+    return world_requests(prompts, seed=arguments.seed, **data["world"])
+
+
+def main() -> None:
+    recipe = read_recipe(__doc__)
+    arguments = arguments_of(recipe)
+    model = ArmForCausalLM.from_pretrained(recipe["start_from"], dtype=recipe.get("dtype", "float32"))
+    lora = recipe.get("lora")
+    trainer = ArmGRPOTrainer(
+        model,
+        [find_reward(entry["reward"], entry.get("arguments")) for entry in recipe["rewards"]],
+        arguments,
+        requests(recipe["data"], arguments),
+        peft_config=None if lora is None else LoraConfig(**{"target_modules": model.LORA_TARGETS, **lora}),
+    )
+    if "evaluation" in recipe:
+        looks = TaskScoresCallback(trainer.processing_class, trainer.detokenizer, **recipe["evaluation"])
+        trainer.add_callback(looks)
+    train(trainer)
+    if trainer.is_world_process_zero():
+        parts = {"": (trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)}
+        save_folder(Path(arguments.output_dir) / "model", {**parts, "detokenizer": (trainer.detokenizer,)})
+
+
+if __name__ == "__main__":
+    main()
