@@ -4,7 +4,7 @@ Knows nothing about where a model comes from or what becomes of its scores.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,11 @@ from .shapes.questions import (
     sample_existence_question,
     sample_question,
 )
+from .shapes.reader import read_scene
 from .shapes.scene import Scene, sample_scene
 
 UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
+READERS = {"": read_scene}
 BATCH_SIZE = 50
 STORY_TOKENS = 120
 
@@ -161,6 +163,10 @@ def question_pairs(count: int, *, seed: int, split: str = "test", max_jitter: in
     return pairs
 
 
+def _by_reader(readers: Mapping[str, Callable], score: Callable) -> dict[str, float]:
+    return {prefix + name: value for prefix, read in readers.items() for name, value in score(read).items()}
+
+
 def generation(
     arm: Arm,
     canvas: Canvas = DEFAULT_CANVAS,
@@ -169,17 +175,19 @@ def generation(
     seed: int = EVALUATION_SEED,
     split: str = "test",
     tasks: Sequence[str] = (*GENERATION_TASKS, "full", "composition"),
+    readers: Mapping[str, Callable] = READERS,
     **kwargs,
 ) -> dict[str, float]:
     """Shares of right pictures: GenEval's six tasks (`count` prompts in all) and their mean, and `count` prompts each
-    of `"full"` and `"composition"`.
+    of `"full"` and `"composition"`; by each reader, whose name stands before those of its scores.
     """
     prompts, names = [], []
     for task in tasks:
         each = -(-count // len(GENERATION_TASKS)) if task in GENERATION_TASKS else count
         prompts += generation_prompts(task, each, seed=seed, split=split)
         names += [task] * each
-    return generation_scores(arm.draw(prompts, canvas, seed=seed, **kwargs), prompts, names)
+    drawn = arm.draw(prompts, canvas, seed=seed, **kwargs)
+    return _by_reader(readers, lambda read: generation_scores(drawn, prompts, names, read))
 
 
 def editing(
@@ -189,13 +197,15 @@ def editing(
     count: int = 300,
     seed: int = EVALUATION_SEED,
     split: str = "test",
+    readers: Mapping[str, Callable] = READERS,
     **kwargs,
 ) -> dict[str, float]:
-    """`editing_scores` over `count` pairs."""
+    """`editing_scores` over `count` pairs; by each reader, whose name stands before those of its scores."""
     pairs = editing_pairs(count, seed=seed, split=split, max_jitter=canvas.max_jitter)
     sources = [render_scene(pair.source, canvas.height, canvas.width) for pair in pairs]
-    edited = arm.edit(sources, [pair.instruction for pair in pairs], canvas, seed=seed, **kwargs)
-    return editing_scores(edited, [pair.source.to_json() for pair in pairs], [pair.instruction for pair in pairs])
+    scenes, instructions = [pair.source.to_json() for pair in pairs], [pair.instruction for pair in pairs]
+    edited = arm.edit(sources, instructions, canvas, seed=seed, **kwargs)
+    return _by_reader(readers, lambda read: editing_scores(edited, scenes, instructions, read))
 
 
 def understanding(

@@ -8,6 +8,7 @@ from transformers_arm.shapes.captions import (
     caption_is_true,
     full_caption,
     parse_caption,
+    related_caption,
     sample_caption,
     shuffled_caption,
 )
@@ -81,6 +82,20 @@ def test_every_sampled_caption_is_true_of_its_scene_and_names_every_object():
         for caption in (sample_caption(rng, scene), full_caption(scene), shuffled_caption(rng, scene)):
             assert caption_is_true(caption, scene), (caption, scene)
             assert len(parse_caption(caption).nouns) == len(scene.objects)
+
+
+def test_relations_are_true_and_between_two_objects():
+    rng = random.Random(3)
+    captions = []
+    for _ in range(500):
+        scene = sample_scene(rng, num_objects=2)
+        captions.append(related_caption(rng, scene))
+        spec = parse_caption(captions[-1])
+        assert spec.relation and spec.is_true_of(scene)
+    assert {parse_caption(caption).relation for caption in captions} == {"left of", "right of", "above", "below"}
+    assert any("red" in caption for caption in captions) and any("small" in caption for caption in captions)
+    with pytest.raises(ValueError, match="between two objects, the scene has 3"):
+        related_caption(rng, sample_scene(rng, num_objects=3))
 
 
 def test_full_captions_tell_scenes_apart():

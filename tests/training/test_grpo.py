@@ -160,6 +160,8 @@ def test_another_config_no_reward_and_no_reference_are_refused(arm_folder, train
         ArmGRPOTrainer(arm_folder, brightness, GRPOConfig(str(tmp_path), use_cpu=True, bf16=False), dataset_of(MIXED))
     with pytest.raises(ValueError, match="no reward"):
         train([])
+    with pytest.raises(ValueError, match="Two rewards have one name in brightness, brightness"):
+        train([brightness, brightness])
     model = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32)
     model.config._name_or_path = ""
     with pytest.raises(ValueError, match="beta 0.01 needs a reference model"):
@@ -504,7 +506,10 @@ def test_rewards_get_pictures_and_every_column(train):
 
 
 def test_pictures_are_decoded_once_however_many_rewards_look(train, monkeypatch):
-    trainer = train([brightness, lambda images, **_: brightness(images)], max_steps=0, decode_batch_size=3)
+    def again(images, **_):
+        return brightness(images)
+
+    trainer = train([brightness, again], max_steps=0, decode_batch_size=3)
     sizes = []
     decode = trainer.detokenizer.__class__.__call__
 

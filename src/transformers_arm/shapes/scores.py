@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +27,12 @@ def scene_from_json(text: str) -> Scene:
         raise ValueError(f"Not the JSON of a scene, which `Scene.to_json` writes: {text!r} ({error!r}).") from None
 
 
-def picture_is_right(prompt: str, image: Image.Image | np.ndarray) -> bool:
+Reader = Callable[[Image.Image | np.ndarray], SceneReading]
+
+
+def picture_is_right(prompt: str, image: Image.Image | np.ndarray, read: Reader = read_scene) -> bool:
     """Whether a picture holds exactly the objects a prompt names, with everything it states; see `caption_is_true`."""
-    return caption_is_true(prompt, read_scene(image))
+    return caption_is_true(prompt, read(image))
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ def _share_kept(source: Scene, target: Scene, reading: SceneReading) -> float:
     return sum(kept) / len(kept)  # never empty: an edit of the background has objects to keep
 
 
-def score_edit(source: Scene, instruction: str, image: Image.Image | np.ndarray) -> EditScore:
+def score_edit(
+    source: Scene, instruction: str, image: Image.Image | np.ndarray, read: Reader = read_scene
+) -> EditScore:
     """Scores a picture as the outcome of an edit.
 
     SC = 10 * min(instruction done, share of other objects and background kept in every attribute);
@@ -82,6 +88,7 @@ def score_edit(source: Scene, instruction: str, image: Image.Image | np.ndarray)
         source: the scene before the edit.
         instruction: the edit in words.
         image: the edited picture, PIL or uint8 RGB [height, width, 3].
+        read: says what the picture shows.
 
     Raises:
         ValueError: as `apply_edit` and `read_scene`, or the instruction changes nothing.
@@ -89,7 +96,7 @@ def score_edit(source: Scene, instruction: str, image: Image.Image | np.ndarray)
     target = apply_edit(source, instruction)
     if target == source:
         raise ValueError(f"{instruction!r} changes nothing in {source.to_json()}; there is nothing to score.")
-    reading = read_scene(image)
+    reading = read(image)
     done = _instruction_is_done(source, target, reading)
     residuals = [item.residual for item in reading.objects]
     return EditScore(

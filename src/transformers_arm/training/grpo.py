@@ -196,6 +196,11 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
             processing_class,
             **kwargs,
         )
+        if len(set(self.reward_func_names)) < len(self.reward_func_names):
+            raise ValueError(
+                f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give one "
+                "another __name__."
+            )
         if not isinstance(self.arm, ArmForCausalLM):
             raise TypeError(f"ArmGRPOTrainer trains an ArmForCausalLM, not a {type(self.arm).__name__}.")
         self.detokenizer = (detokenizer or load_detokenizer(path)).to(self.accelerator.device)

@@ -1,12 +1,13 @@
 """Scores edited pictures of the embedded world: exact, SC, PQ and O, named as GEdit's."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import datasets
 import evaluate
 
 from transformers_arm.shapes.edits import apply_edit, parse_instruction
+from transformers_arm.shapes.reader import read_scene
 from transformers_arm.shapes.scores import scene_from_json, score_edit
 
 _DESCRIPTION = """\
@@ -41,8 +42,11 @@ def _mean_scores(rows: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
-def editing_scores(images: Sequence, sources: Sequence[str], instructions: Sequence[str]) -> dict[str, float]:
-    """Means of exact, SC, PQ and O per kind of edit and over the kinds; see the metric's inputs.
+def editing_scores(
+    images: Sequence, sources: Sequence[str], instructions: Sequence[str], read: Callable = read_scene
+) -> dict[str, float]:
+    """Means of exact, SC, PQ and O, by what `read` says a picture shows, per kind of edit and over the kinds; see the
+    metric's inputs.
 
     Raises:
         ValueError: a source that is no scene, an instruction that cannot be applied to it or changes nothing, or a
@@ -53,7 +57,7 @@ def editing_scores(images: Sequence, sources: Sequence[str], instructions: Seque
         source = scene_from_json(text)
         kind, _ = parse_instruction(instruction)
         group = "composition" if apply_edit(source, instruction).has_held_out_pair else kind
-        score = score_edit(source, instruction, image)
+        score = score_edit(source, instruction, image, read)
         rows[group].append((score.exact, score.consistency, score.quality, score.overall))
     means = {group: _mean_scores(scored) for group, scored in rows.items()}
     kinds = [mean for group, mean in means.items() if group != "composition"]

@@ -1,12 +1,13 @@
 """Scores generated pictures of the embedded world per prompt, right or wrong, as GenEval does."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import datasets
 import evaluate
 
 from transformers_arm.shapes.prompts import GENERATION_TASKS, names_held_out_pair
+from transformers_arm.shapes.reader import read_scene
 from transformers_arm.shapes.scores import picture_is_right
 
 _DESCRIPTION = """\
@@ -33,15 +34,18 @@ _CITATION = """\
 """
 
 
-def generation_scores(images: Sequence, prompts: Sequence[str], tasks: Sequence[str]) -> dict[str, float]:
-    """Share of right pictures per task, of compositions, and over the six tasks; see the metric's inputs.
+def generation_scores(
+    images: Sequence, prompts: Sequence[str], tasks: Sequence[str], read: Callable = read_scene
+) -> dict[str, float]:
+    """Share of right pictures, by what `read` says they show, per task, of compositions, and over the six tasks; see
+    the metric's inputs.
 
     Raises:
         ValueError: a prompt that is no caption of the language, or a picture with a side outside 32..192 px.
     """
     right = defaultdict(list)
     for image, prompt, task in zip(images, prompts, tasks, strict=True):
-        right["composition" if names_held_out_pair(prompt) else task].append(picture_is_right(prompt, image))
+        right["composition" if names_held_out_pair(prompt) else task].append(picture_is_right(prompt, image, read))
     scores = {task: sum(found) / len(found) for task, found in right.items()}
     if all(task in scores for task in GENERATION_TASKS):
         scores["overall"] = sum(scores[task] for task in GENERATION_TASKS) / len(GENERATION_TASKS)

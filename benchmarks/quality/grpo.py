@@ -1,0 +1,106 @@
+"""Prints what reinforcement learning did: scores before and after, as two readers see them, with their spread.
+
+    python benchmarks/quality/grpo.py --before checkpoints/arm-tiny \
+        --after runs/arm-tiny/grpo_text_to_image-1/model runs/arm-tiny/grpo_text_to_image-2/model ... [--output FILE]
+
+Each folder after is one training; with several, they should differ in their seed alone. All are scored on the same
+held-out items, with `--seeds` seeds of the items and of the sampling, as their generation config samples and without
+guidance. The second reader is a classifier trained on drawn scenes, which no reward has looked at. Prints a table, and
+JSON into `--output`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from transformers_arm.evaluation import EVALUATION_SEED
+from transformers_arm.evaluation_multimodal import UNGUIDED, Arm, editing, generation, understanding
+from transformers_arm.evaluation_reader import load_or_train
+from transformers_arm.shapes.prompts import GENERATION_TASKS
+from transformers_arm.shapes.reader import read_scene
+
+TASKS = (*GENERATION_TASKS, "full")
+
+
+def scores_of(arm: Arm, readers: dict, *, count: int, seed: int) -> dict[str, float]:
+    """Every score of one seed, in 0..1."""
+    settings = {"count": count, "seed": seed}
+    scores = {}
+    for prefix, sampling in (("", {}), ("unguided ", UNGUIDED)):
+        drawn = generation(arm, tasks=TASKS, readers=readers, **settings, **sampling)
+        edited = editing(arm, readers=readers, **settings, **sampling)
+        for reader in readers:
+            scores[f"{prefix}{reader}generation"] = drawn[f"{reader}overall"]
+            scores[f"{prefix}{reader}full captions"] = drawn[f"{reader}full"]
+            scores[f"{prefix}{reader}exact edits"] = edited[f"{reader}exact"]
+        if not sampling:
+            scores |= {f"generation: {task}": drawn[task] for task in GENERATION_TASKS}
+    return scores | {"understanding": understanding(arm, **settings)["overall"]}
+
+
+def spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def mean_over(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, required=True, help="ARM folder that the training started from")
+    parser.add_argument("--after", type=Path, nargs="+", required=True, help="ARM folders, one a training")
+    parser.add_argument("--items", type=int, default=500, help="held-out items a score and seed")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of items and sampling")
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="the first of them")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+
+    classifier = load_or_train()
+    readers = {"": read_scene, "second reader: ": lambda image: classifier.read([image])[0]}
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    found = {
+        str(folder): [scores_of(Arm.from_pretrained(folder), readers, count=arguments.items, seed=s) for s in seeds]
+        for folder in (arguments.before, *arguments.after)
+    }
+    before = found[str(arguments.before)]
+    after = [mean_over(found[str(folder)]) for folder in arguments.after]
+    table = {}
+    for name in before[0]:
+        trainings = [row[name] for row in after]
+        old, new = [row[name] for row in before], statistics.mean(trainings)
+        table[name] = {
+            "before": statistics.mean(old),
+            "before_spread": spread(old),
+            "after": new,
+            "after_spread": spread(trainings)
+            if len(after) > 1
+            else spread([row[name] for row in found[str(arguments.after[0])]]),
+            "gain": new - statistics.mean(old),
+        }
+    over = f"{len(after)} trainings" if len(after) > 1 else f"{arguments.seeds} seeds of items"
+    print(f"| held-out items | before (+- over {arguments.seeds} seeds of items) | after (+- over {over}) | gain |")
+    print("|---|---|---|---|")
+    for name, row in table.items():
+        old, new = (f"{row[which]:.3f} +- {row[which + '_spread']:.3f}" for which in ("before", "after"))
+        print(f"| {name} | {old} | {new} | {row['gain']:+.3f} |")
+    if arguments.output:
+        result = {
+            "command": "python benchmarks/quality/grpo.py",
+            "before": str(arguments.before),
+            "after": [str(folder) for folder in arguments.after],
+            "items": arguments.items,
+            "seeds": list(seeds),
+            "date": date.today().isoformat(),
+            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
+            "table": table,
+            "all": found,
+        }
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
