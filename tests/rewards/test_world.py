@@ -77,8 +77,9 @@ def test_an_edit_scores_all_when_done_and_nothing_when_not(kind):
 def test_an_edit_that_spoils_the_rest_loses_preservation_alone():
     source, instruction = BOTH, "make the red circle green"
     green = SceneObject("circle", "green", "large", "left")
-    for rest, background in (((SceneObject("square", "cyan", "small", "right"),), "white"), ((), "white"),
-                             ((SQUARE,), "gray"), ((SQUARE, SceneObject("cross", "red", "small", "top")), "white")):  # fmt: skip
+    other, extra = SceneObject("square", "cyan", "small", "right"), SceneObject("cross", "red", "small", "top")
+    spoilt = (((other,), "white"), ((), "white"), ((SQUARE,), "gray"), ((SQUARE, extra), "white"))
+    for rest, background in spoilt:
         result = Scene((green, *rest), background)
         assert edited(world_instruction, source, instruction, result) == 1
         assert edited(world_preservation, source, instruction, result) < 1

@@ -7,6 +7,7 @@ import pytest
 from transformers_arm.shapes.captions import (
     caption_is_true,
     full_caption,
+    loose_caption,
     parse_caption,
     related_caption,
     sample_caption,
@@ -96,6 +97,15 @@ def test_relations_are_true_and_between_two_objects():
     assert any("red" in caption for caption in captions) and any("small" in caption for caption in captions)
     with pytest.raises(ValueError, match="between two objects, the scene has 3"):
         related_caption(rng, sample_scene(rng, num_objects=3))
+
+
+def test_loose_captions_are_true_and_state_neither_cells_nor_background():
+    rng = random.Random(4)
+    for _ in range(300):
+        scene = sample_scene(rng)
+        spec = parse_caption(loose_caption(rng, scene))
+        assert spec.is_true_of(scene) and spec.background is None
+        assert all(noun.cell is None for noun in spec.nouns)
 
 
 def test_full_captions_tell_scenes_apart():

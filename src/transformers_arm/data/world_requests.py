@@ -4,7 +4,7 @@ import random
 
 from datasets import Dataset, Features, Image, Value
 
-from ..shapes.captions import full_caption, related_caption, sample_caption, short_caption
+from ..shapes.captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
 from ..shapes.draw import draw_scene
 from ..shapes.edits import sample_editing_pair
 from ..shapes.prompts import GENERATION_TASKS, task_prompts
@@ -14,6 +14,7 @@ CAPTIONS = {
     "full": lambda rng, scene: full_caption(scene),
     "short": short_caption,
     "any": sample_caption,
+    "loose": loose_caption,
     "related": related_caption,
 }
 
@@ -41,8 +42,9 @@ def world_requests(
         count: rows.
         seed: the same arguments give the same rows.
         editing: share of the rows that are edits, all kinds equally often.
-        captions: weight of each kind of caption: `full`, `short`, `related` (two objects, one left of the other, ...)
-            and `any` form of the language. Prompts of GenEval's six tasks, which scores are taken with, are left out.
+        captions: weight of each kind of caption: `full`, `short`, `any` form of the language, `loose` (no cells, no
+            background) and `related` (two objects, one left of the other, ...). Prompts of GenEval's six tasks, which
+            scores are taken with, are left out.
         split: of the scenes, and of the edits' targets; none of them holds a held-out pair.
 
     Raises:

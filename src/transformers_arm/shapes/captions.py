@@ -159,6 +159,14 @@ def short_caption(rng: random.Random, scene: Scene) -> str:
     return _join(nouns, None)
 
 
+def loose_caption(rng: random.Random, scene: Scene) -> str:
+    """A caption that leaves cells and background open; each object has its color three times in four, its size half of
+    the time.
+    """
+    objects = rng.sample(scene.objects, len(scene.objects))
+    return _join((_noun_of(rng, item, rng.random() < 0.75, with_cell=False) for item in objects), None)
+
+
 def related_caption(rng: random.Random, scene: Scene) -> str:
     """A caption of two objects in a relation, each with its color three times in four and its size half of the time.
 

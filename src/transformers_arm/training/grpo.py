@@ -198,8 +198,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
         )
         if len(set(self.reward_func_names)) < len(self.reward_func_names):
             raise ValueError(
-                f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give one "
-                "another __name__."
+                f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give "
+                "one another __name__."
             )
         if not isinstance(self.arm, ArmForCausalLM):
             raise TypeError(f"ArmGRPOTrainer trains an ArmForCausalLM, not a {type(self.arm).__name__}.")
