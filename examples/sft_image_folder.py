@@ -25,7 +25,7 @@ dataset = load_dataset("imagefolder", data_dir=options.pictures, split="train")
 processor = ArmProcessor.from_pretrained(options.model)
 print("Rows of each task:", dict(check_dataset(dataset, processor.image_processor)))
 config = ArmSFTConfig(
-    options.output, max_steps=options.steps, learning_rate=3e-4, save_strategy="no", report_to="none", bf16=False
+    options.output, max_steps=options.steps, learning_rate=3e-4, save_strategy="no", report_to="none"
 )
 trainer = ArmSFTTrainer(options.model, config, train_dataset=dataset, processing_class=processor)
 trainer.train()

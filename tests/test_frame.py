@@ -114,9 +114,28 @@ def test_extras_are_the_documented_ones():
     assert set(extras) == {"train", "rl", "app", "eval", "flash", "dev"}
 
 
-def test_importing_the_package_imports_no_torchvision():
-    check = "import sys, transformers_arm; sys.exit('torchvision' in sys.modules)"
+@pytest.mark.parametrize("library", ["torchvision", "trl"])
+def test_importing_the_package_does_not_import(library):
+    check = f"import sys, transformers_arm; sys.exit({library!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_every_public_name_is_there():
+    import transformers_arm
+
+    assert all(hasattr(transformers_arm, name) for name in transformers_arm.__all__)
+    assert not hasattr(transformers_arm, "ArmPPOTrainer")
+
+
+def test_trainers_say_what_to_install_where_trl_is_missing():
+    check = (
+        "import sys; sys.modules['trl'] = None\n"
+        "import transformers_arm\n"
+        "try: transformers_arm.ArmGRPOTrainer\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert "ArmGRPOTrainer needs trl; install it with `pip install transformers-arm[rl]`" in said
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=source_id)

@@ -3,6 +3,8 @@
 Importing this package registers its models with transformers' Auto classes, and its pipelines.
 """
 
+from importlib import import_module
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -28,21 +30,43 @@ from .pixel_transformer_arm import ArmPixelTransformer
 from .processing_arm import ArmProcessor
 
 __version__ = "0.1.0.dev0"
+# Found when they are asked for: they need trl, which only training does.
+_TRAINERS = {
+    "ArmGRPOConfig": "grpo",
+    "ArmGRPOTrainer": "grpo",
+    "ArmSFTConfig": "sft_trl",
+    "ArmSFTTrainer": "sft_trl",
+}
 __all__ = [
     "ArmConfig",
     "ArmForCausalLM",
+    "ArmGRPOConfig",
+    "ArmGRPOTrainer",
     "ArmImageEditingPipeline",
     "ArmImageProcessor",
     "ArmModel",
     "ArmPixelDetokenizer",
     "ArmPixelTransformer",
     "ArmProcessor",
+    "ArmSFTConfig",
+    "ArmSFTTrainer",
     "ArmTextToImagePipeline",
     "ArmVQConfig",
     "ArmVQForPreTraining",
     "ArmVQModel",
     "register",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _TRAINERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".training.{_TRAINERS[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}; install it with `pip install transformers-arm[rl]`.", name=error.name
+        ) from error
 
 
 def register() -> None:

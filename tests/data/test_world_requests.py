@@ -42,11 +42,19 @@ def test_edits_stay_in_the_split_and_can_be_done():
     assert {parse_instruction(row["prompt"])[0] for row in rows} >= {"move", "add", "recolor", "background"}
 
 
+def test_edits_are_of_scenes_with_enough_objects():
+    rows = world_requests(50, seed=4, editing=1.0, min_objects=3)
+    assert all(len(read_scene(row["source_image"]).objects) == 3 for row in rows)
+
+
 def test_text_to_image_has_no_source():
     assert world_requests(5, seed=0)["source_image"][:] == [None] * 5
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"captions": {"long": 1}}, "long"), ({"editing": 1.5}, "1.5")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"captions": {"long": 1}}, "long"), ({"editing": 1.5}, "1.5"), ({"min_objects": 4}, "min_objects 4")],
+)
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         world_requests(5, seed=0, **arguments)

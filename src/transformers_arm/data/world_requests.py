@@ -8,7 +8,7 @@ from ..shapes.captions import full_caption, loose_caption, related_caption, samp
 from ..shapes.draw import draw_scene
 from ..shapes.edits import sample_editing_pair
 from ..shapes.prompts import GENERATION_TASKS, task_prompts
-from ..shapes.scene import sample_scene
+from ..shapes.scene import MAX_OBJECTS, sample_scene
 
 CAPTIONS = {
     "full": lambda rng, scene: full_caption(scene),
@@ -33,6 +33,7 @@ def world_requests(
     *,
     seed: int,
     editing: float = 0.0,
+    min_objects: int = 1,
     captions: dict[str, float] | None = None,
     split: str | None = "train",
 ) -> Dataset:
@@ -42,6 +43,7 @@ def world_requests(
         count: rows.
         seed: the same arguments give the same rows.
         editing: share of the rows that are edits, all kinds equally often.
+        min_objects: fewest objects of the scenes that are edited; with one there is little to mistake.
         captions: weight of each kind of caption: `full`, `short`, `any` form of the language, `loose` (no cells, no
             background) and `related` (two objects, one left of the other, ...). Prompts of GenEval's six tasks, which
             scores are taken with, are left out.
@@ -53,6 +55,8 @@ def world_requests(
     captions = captions or {"full": 1.0}
     if unknown := set(captions) - set(CAPTIONS):
         raise ValueError(f"Unknown kind of caption {', '.join(unknown)}; use {', '.join(CAPTIONS)}.")
+    if not 1 <= min_objects <= MAX_OBJECTS:
+        raise ValueError(f"min_objects {min_objects} must be 1 to {MAX_OBJECTS}.")
     if not 0 <= editing <= 1:
         raise ValueError(f"editing {editing} must be a share, 0 to 1.")
     held_out = frozenset(prompt for task in GENERATION_TASKS for prompt in task_prompts(task))
@@ -61,6 +65,8 @@ def world_requests(
     for _ in range(count):
         if rng.random() < editing:
             pair = sample_editing_pair(rng, split=split, held_out_pairs=False)
+            while len(pair.source.objects) < min_objects:
+                pair = sample_editing_pair(rng, split=split, held_out_pairs=False)
             rows.append(("editing", pair.instruction, draw_scene(pair.source)))
         else:
             (kind,) = rng.choices(list(captions), list(captions.values()))

@@ -29,7 +29,7 @@ from ..generation_arm import stack_left_padded
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched, load_detokenizer
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import AtomicCheckpointMixin
+from .trainer import AtomicCheckpointMixin, has_accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ class ArmGRPOConfig(GRPOConfig):
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):
+        if self.bf16 is None and not has_accelerator():
+            self.bf16 = False  # TRL's default, on a CPU many times slower
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:

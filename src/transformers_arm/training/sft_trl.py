@@ -24,7 +24,7 @@ from ..data.columns import row_conversation, undecoded
 from ..data.conversations import ConversationCollator, drop_conditions
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
-from .trainer import AtomicCheckpointMixin, LossPartsMixin
+from .trainer import AtomicCheckpointMixin, LossPartsMixin, has_accelerator
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -54,6 +54,8 @@ class ArmSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        if self.bf16 is None and not has_accelerator():
+            self.bf16 = False  # TRL's default, on a CPU many times slower
         super().__post_init__()
         assistant_only = "only what the assistant says carries loss, as it is"
         whole_head = "it takes the softmax over ARM's whole head, not the rows that can follow"

@@ -85,6 +85,11 @@ class ArmTrainer(AtomicCheckpointMixin, LossPartsMixin, Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
+def has_accelerator() -> bool:
+    """Whether there is a device other than the CPU."""
+    return torch.accelerator.is_available()
+
+
 class _RecipeLoader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number; YAML 1.1 wants 1.0e-3 and reads the rest as text."""
 
