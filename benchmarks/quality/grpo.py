@@ -44,8 +44,13 @@ def scores_of(arm: Arm, readers: dict, *, count: int, seed: int) -> dict[str, fl
     return scores | {"understanding": understanding(arm, **settings)["overall"]}
 
 
-def spread(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def spread(values: list[float]) -> float | None:
+    """Standard deviation; None of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def shown(mean: float, deviation: float | None) -> str:
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} +- {deviation:.3f}"
 
 
 def mean_over(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -73,22 +78,20 @@ if __name__ == "__main__":
     after = [mean_over(found[str(folder)]) for folder in arguments.after]
     table = {}
     for name in before[0]:
-        trainings = [row[name] for row in after]
-        old, new = [row[name] for row in before], statistics.mean(trainings)
+        old, new = [row[name] for row in before], [row[name] for row in after]
+        last = found[str(arguments.after[-1])]
         table[name] = {
             "before": statistics.mean(old),
             "before_spread": spread(old),
-            "after": new,
-            "after_spread": spread(trainings)
-            if len(after) > 1
-            else spread([row[name] for row in found[str(arguments.after[0])]]),
-            "gain": new - statistics.mean(old),
+            "after": statistics.mean(new),
+            "after_spread": spread(new) if len(new) > 1 else spread([row[name] for row in last]),
+            "gain": statistics.mean(new) - statistics.mean(old),
         }
-    over = f"{len(after)} trainings" if len(after) > 1 else f"{arguments.seeds} seeds of items"
-    print(f"| held-out items | before (+- over {arguments.seeds} seeds of items) | after (+- over {over}) | gain |")
+    over = f"{len(after)} trainings" if len(after) > 1 else "seeds of items"
+    print(f"| {arguments.items} held-out items | before, +- over seeds of items | after, +- over {over} | gain |")
     print("|---|---|---|---|")
     for name, row in table.items():
-        old, new = (f"{row[which]:.3f} +- {row[which + '_spread']:.3f}" for which in ("before", "after"))
+        old, new = (shown(row[which], row[f"{which}_spread"]) for which in ("before", "after"))
         print(f"| {name} | {old} | {new} | {row['gain']:+.3f} |")
     if arguments.output:
         result = {

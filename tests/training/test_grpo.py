@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
+from huggingface_hub import ModelCard
 from peft import LoraConfig
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -445,6 +446,9 @@ def test_resuming_gives_the_weights_of_training_at_once(train, tmp_path):
     for one, other in zip(at_once.arm.parameters(), resumed.arm.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not list((tmp_path / "at_once" / ".saving").iterdir())
+    card = ModelCard.load(tmp_path / "at_once" / "README.md")
+    assert {"arm", "grpo"} <= set(card.data.tags)
+    assert "ArmGRPOTrainer" in card.text and "started from `arm-untrained`" in card.text
 
 
 TWO_PROCESSES = """

@@ -29,7 +29,7 @@ from ..generation_arm import stack_left_padded
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched, load_detokenizer
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import AtomicCheckpointMixin, has_accelerator
+from .trainer import AtomicCheckpointMixin, CardMixin, has_accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class ArmGRPOConfig(GRPOConfig):
             )
 
 
-class ArmGRPOTrainer(AtomicCheckpointMixin, GRPOTrainer):
+class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     """`trl.GRPOTrainer` for ARM: text-to-image, editing, or both mixed.
 
     Rows of the datasets: `prompt` (str, a caption or an instruction); for edits `source_image`, or `source_images`, a

@@ -24,7 +24,7 @@ from ..data.columns import row_conversation, undecoded
 from ..data.conversations import ConversationCollator, drop_conditions
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
-from .trainer import AtomicCheckpointMixin, LossPartsMixin, has_accelerator
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, has_accelerator
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -194,7 +194,7 @@ class RoutedLossMixin:
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
 
-class ArmSFTTrainer(AtomicCheckpointMixin, LossPartsMixin, RoutedLossMixin, SFTTrainer):
+class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLossMixin, SFTTrainer):
     """TRL's `SFTTrainer` for ARM.
 
     Logs `loss`, its parts `loss_text` and `loss_image`, and `num_tokens`; not TRL's entropy and token accuracy, which

@@ -51,6 +51,45 @@ class AtomicCheckpointMixin:
         self.accelerator.wait_for_everyone()
 
 
+CARD = """---
+library_name: transformers
+pipeline_tag: any-to-any
+tags: [{tags}]
+---
+
+# {name}
+
+An ARM (arXiv 2606.11188){origin}, trained by `{trainer}` of transformers-arm. Nothing has been measured of it here.
+
+```python
+import transformers_arm
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+folder = "..."  # this one; a PEFT adapter is loaded onto the model it was trained from
+model, processor = AutoModelForMultimodalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+```
+"""
+
+
+class CardMixin:
+    """For a TRL trainer: a card that says what the model is and how it loads; TRL's own shows how to chat with it."""
+
+    def create_model_card(self, model_name: str | None = None, dataset_name=None, tags: str | list[str] | None = None):
+        if not self.is_world_process_zero():
+            return
+        given = [tags] if isinstance(tags, str) else list(tags or [])
+        path = self.model.config._name_or_path
+        card = CARD.format(
+            tags=", ".join(dict.fromkeys([*self._tag_names, *given])),
+            name=model_name or Path(self.args.output_dir).name,
+            origin=f", started from `{Path(path).name if os.path.isdir(path) else path}`" if path else "",
+            trainer=type(self).__name__,
+        )
+        file = Path(self.args.output_dir) / "README.md"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(card)
+
+
 class LossPartsMixin:
     """For a `Trainer`: a model output may carry `losses`, a dict of scalar tensors; the mean of each since the last
     log, over the outputs that held it, is logged beside `loss` under `loss_<name>`.

@@ -1,0 +1,111 @@
+"""Gathers a trained RL model into the folder that ships, with a card that its benchmark's results fill.
+
+python benchmarks/quality/grpo.py --before checkpoints/arm-tiny --after RUN/model --output benchmarks/results/grpo.json
+python hub_cards/export_tiny_rl.py --run grpo_text_to_image=RUN --results benchmarks/results/grpo.json [--remark "..."]
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import yaml
+from export_tiny import to_half
+from huggingface_hub import ModelCard, ModelCardData
+
+CARD_TEMPLATE = Path(__file__).with_name("arm-tiny-rl.md")
+RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
+
+
+def table_of(results: dict) -> str:
+    """The benchmark's table, one folder after."""
+
+    def shown(row: dict, which: str) -> str:
+        spread = row[f"{which}_spread"]
+        return f"{row[which]:.3f}" if spread is None else f"{row[which]:.3f} +- {spread:.3f}"
+
+    lines = ["| | arm-tiny | arm-tiny-rl | gain |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {shown(row, 'before')} | {shown(row, 'after')} | {row['gain']:+.3f} |"
+        for name, row in results["table"].items()
+    ]
+    return "\n".join(lines)
+
+
+def stage_row(run: Path, recipe: str) -> str:
+    """A row of the card's table of stages, from the run's newest checkpoint and its event files."""
+    states = list(run.glob("checkpoint-*/trainer_state.json"))
+    if not states:
+        raise FileNotFoundError(f"{run} holds no checkpoint to read the training's log from.")
+    steps = max(json.loads(state.read_text())["global_step"] for state in states)
+    seed = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["training"]["seed"]
+    events = run.rglob("events.out.tfevents.*")
+    minutes = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events) / 60
+    command = f"python trainers/grpo.py --config trainers/arm_tiny/{recipe}.yaml"
+    return f"| {recipe} | `{command}` | {seed} | {steps} | {minutes:.0f} |"
+
+
+def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, remark: str = "") -> None:
+    """Writes `checkpoint` from the last of `runs` (recipe -> folder); built aside, it replaces the old one when whole.
+
+    Raises:
+        ValueError: the results are of another folder.
+    """
+    last = list(runs.values())[-1]
+    results = json.loads(results_file.read_text())
+    if results["after"] != [str(last / "model")]:
+        raise ValueError(f"{results_file} is about {results['after']}, not about {last / 'model'}; score that one.")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
+    try:
+        shutil.copytree(last / "model", aside, dirs_exist_ok=True)
+        for file in aside.rglob("*.safetensors"):
+            to_half(file)
+        sampling = json.loads((aside / "generation_config.json").read_text())["image_generation"]
+        card = ModelCard.from_template(
+            ModelCardData(
+                license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm", "grpo"]
+            ),
+            template_path=str(CARD_TEMPLATE),
+            table=table_of(results),
+            stages="\n".join(stage_row(run, recipe) for recipe, run in runs.items()),
+            sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
+            items=results["items"],
+            seeds=f"means and spread over the seeds {', '.join(map(str, results['seeds']))} of items and sampling",
+            hardware=results["hardware"],
+            date=results["date"],
+            command=results["command"],
+            remark=remark,
+        )
+        card.save(aside / "README.md")
+        aside.chmod(0o755)  # mkdtemp keeps others out
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    aside.rename(checkpoint)
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    print(f"{checkpoint}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run",
+        nargs="+",
+        required=True,
+        metavar="RECIPE=FOLDER",
+        help="stages in order, as in grpo_text_to_image=runs/arm-tiny/grpo_text_to_image; the last one ships",
+    )
+    parser.add_argument("--results", type=Path, required=True, help="what the benchmark wrote of the last stage")
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/arm-tiny-rl"), help="folder to write")
+    parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
+    arguments = parser.parse_args()
+    runs = dict(each.split("=", 1) for each in arguments.run)
+    export_tiny_rl(
+        {recipe: Path(folder) for recipe, folder in runs.items()},
+        arguments.results,
+        arguments.checkpoint,
+        arguments.remark,
+    )
