@@ -2,10 +2,12 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from peft import PeftModel
 from transformers import pipeline
@@ -56,6 +58,7 @@ def test_arm_tiny_s_recipes_write_folders_that_pipelines_load(run, name):
     assert any("rewards/world_quality/mean" in log for log in history)
     assert any("eval_generation" in log for log in history)
     assert list(folder.glob("**/events.out.tfevents.*")) and list((folder / "samples").glob("*.png"))
+    assert list((folder / "rollouts").glob("*.png"))
     assert not list(folder.glob(".model"))
 
 
@@ -66,11 +69,20 @@ def test_a_finished_run_is_not_trained_again(run, capsys):
     assert (folder / "model" / "model.safetensors").read_bytes() == weights
 
 
-def test_lora_saves_the_adapter(run, arm_folder):
-    folder = run("grpo_text_to_image", lora={"r": 2}, evaluation={"every": 10, "count": 6})
-    assert not (folder / "model" / "model.safetensors").exists()
-    adapted = PeftModel.from_pretrained(ArmForCausalLM.from_pretrained(arm_folder), folder / "model")
-    assert adapted.peft_config["default"].r == 2
+def test_lora_saves_the_adapter_and_a_whole_model_that_the_next_stage_starts_from(run, arm_folder, tmp_path):
+    settings = {"lora": {"r": 2}, "evaluation": {"every": 10, "count": 6}}
+    folder = run("grpo_text_to_image", "training.learning_rate=0.1", **settings) / "model"
+    ids = torch.arange(20)[None]
+    base = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32).eval()
+    merged = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
+    adapted = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-3, rtol=1e-3)
+    first = folder.rename(tmp_path / "first")
+    shutil.rmtree(tmp_path / "run")
+    second = run("grpo_text_to_image", "training.learning_rate=0", start_from=str(first), **settings) / "model"
+    again = ArmForCausalLM.from_pretrained(second, dtype=torch.float32).eval()
+    torch.testing.assert_close(again(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -78,6 +90,7 @@ def test_arm_7b_s_recipes_state_the_paper_s_numbers(name, trainer_file, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "1")
     recipe = yaml.load((TRAINERS / "arm_7b" / f"{name}.yaml").read_text(), yaml.SafeLoader)
     steps, prompts, rate, temperatures = PAPER[name]
+    assert recipe["training"].pop("deepspeed")["zero_optimization"]["stage"] == 2
     recipe["training"] |= {"use_cpu": True, "bf16": False}  # there is no GPU here
     arguments = trainer_file["arguments_of"](recipe)
     assert (arguments.max_steps, recipe["prompts_per_step"], arguments.learning_rate) == (steps, prompts, rate)
@@ -85,7 +98,11 @@ def test_arm_7b_s_recipes_state_the_paper_s_numbers(name, trainer_file, monkeypa
     stated = {"top_k": 1000, "top_p": 1.0, "epsilon": 0.2, "beta": 0.01, "weight_decay": 0.01, "max_grad_norm": 1.0}
     for field, value in (stated | temperatures | {"adam_beta1": 0.9, "adam_beta2": 0.95}).items():
         assert getattr(arguments, field) == value, field
-    judges = [trainer_file["find_reward"](entry["reward"], entry["arguments"]) for entry in recipe["rewards"]]
+    assert not any(entry["arguments"]["base_url"] for entry in recipe["rewards"])  # the user's own endpoint
+    endpoint = {"base_url": "http://localhost:8000/v1"}
+    judges = [
+        trainer_file["find_reward"](entry["reward"], entry["arguments"] | endpoint) for entry in recipe["rewards"]
+    ]
     assert all(isinstance(judge, VLMJudge) for judge in judges)
     assert len({judge.__name__ for judge in judges}) == len(judges)
 

@@ -6,12 +6,14 @@ Writes a complete folder, which pipelines load, to `output_dir`/model. Interrupt
 newest complete checkpoint. A recipe's sections:
 
 - `start_from`: a model's folder or Hub id, with its detokenizer in it; also the reference of the KL penalty.
+- `dtype` (optional): of the weights; float32 unless it says otherwise.
 - `data`: `world`, fields of `world_requests`; or `dataset`, what `datasets.load_dataset` takes, with the columns that
   `ArmGRPOTrainer` reads.
 - `rewards`: a list of `{reward, weight, arguments}`: a name in `transformers_arm.rewards`, or `module:name` of yours;
   with `arguments` (keywords) it is called first, as classes are.
 - `prompts_per_step`: prompts of one update, over all processes; gradient accumulation follows from it.
-- `lora` (optional): fields of `peft.LoraConfig`; only adapters are trained and saved.
+- `lora` (optional): fields of `peft.LoraConfig`; only adapters are trained, saved to `output_dir`/model/adapter, and
+  merged into the model beside them.
 - `evaluation` (optional): fields of `TaskScoresCallback`, for the embedded world.
 - `training`: fields of `ArmGRPOConfig`.
 """
@@ -51,6 +53,8 @@ def arguments_of(recipe: dict) -> ArmGRPOConfig:
             f"prompts_per_step {recipe['prompts_per_step']} are {samples} samples, not a multiple of the {each} that "
             "all processes take at once; choose another training.per_device_train_batch_size."
         )
+    if section.get("max_steps", 0) < 1:
+        raise ValueError(f"training.max_steps is {section.get('max_steps')}; the recipe must say how many to train.")
     weights = [entry.get("weight", 1.0) for entry in recipe["rewards"]]
     derived = {"gradient_accumulation_steps": samples // each, "reward_weights": weights}
     return ArmGRPOConfig(output_dir=recipe["output_dir"], **section, **derived)
@@ -63,6 +67,16 @@ def requests(data: dict, arguments: ArmGRPOConfig) -> Dataset:
     generations = -(-arguments.max_steps * arguments.gradient_accumulation_steps // arguments.steps_per_generation)
     prompts = generations * arguments.generation_batch_size // arguments.num_generations
     return world_requests(prompts, seed=arguments.seed, **data["world"])
+
+
+class Merged:
+    """A PEFT model that saves as the plain model with its adapter merged; merges only then."""
+
+    def __init__(self, adapted):
+        self.adapted = adapted
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.adapted.merge_and_unload().save_pretrained(folder)
 
 
 def main() -> None:
@@ -82,8 +96,11 @@ def main() -> None:
         trainer.add_callback(looks)
     train(trainer)
     if trainer.is_world_process_zero():
-        parts = {"": (trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)}
-        save_folder(Path(arguments.output_dir) / "model", {**parts, "detokenizer": (trainer.detokenizer,)})
+        parts = {"detokenizer": (trainer.detokenizer,), "": (trainer.arm, trainer.processing_class)}
+        if lora is not None:
+            adapted = trainer.accelerator.unwrap_model(trainer.model)
+            parts = {"adapter": (adapted,), **parts, "": (Merged(adapted), trainer.processing_class)}
+        save_folder(Path(arguments.output_dir) / "model", parts)
 
 
 if __name__ == "__main__":

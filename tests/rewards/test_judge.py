@@ -213,6 +213,13 @@ def test_a_judge_leaves_tasks_that_are_not_its_own_to_others(endpoint, new_judge
         new_judge(tasks=["video"])
 
 
+def test_a_password_in_the_address_is_not_shown(caplog):
+    judge = VLMJudge("judge-model", "http://user:hunter2@127.0.0.1:9/v1", retries=0, timeout=5)  # nobody is there
+    with pytest.raises(JudgeError) as error:
+        score(judge, 10)
+    assert "hunter2" not in str(error.value) + caplog.text
+
+
 def test_no_key_sends_no_hugging_face_token(endpoint, new_judge, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_private")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-env")
@@ -491,12 +498,12 @@ def test_metrics_and_criteria_scores(endpoint, new_judge):
     ignored = {"completions": [""] * 3, "trainer_state": None, "log_extra": None}
     assert score(judge, 3, log_metric=metrics.__setitem__, **ignored) == [pytest.approx(0.8), pytest.approx(0.2), None]
     assert metrics == {
-        "judge/cost": pytest.approx(0.003),
-        "judge/cache_hits": 0.0,
-        "judge/failure_share": pytest.approx(1 / 3),
-        "judge/objects": 6.0,
-        "judge/attributes": 3.0,
-        "judge/relations": 10.0,
+        "judge_judge-model/cost": pytest.approx(0.003),
+        "judge_judge-model/cache_hits": 0.0,
+        "judge_judge-model/failure_share": pytest.approx(1 / 3),
+        "judge_judge-model/objects": 6.0,
+        "judge_judge-model/attributes": 3.0,
+        "judge_judge-model/relations": 10.0,
     }
     good, poor, failed = judge.criteria_scores
     assert good == {"objects": 8.0, "attributes": 6.0, "relations": 10.0} and poor["relations"] is None

@@ -32,6 +32,13 @@ def call(image, reward=None, source=SOURCE, task="editing", **columns):
     return value
 
 
+def test_an_opaque_alpha_is_no_part_of_a_mask():
+    for mode in ("RGB", "RGBA", "LA"):
+        mask = Image.fromarray(np.asarray(MASK).astype(np.uint8) * 255).convert("L").convert(mode)
+        assert call(edited(), mask=mask) == 1.0
+        assert call(edited((0, 0, 48, 32)), mask=mask) == 0.0
+
+
 def test_changes_inside_the_mask_cost_nothing_and_outside_their_share():
     assert call(edited(), mask=MASK) == 1.0
     assert call(SOURCE, mask=MASK) == 1.0  # whether the edit was done is another reward's matter

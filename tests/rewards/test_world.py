@@ -105,6 +105,8 @@ def test_each_reward_is_none_where_it_does_not_apply():
     assert world_alignment(**text | {"prompts": ["a photograph of my cat"]}) == [None]
     assert world_instruction(**edit | {"prompts": ["make it pop"]}) == [None]
     assert world_instruction(**edit | {"prompts": ["remove the green cross"]}) == [None]
+    assert world_instruction(**edit | {"prompts": ["make the red circle red"]}) == [None]
+    assert world_preservation(**edit | {"prompts": ["make the background white"]}) == [None]
     assert world_instruction(**edit | {"source_images": [[Image.new("RGB", (48, 48), "orange")]]}) == [None]
     assert world_quality(**text)[0] > 0.99 and world_quality(**edit)[0] > 0.99
 

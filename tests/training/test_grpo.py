@@ -107,6 +107,8 @@ def test_defaults_are_the_papers(tmp_path):
 @pytest.mark.parametrize(
     "setting",
     [
+        {"remove_unused_columns": True},
+        {"sync_ref_model": True},
         {"mask_truncated_completions": True},
         {"use_vllm": True},
         {"use_transformers_continuous_batching": True},
@@ -147,6 +149,11 @@ def test_saves_between_generations_are_refused(tmp_path):
     assert ArmGRPOConfig(str(tmp_path), **several | {"save_steps": 8})
     with pytest.raises(ValueError, match="save_steps 6 must be a multiple of the 4 steps"):
         ArmGRPOConfig(str(tmp_path), **several | {"save_steps": 6})
+    uneven = TINY | {"save_strategy": "steps", "gradient_accumulation_steps": 4, "steps_per_generation": 6}
+    assert ArmGRPOConfig(str(tmp_path), **uneven | {"save_steps": 3})
+    for other in ({"save_steps": 1}, {"save_steps": 0.3}, {"save_strategy": "best", "eval_strategy": "no"}):
+        with pytest.raises(ValueError, match="must be a multiple of the 3 steps"):
+            ArmGRPOConfig(str(tmp_path), **uneven | other)
 
 
 @pytest.mark.parametrize("name", ["tools", "rollout_func", "environment_factory"])
@@ -162,6 +169,8 @@ def test_another_config_no_reward_and_no_reference_are_refused(arm_folder, train
         ArmGRPOTrainer(arm_folder, brightness, GRPOConfig(str(tmp_path), use_cpu=True, bf16=False), dataset_of(MIXED))
     with pytest.raises(ValueError, match="no reward"):
         train([])
+    with pytest.raises(TypeError, match="A reward is a callable, not a str: TRL's reward models read text alone"):
+        train("org/reward-model")
     with pytest.raises(ValueError, match="Two rewards have one name in brightness, brightness"):
         train([brightness, brightness])
     model = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32)
@@ -208,10 +217,24 @@ def test_fewer_rows_than_one_generation_takes_are_refused(train):
         train(rows=MIXED[:1])
 
 
-def test_a_side_off_the_patch_grid_is_refused(train):
-    rows = Dataset.from_list([{"prompt": "a", "height": 40}] * 4)
-    with pytest.raises(ValueError, match="height 40 of 'a' must be a multiple of the 16 px patch"):
+@pytest.mark.parametrize("height", [40, 0, 2064, 48.5])
+def test_a_side_that_no_grid_has_is_refused_before_training(train, height):
+    rows = Dataset.from_list([{"prompt": "a", "height": 48.0}, {"prompt": "a", "height": float(height)}] * 4)
+    message = (
+        f"train_dataset: Row 1, column 'height': {float(height)} must be 16..2048 px, a multiple of the 16 px patch"
+    )
+    with pytest.raises(ValueError, match=message):
         train(dataset=rows)
+
+
+def test_a_stream_too_short_for_one_generation_is_an_error(train):
+    with pytest.raises(ValueError, match="Nothing was trained: .* 2 prompts"):
+        train(dataset=dataset_of(MIXED[:1]).to_iterable_dataset())
+
+
+def test_streamed_prompts_are_trained_on(train):
+    trainer = train(dataset=dataset_of(MIXED * 4).to_iterable_dataset())
+    assert trainer.state.global_step == 2 and len(logged(trainer, "rewards/editing/brightness")) > 0
 
 
 # --- rollouts --------------------------------------------------------------------------------------------------------
@@ -350,7 +373,6 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(train):
         {"entropy_coef": 0.01},
         {"top_entropy_quantile": 0.5},
         {"delta": 2.0, "epsilon_high": 0.3},
-        {"sync_ref_model": True, "ref_model_sync_steps": 1, "max_steps": 2},
         {"activation_checkpointing": True},
         {"top_k": 10, "top_p": 0.9},
     ],
@@ -414,9 +436,9 @@ def test_training_logs_what_a_run_is_judged_by(train, tmp_path):
         assert math.isfinite(entry[name]), name
     assert "rewards/text_to_image/alike" not in entry  # it never applies
     assert not any("clipped_ratio" in name or "terminated" in name for name in entry)
-    sheet = PILImage.open(tmp_path / "run" / "samples" / "step-0000000.png")
+    sheet = PILImage.open(tmp_path / "run" / "rollouts" / "step-0000000.png")
     assert sheet.height == 2 * 48 and sheet.width == 5 * 48  # two groups of four, one behind its source
-    assert len((tmp_path / "run" / "samples" / "step-0000001.txt").read_text().splitlines()) == 2
+    assert len((tmp_path / "run" / "rollouts" / "step-0000001.txt").read_text().splitlines()) == 2
 
 
 def test_completion_tables_hold_rewards_as_they_were_given(train, tmp_path):
@@ -557,8 +579,12 @@ def test_samples_that_no_reward_judged_move_nothing(train):
     def some(prompts, **_):
         return [None, 1.0, 0.0, None] * (len(prompts) // 4)
 
-    advantages = rollout(train(some, max_steps=0, scale_rewards="none"))["advantages"]
-    assert advantages[:4].tolist() == [0.0, 0.5, -0.5, 0.0]
+    def watched(prompts, **_):  # answers always, and weighs nothing
+        return [0.5] * len(prompts)
+
+    for rewards, weights in (([some], [1.0]), ([some, watched], [1.0, 0.0])):
+        trainer = train(rewards, max_steps=0, scale_rewards="none", reward_weights=weights)
+        assert rollout(trainer)["advantages"][:4].tolist() == [0.0, 0.5, -0.5, 0.0]
 
 
 def test_a_stock_trl_reward_works(train):
@@ -598,6 +624,18 @@ async def hangs_async(**_):
     await asyncio.sleep(30)
 
 
+async def blocks(**_):
+    time.sleep(30)
+
+
+def stops(**_):
+    raise RewardError("the budget is spent")
+
+
+def stops_late(**_):
+    raise TimeoutError("the judge is asleep")
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
@@ -608,12 +646,35 @@ async def hangs_async(**_):
         (lambda prompts, **_: [math.nan] * len(prompts), "returned NaN or infinity for 8 of 8 samples"),
         (hangs, "Reward hangs failed .*did not answer within 0.2 s"),
         (hangs_async, "Reward hangs_async failed .*did not answer within 0.2 s"),
+        (blocks, "Reward blocks failed .*did not answer within 0.2 s"),
+        (stops, "^the budget is spent$"),
+        (stops_late, "Last error: TimeoutError: the judge is asleep"),
     ],
-    ids=["raises", "too-few", "none", "text", "nan", "hangs", "hangs-async"],
+    ids=["raises", "too-few", "none", "text", "nan", "hangs", "hangs-async", "blocks-async", "stops", "times-out"],
 )
 def test_a_broken_reward_stops_training_by_name(train, reward, message):
     with pytest.raises(RewardError, match=message):
         train([brightness, reward], reward_timeout=0.2)
+
+
+def test_a_reward_that_limits_itself_has_no_other_limit(train):
+    class Judge:
+        limits_itself = True
+
+        async def __call__(self, images, **_):
+            await asyncio.sleep(0.4)
+            return brightness(images)
+
+    trainer = train(Judge(), reward_timeout=0.1, max_steps=1)
+    assert logged(trainer, "rewards/Judge/failed") == [0.0]
+
+
+def test_samples_that_a_reward_does_not_apply_to_hide_no_failure(train):
+    def edits_only(task, **_):
+        return [math.nan if each == "editing" else None for each in task]
+
+    with pytest.raises(RewardError, match="edits_only failed for 100%"):
+        train([brightness, edits_only])
 
 
 def test_rare_failures_are_borne_logged_and_counted(train, caplog):
@@ -625,8 +686,10 @@ def test_rare_failures_are_borne_logged_and_counted(train, caplog):
             raise OSError("the judge is out")
         return [math.inf, *brightness(images)[1:]]
 
-    trainer = train([brightness, flaky], max_steps=3, max_reward_failure_share=0.9)
+    trainer = train([brightness, flaky], max_steps=3)
     assert logged(trainer, "rewards/flaky/failed") == [0.125, 1.0, 0.125]
+    with pytest.raises(RewardError, match="flaky failed for .* of the samples of the last 10 calls"):
+        train([brightness, flaky], max_steps=12)
     assert "Reward flaky: OSError: the judge is out; its 8 samples go without it." in caplog.text
     assert "Reward flaky returned NaN or infinity for 1 of 8 samples" in caplog.text
     assert all(math.isfinite(value) for value in logged(trainer, "loss"))

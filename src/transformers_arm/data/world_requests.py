@@ -42,7 +42,7 @@ def world_requests(
     Args:
         count: rows.
         seed: the same arguments give the same rows.
-        editing: share of the rows that are edits, all kinds equally often.
+        editing: share of the rows that are edits, all kinds equally often before `min_objects` leaves some out.
         min_objects: fewest objects of the scenes that are edited; with one there is little to mistake.
         captions: weight of each kind of caption: `full`, `short`, `any` form of the language, `loose` (no cells, no
             background) and `related` (two objects, one left of the other, ...). Prompts of GenEval's six tasks, which

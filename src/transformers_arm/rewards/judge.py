@@ -106,6 +106,8 @@ class VLMJudge:
         ValueError: an argument outside its bounds.
     """
 
+    limits_itself = True  # by `deadline`, a picture at a time: a limit on the whole call would lose what is answered
+
     def __init__(
         self,
         model: str,
@@ -146,6 +148,7 @@ class VLMJudge:
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must be in {low}..{high}.")
         self.model, self.base_url = model, base_url
+        self._shown_url = re.sub(r"//[^/@]*@", "//", base_url)  # without a user and password
         # "EMPTY" is what local servers' users write; with no key at all the client would send the Hugging Face token.
         self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
         self.rubrics = {**RUBRICS, **(rubrics or {})}
@@ -183,8 +186,8 @@ class VLMJudge:
         """Rewards in 0..1, None where a judgement failed or the task is none of its own. `columns`, TRL's other
         keywords, are not looked at.
 
-        `log_metric` gets judge/cost and judge/cache_hits (this process's totals), judge/failure_share (of the window)
-        and each criterion's mean over this call, as in judge/objects.
+        `log_metric` gets, under this judge's name, the cost and cache_hits of this call on this process, failure_share
+        (of the window), and each criterion's mean, as in judge_o3/objects.
 
         Raises:
             JudgeError: too many failures; see `max_failure_share`.
@@ -192,6 +195,7 @@ class VLMJudge:
         """
         rows = list(zip(prompts, images, source_images, task, strict=True))
         places = [place for place, row in enumerate(rows) if row[-1] in self.tasks]
+        cost, cache_hits = self.cost, self.cache_hits
         requests = await asyncio.to_thread(
             self._prepare, [rows[place] for place in places]
         )  # encoding must not hold up others on this loop
@@ -204,7 +208,7 @@ class VLMJudge:
             rewards[place] = None if scored is None else request.rubric.reward(scored)
         self._failed.extend(scored is None for scored in scores)
         if log_metric is not None:
-            self._log(log_metric)
+            self._log(log_metric, cost, cache_hits)
         self._check_failures()
         return rewards
 
@@ -305,7 +309,7 @@ class VLMJudge:
         reason = " ".join(reason.replace(self._api_key, "<api key>").split())[:500]  # servers like to quote the key
         self.failures += 1
         self._last_error = reason
-        logger.warning("Judge %s at %s gave no scores. %s", self.model, self.base_url, reason)
+        logger.warning("Judge %s at %s gave no scores. %s", self.model, self._shown_url, reason)
 
     def _read_cache(self, request: _Request) -> Scores | None:
         if self.cache_dir is None:
@@ -326,18 +330,20 @@ class VLMJudge:
         except OSError as error:  # a full disk costs money, not the run
             logger.warning("A judgement could not be written to the cache: %s", error)
 
-    def _log(self, log_metric: Callable[[str, float], None]) -> None:
-        log_metric("judge/cost", self.cost)
-        log_metric("judge/cache_hits", float(self.cache_hits))
+    def _log(self, log_metric: Callable[[str, float], None], cost: float, cache_hits: int) -> None:
+        """Logs a call that began at this cost and these cache hits."""
+        name = self.__name__
+        log_metric(f"{name}/cost", self.cost - cost)
+        log_metric(f"{name}/cache_hits", float(self.cache_hits - cache_hits))
         if self._failed:
-            log_metric("judge/failure_share", sum(self._failed) / len(self._failed))
+            log_metric(f"{name}/failure_share", sum(self._failed) / len(self._failed))
         values: dict[str, list[float]] = {}
         for scores in filter(None, self.criteria_scores):
-            for name, score in scores.items():
+            for criterion, score in scores.items():
                 if score is not None:
-                    values.setdefault(name, []).append(score)
-        for name, given in values.items():
-            log_metric(f"judge/{name}", sum(given) / len(given))
+                    values.setdefault(criterion, []).append(score)
+        for criterion, given in values.items():
+            log_metric(f"{name}/{criterion}", sum(given) / len(given))
 
     def _check_failures(self) -> None:
         failed, count = sum(self._failed), len(self._failed)
@@ -345,7 +351,7 @@ class VLMJudge:
         if enough and failed > self.max_failure_share * count:
             raise JudgeError(
                 f"{failed} of the last {count} judgements failed ({failed / count:.0%}; the limit is "
-                f"{self.max_failure_share:.0%}). Last error: {self._last_error} | Check that {self.base_url} serves "
+                f"{self.max_failure_share:.0%}). Last error: {self._last_error} | Check that {self._shown_url} serves "
                 f"{self.model!r} to this key; for an endpoint that is only slow or busy raise timeout, deadline or "
                 f"retries, or lower concurrency."
             )

@@ -79,10 +79,11 @@ def _widened(region: np.ndarray, margin: int) -> np.ndarray:
 
 
 def _read_mask(mask: Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where a mask is not zero in any channel, bool [H, W] of the `size` (width, height)."""
+    """Where a mask is not zero in any channel but alpha, bool [H, W] of the `size` (width, height)."""
     values = np.asarray(mask) != 0
     if values.ndim == 3:
-        values = values.any(-1)
+        colors = values.shape[-1] - (values.shape[-1] in (2, 4))
+        values = values[..., :colors].any(-1)
     if values.ndim != 2:
         raise ValueError(f"A mask is [height, width] or [height, width, channels], got shape {list(values.shape)}.")
     return np.asarray(_as_picture(values).resize(size, Image.Resampling.NEAREST)) > 0

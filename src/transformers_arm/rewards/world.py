@@ -119,7 +119,8 @@ def _edit_rewards(score, prompts, images, source_images, task) -> list[float | N
     for prompt, image, sources, each in zip(prompts, images, source_images, task, strict=True):
         try:
             source = _scene(_reading(sources[0])) if each == "editing" else None
-            rewards.append(None if source is None else score(source, apply_edit(source, prompt), _reading(image)))
+            target = source and apply_edit(source, prompt)
+            rewards.append(None if target == source else score(source, target, _reading(image)))
         except ValueError:  # no scene or no edit of the world
             rewards.append(None)
     return rewards

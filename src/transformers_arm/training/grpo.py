@@ -8,6 +8,7 @@ Knows nothing about what is rewarded.
 
 import hashlib
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,16 +19,20 @@ import PIL.Image
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
-from torch import nn
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
+from ..configuration_arm import MAX_GRID_SIDE
 from ..data.columns import SOURCES, read_text, rgb_picture, row_error, row_task, source_pictures, undecoded
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..generation_arm import stack_left_padded
+from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched, load_detokenizer
+from ..processing_arm import ArmProcessor
+from ..rewards.errors import RewardError
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .trainer import AtomicCheckpointMixin, CardMixin, has_accelerator
 
@@ -38,6 +43,8 @@ SHEET_GROUPS = 8  # prompts a picture sheet shows, with all their samples
 
 # Settings of GRPOConfig that make no sense here: the only value taken, and why.
 REFUSED = {
+    "remove_unused_columns": (False, "it would take away source images and the rewards' columns"),
+    "sync_ref_model": (False, "the penalty is to the frozen policy, and no checkpoint would hold another reference"),
     "mask_truncated_completions": (False, "an image has no end-of-text token, so every loss would be masked"),
     "use_vllm": (False, "vLLM does not know ARM's routed head; ArmForCausalLM.generate samples the images"),
     "use_transformers_continuous_batching": (False, "images are sampled in one batch with a static cache"),
@@ -55,8 +62,9 @@ REFUSED = {
 class ArmGRPOConfig(GRPOConfig):
     """`trl.GRPOConfig` with the paper's numbers (section 5), and what decoding and rewards need.
 
-    Batch sizes count samples, not prompts. Guidance is off in rollouts: it would bias the update. Where a reward is
-    None, `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others, and
+    Batch sizes count samples, not prompts. Guidance is off in rollouts: it would bias the update. Images are sampled
+    in the weights' dtype; autocast (`bf16`) over float32 weights scores them in another. Where a reward is None,
+    `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others, and
     `"normalize_then_sum"` puts it at its group's mean.
 
     Args:
@@ -66,13 +74,14 @@ class ArmGRPOConfig(GRPOConfig):
         num_inference_steps, decoder_guidance_scale: of the detokenizer; None takes what it was saved with.
         reward_timeout: seconds a call of a reward may take; None sets no limit.
         max_reward_failure_share: share of a reward's samples, over its last 20 calls, above which training stops.
-        picture_steps: steps between two sheets of pictures in `<output_dir>/samples/`; 0 draws none.
+        picture_steps: steps between two sheets of pictures in `<output_dir>/rollouts/`; 0 draws none.
 
     Raises:
         ValueError: a setting of TRL that makes no sense for images, or saves between generations, from which training
             could not resume exactly.
     """
 
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples at a time on each device."})
     learning_rate: float = field(default=3e-5, metadata={"help": "Initial learning rate (paper: 3e-5, edits 5e-5)."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW."})
@@ -111,11 +120,13 @@ class ArmGRPOConfig(GRPOConfig):
             raise ValueError(f"max_reward_failure_share {self.max_reward_failure_share} must be a share, 0 to 1.")
         if self.loss_type == "dr_grpo" and not self.max_completion_length:
             raise ValueError("loss_type='dr_grpo' divides by max_completion_length; set it to the tokens of an image.")
-        each = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
-        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % each:
+        # Steps after which a step ends where a generation does.
+        forwards = self.steps_per_generation * self.num_iterations
+        each = math.lcm(forwards, self.gradient_accumulation_steps) // self.gradient_accumulation_steps
+        if each > 1 and (self.save_strategy == "best" or (self.save_strategy == "steps" and self.save_steps % each)):
             raise ValueError(
-                f"save_steps {self.save_steps} must be a multiple of the {each} steps that one generation feeds, or "
-                "training could not resume exactly."
+                f"save_steps {self.save_steps} must be a multiple of the {each} steps that one generation feeds, and "
+                "save_strategy not 'best', or training could not resume exactly."
             )
 
 
@@ -135,15 +146,17 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     Args:
         model: an `ArmForCausalLM` that was loaded from a folder (`beta` needs it for the reference), a PEFT model of
             one, or a folder or Hub id.
-        reward_funcs: a reward or a list of them: callables as above, or what else TRL takes.
+        reward_funcs: a reward or a list of them.
         args: an `ArmGRPOConfig`.
         train_dataset, eval_dataset: see above.
         processing_class: an `ArmProcessor`; None loads the model's.
         detokenizer: renders the tokens; None loads the one in the model's folder.
-        kwargs: `reward_processing_classes`, `callbacks`, `optimizers`, `quantization_config`, `peft_config`, as TRL's.
+        kwargs: `callbacks`, `optimizers`, `quantization_config`, `peft_config`, as TRL's.
 
     Raises:
-        ValueError: no reward, a row that cannot be drawn, fewer rows than one generation takes, or no reference model.
+        TypeError: another model or config, or a reward that is no callable.
+        ValueError: no reward, a row that cannot be drawn, fewer rows than one generation takes, no reference model, or
+            sharded weights.
         RewardError: (while training) a reward fails too often.
     """
 
@@ -173,14 +186,22 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                 f"beta {args.beta} needs a reference model, which is loaded from where the model came from, and this "
                 "one was made in memory; save and load it, or set beta=0."
             )
-        rewards = list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
+        rewards = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         if not rewards or reward_funcs is None:
             raise ValueError("There is no reward; pass at least one in reward_funcs.")
+        for reward in rewards:
+            if isinstance(reward, (str, PreTrainedModel)) or not callable(reward):
+                raise TypeError(
+                    f"A reward is a callable, not a {type(reward).__name__}: TRL's reward models read text alone, and "
+                    "a picture has none. ImageTextSimilarity takes models that see it."
+                )
+        if processing_class is None:
+            processing_class = ArmProcessor.from_pretrained(path)
         each = args.generation_batch_size // args.num_generations
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
                 if isinstance(rows, Dataset):
-                    check_requests(rows, f"{name}[{part!r}]" if part else name)
+                    check_requests(rows, f"{name}[{part!r}]" if part else name, processing_class.image_processor)
         if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
             raise ValueError(
                 f"train_dataset has {len(train_dataset)} rows, but one generation takes {each} prompts "
@@ -191,13 +212,21 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every image
         super().__init__(
             model,
-            [self._guarded(reward, args.reward_timeout) for reward in rewards],
+            [
+                (AsyncGuardedReward if is_async_callable(reward) else GuardedReward)(reward, args.reward_timeout)
+                for reward in rewards
+            ],
             args,
             train_dataset,
             eval_dataset,
             processing_class,
             **kwargs,
         )
+        if self._dist.is_zero3 or self._dist.is_fsdp:
+            raise ValueError(
+                "Rollouts call the model's parts one by one, on each process as its prompts want them, so its weights "
+                "must be whole there: use DeepSpeed's ZeRO-2, which shards gradients and optimizer, or LoRA."
+            )
         if len(set(self.reward_func_names)) < len(self.reward_func_names):
             raise ValueError(
                 f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give "
@@ -210,11 +239,16 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         self._requests: list[dict] = []  # of the rollout at work, one a sample
         self._sheet_step = -1  # the step of the last sheet of pictures
 
-    @staticmethod
-    def _guarded(reward, timeout: float | None):
-        if isinstance(reward, (str, nn.Module)):  # reward models, which TRL calls itself
-            return reward
-        return (AsyncGuardedReward if is_async_callable(reward) else GuardedReward)(reward, timeout)
+    def train(self, *args, **kwargs):
+        """`GRPOTrainer.train`; raises ValueError if the (streamed) dataset did not suffice for one generation."""
+        output = super().train(*args, **kwargs)
+        if not self.state.global_step:
+            prompts = self.args.generation_batch_size // self.num_generations
+            raise ValueError(
+                "Nothing was trained: train_dataset has fewer rows than one generation takes, "
+                f"{prompts} prompts. Add rows or make the batch smaller."
+            )
+        return output
 
     @property
     def arm(self) -> ArmForCausalLM:
@@ -223,18 +257,14 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @contextmanager
-    def _whole_model(self):
-        """The model with its weights in one piece, without gradients, as TRL does for `generate`."""
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            torch.no_grad(),
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
+    def _sampling_model(self):
+        """The model as TRL unwraps it for `generate`, without gradients."""
+        unwrapped = unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        )
+        with unwrapped as model, torch.no_grad():
             yield model
 
     # --- a rollout --------------------------------------------------------------------------------------------------
@@ -246,6 +276,10 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             {**self._request(row), "generator": self._generator(mode, first + index, row["prompt"])}
             for index, row in enumerate(inputs)
         ]
+        shared: dict[tuple, PIL.Image.Image] = {}  # the samples of a group have one source, and rewards can tell
+        for request in self._requests:
+            sources = request["source_images"]
+            request["source_images"] = [shared.setdefault((each.size, each.tobytes()), each) for each in sources]
         hidden = ("generator", "grid")  # what rewards have no use for
         rows = [{name: request[name] for name in request if name not in hidden} for request in self._requests]
         output = super()._generate_and_score_completions(rows)
@@ -261,22 +295,17 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
 
     def _request(self, row: Mapping) -> dict:
         """A dataset's row -> `prompt`, `task`, `source_images` and the row's other columns; and `grid`, in tokens."""
-        task, prompt, sources = read_request(row, f"with prompt {row.get('prompt')!r}", rgb_picture)
-        image_processor = self.processing_class.image_processor
-        grid, patch = [], image_processor.patch_size
-        for name in ("height", "width"):
-            side = image_processor.size[name] if row.get(name) is None else row[name]
-            if side < patch or side % patch:
-                raise ValueError(f"{name} {side} of {prompt!r} must be a multiple of the {patch} px patch.")
-            grid.append(side // patch)
+        where = f"with prompt {row.get('prompt')!r}"
+        task, sources = read_request(row, where, rgb_picture)
+        grid = read_grid(row, where, self.processing_class.image_processor)
         others = {name: value for name, value in row.items() if name not in SOURCES}
-        return {**others, "task": task, "source_images": sources, "grid": tuple(grid)}
+        return {**others, "task": task, "source_images": sources, "grid": grid}
 
     def _generator(self, mode: str, index: int, prompt: str) -> torch.Generator:
         """A sample's own randomness: of the seed, the step and its place in the batch over all processes."""
         micro_step = self._step % self.args.gradient_accumulation_steps
         words = f"{self.args.seed}/{mode}/{self.state.global_step}/{micro_step}/{index}/{prompt}"
-        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
+        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
         return torch.Generator(self.accelerator.device).manual_seed(seed)
 
     def _alike(self, *names: str) -> dict[tuple, list[int]]:
@@ -295,16 +324,9 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         samples of a group, are encoded once.
         """
         encoded: dict[tuple, list[int]] = {}
-        keys = [
-            (
-                request["prompt"],
-                request["grid"],
-                *((image.size, image.tobytes()) for image in request["source_images"]),
-            )
-            for request in self._requests
-        ]
+        keys = [(request["prompt"], request["grid"], *map(id, request["source_images"])) for request in self._requests]
         patch = self.processing_class.image_processor.patch_size
-        with self._whole_model():
+        with self._sampling_model():
             for (grid, task), places in self._alike("grid", "task").items():
                 new = {keys[place]: self._requests[place] for place in places}
                 images = [request["source_images"] for request in new.values()] if task == EDITING else None
@@ -328,7 +350,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             opening, count = len(self.arm.config.image_opening(*grid)), grid[0] * grid[1]
             prompts = [torch.tensor([prompt_ids[place][:-opening]]) for place in places]  # generate opens the image
             input_ids, attention_mask = stack_left_padded([(ids, torch.ones_like(ids)) for ids in prompts])
-            with self._whole_model() as model:
+            with self._sampling_model() as model:
                 sequences = model.generate(
                     input_ids=input_ids.to(self.accelerator.device),
                     attention_mask=attention_mask.to(self.accelerator.device),
@@ -370,7 +392,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         for (grid,), places in self._alike("grid").items():
             for batch in batched(places, self.args.decode_batch_size):
                 codes = torch.tensor([completion_ids[place] for place in batch], device=self.accelerator.device)
-                with self._whole_model():
+                with self._sampling_model():
                     codes = codes.view(-1, *grid) - self.arm.config.visual_token_offset
                     z_q = self.arm.vq_model.decode_codes(codes)
                 images = self.detokenizer(
@@ -422,17 +444,19 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = "train" if self.model.training else "eval"
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
-            if isinstance(reward, GuardedReward):
-                counts = torch.tensor(reward.take_counts(), device=self.accelerator.device)
-                failed, asked = self.accelerator.reduce(counts, "sum").tolist()
-                reward.check_share(failed, asked, self.args.max_reward_failure_share)
-                self._metrics[mode][f"rewards/{name}/failed"].append(failed / max(asked, 1))
+            counts = torch.tensor(reward.take_counts(), device=self.accelerator.device)
+            failed, asked, stops = self.accelerator.reduce(counts, "sum").tolist()
+            if stops:  # on all processes, or those without the error would wait for the others
+                raise reward.stop or RewardError(f"Reward {name} stopped training on another process.")
+            reward.check_share(failed, asked, self.args.max_reward_failure_share)
+            self._metrics[mode][f"rewards/{name}/failed"].append(failed / max(asked, 1))
         self._rewards = rewards
         if self.multi_objective_aggregation != "sum_then_normalize":
             return rewards
         weights = self.reward_weights.to(rewards.device).abs()
         answered = (~rewards.isnan() * weights).sum(1, keepdim=True)
-        return rewards * weights.sum() / answered  # none, or none with a weight, answered: no reward at all
+        unjudged = rewards.new_tensor(torch.nan)  # where none, or none with a weight, has answered
+        return torch.where(answered > 0, rewards * weights.sum() / answered, unjudged)
 
     def _log_rewards(self, mode: str) -> None:
         """Logs each reward as it was given, over all samples and a task."""
@@ -459,15 +483,31 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             return
         self._sheet_step = step
         groups = list(batched(rows, min(self.num_generations, len(rows))))[:SHEET_GROUPS]
-        folder = Path(self.args.output_dir) / "samples"
+        folder = Path(self.args.output_dir) / "rollouts"
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [[*group[0]["source_images"], *(row["images"] for row in group)] for group in groups]
         picture_sheet(pictures).save(folder / f"step-{step:07d}.png")
         (folder / f"step-{step:07d}.txt").write_text("".join(f"{group[0]['prompt']}\n" for group in groups))
 
 
-def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str, str, list]:
-    """A row's task, prompt, and source images as `prepare` makes them.
+def read_grid(row: Mapping, index: int | str, image_processor: ArmImageProcessor) -> tuple[int, int]:
+    """Tokens of the picture a row asks for, by its `height` and `width` in px or else by the processor's size.
+
+    Raises:
+        ValueError: a side that no grid of tokens has; names the row.
+    """
+    grid, patch = [], image_processor.patch_size
+    for name in ("height", "width"):
+        side = image_processor.size[name] if row.get(name) is None else row[name]
+        if side != int(side) or side % patch or not patch <= side <= patch * MAX_GRID_SIDE:
+            bounds = f"{patch}..{patch * MAX_GRID_SIDE} px, a multiple of the {patch} px patch"
+            raise row_error(index, name, f"{side} must be {bounds}. Change it, or leave it out.")
+        grid.append(int(side) // patch)
+    return grid[0], grid[1]
+
+
+def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str, list]:
+    """A row's task, and its source images as `prepare` makes them.
 
     Raises:
         ValueError: no prompt, an unknown task, a task without the image it needs, an image that cannot be read, or a
@@ -482,26 +522,34 @@ def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str
                 "'target_image'; rewards get as `images` what was drawn.",
             )
     task = row_task(row, index, (TEXT_TO_IMAGE, EDITING), default=TEXT_TO_IMAGE)
-    prompt, sources = read_text(row, index), source_pictures(row, index, prepare)
+    read_text(row, index)
+    sources = source_pictures(row, index, prepare)
     if (task == EDITING) != bool(sources):
         problem = "an edit needs a picture to start from" if task == EDITING else "text-to-image starts from none"
         raise row_error(index, "source_image", f"{problem}; fill it in or leave it out, or state another task.")
-    return task, prompt, sources
+    return task, sources
 
 
-def check_requests(dataset: Dataset, name: str) -> None:
-    """Reads every row's request, of its pictures only the heads; raises as `read_request`, naming the row."""
+def check_requests(dataset: Dataset, name: str, image_processor: ArmImageProcessor) -> None:
+    """Reads every row's request, of its pictures only the heads; a dataset with a transform is read as it is drawn.
+
+    Raises:
+        ValueError: as `read_request` and `read_grid`; names dataset and row.
+    """
+    if dataset.format["type"] == "custom":
+        return
 
     def open_head(picture):
         if isinstance(picture, str) and "://" not in picture:
             PIL.Image.open(picture).close()
         return picture
 
-    known = ("prompt", "task", *SOURCES, "image", "images")
+    known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
     dataset = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
     for index, row in enumerate(dataset):
         try:
             read_request(row, index, open_head)
+            read_grid(row, index, image_processor)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 

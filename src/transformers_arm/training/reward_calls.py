@@ -10,48 +10,59 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # TimeoutError itself since Python 3.11
+from concurrent.futures import Future, wait
 from numbers import Real
 from threading import Thread
+
+import torch
 
 from ..rewards.errors import RewardError
 
 logger = logging.getLogger(__name__)
 
 RECENT_CALLS = 20  # that the share of failures is taken over
+FEW_CALLS = 10  # a share of fewer says little, unless it is all of them
 
 
-def _called_later(call: Callable, timeout: float | None):
-    """The result of a call, or a TimeoutError after `timeout` seconds. A thread that hangs is left behind."""
+class _Late(Exception):
+    """A reward did not answer in time."""
+
+
+def _called_in_time(call: Callable, timeout: float | None):
+    """The result of a call, on the same device; raises _Late after `timeout` seconds. A thread that hangs is left."""
     if timeout is None:
         return call()
     future: Future = Future()
+    device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
 
     def run() -> None:
         try:
+            if device is not None:
+                torch.accelerator.set_device_index(device)
             future.set_result(call())
         except BaseException as error:
             future.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return future.result(timeout)
+    if not wait([future], timeout).done:
+        raise _Late(f"did not answer within {timeout} s")
+    return future.result()
 
 
 class GuardedReward:
     """A reward callable with a time limit, whose failures are counted, and whose values are checked.
 
     A call that raises, hangs or returns no list of numbers gives None for every sample; NaN or an infinite value gives
-    None for its sample. Each is logged as a warning. `RewardError` goes through. Keywords that the callable does not
-    take are left out.
+    None for its sample. Each is logged as a warning. A `RewardError` is kept in `stop`, for all processes to raise.
+    Keywords that the callable does not take are left out.
 
     Args:
         reward: takes `prompts`, `images`, ... as keywords and returns a list of float or None.
-        timeout: seconds a call may take; None sets no limit.
+        timeout: seconds a call may take; None sets no limit. A reward whose `limits_itself` is true has none.
     """
 
     def __init__(self, reward: Callable, timeout: float | None = None):
-        self.reward, self.timeout = reward, timeout
+        self.reward, self.timeout = reward, None if getattr(reward, "limits_itself", False) else timeout
         plain = reward
         while isinstance(plain, functools.partial):
             plain = plain.func
@@ -59,17 +70,15 @@ class GuardedReward:
         parameters = inspect.signature(reward).parameters.values()
         takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
         self.keywords = None if takes_all else {parameter.name for parameter in parameters}
-        self.failed = self.asked = 0  # samples since `take_counts`
+        self.failed = self.asked = 0  # samples since `take_counts`; those that it does not apply to are not asked
+        self.stop: RewardError | None = None
         self.last_error: str | None = None
         self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT_CALLS)
 
     def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
-        self.asked += len(prompts)
         try:
             call = functools.partial(self.reward, **self._taken(prompts=prompts, **columns))
-            return self._checked(_called_later(call, self.timeout), len(prompts))
-        except RewardError:
-            raise
+            return self._checked(_called_in_time(call, self.timeout), len(prompts))
         except Exception as error:
             return self._failure(error, len(prompts))
 
@@ -77,9 +86,11 @@ class GuardedReward:
         return columns if self.keywords is None else {k: v for k, v in columns.items() if k in self.keywords}
 
     def _failure(self, error: Exception, count: int) -> list[None]:
+        if isinstance(error, RewardError):
+            self.stop = error
         self.failed += count
-        late = isinstance(error, (TimeoutError, asyncio.TimeoutError, FutureTimeoutError))
-        what = f"did not answer within {self.timeout} s" if late else f"{type(error).__name__}: {error}"
+        self.asked += count
+        what = str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
         self.last_error = what
         logger.warning("Reward %s: %s; its %d samples go without it.", self.__name__, what, count, exc_info=error)
         return [None] * count
@@ -93,27 +104,28 @@ class GuardedReward:
             if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
                 raise ValueError(f"returned {value!r}, a {type(value).__name__}; return float or None.")
         checked = [None if value is None or not math.isfinite(value) else float(value) for value in values]
+        self.asked += sum(value is not None for value in values)
         if broken := sum(value is not None and kept is None for value, kept in zip(values, checked, strict=True)):
             self.failed += broken
             self.last_error = f"returned NaN or infinity for {broken} of {count} samples"
             logger.warning("Reward %s %s; they go without it.", self.__name__, self.last_error)
         return checked
 
-    def take_counts(self) -> tuple[int, int]:
-        """Samples that failed, and samples asked for, since the last call."""
-        counts, self.failed, self.asked = (self.failed, self.asked), 0, 0
+    def take_counts(self) -> tuple[int, int, int]:
+        """Samples that failed and samples asked for since the last call, and whether training has to stop."""
+        counts, self.failed, self.asked = (self.failed, self.asked, int(self.stop is not None)), 0, 0
         return counts
 
     def check_share(self, failed: int, asked: int, limit: float) -> float:
         """Adds the counts of a call on all processes; the share of the recent calls' samples that failed.
 
         Raises:
-            RewardError: it is above `limit`.
+            RewardError: it is above `limit`, after ten calls or if nothing has ever worked.
         """
         self.recent.append((failed, asked))
         all_failed, all_asked = (sum(counts) for counts in zip(*self.recent, strict=True))
         share = all_failed / max(all_asked, 1)
-        if share > limit:
+        if share > limit and (len(self.recent) >= FEW_CALLS or share == 1):
             raise RewardError(
                 f"Reward {self.__name__} failed for {share:.0%} of the samples of the last {len(self.recent)} calls, "
                 f"more than max_reward_failure_share {limit:.0%}. Last error: "
@@ -123,14 +135,24 @@ class GuardedReward:
 
 
 class AsyncGuardedReward(GuardedReward):
-    """The same for a coroutine function, or an object whose `__call__` is one; TRL awaits those together."""
+    """The same for a coroutine function, or an object whose `__call__` is one; TRL awaits those together.
+
+    Each runs on an event loop of its own, so that one that blocks holds up neither the others nor its time limit.
+    """
+
+    def __init__(self, reward: Callable, timeout: float | None = None):
+        super().__init__(reward, timeout)
+        self.loop = asyncio.new_event_loop()
+        Thread(target=self.loop.run_forever, daemon=True).start()
 
     async def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
-        self.asked += len(prompts)
         try:
             call = self.reward(**self._taken(prompts=prompts, **columns))
-            return self._checked(await asyncio.wait_for(call, self.timeout), len(prompts))
-        except RewardError:
-            raise
+            running = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.loop))
+            done, _ = await asyncio.wait([running], timeout=self.timeout)
+            if not done:
+                running.cancel()
+                raise _Late(f"did not answer within {self.timeout} s")
+            return self._checked(running.result(), len(prompts))
         except Exception as error:
             return self._failure(error, len(prompts))
