@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny lint clean
+.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl lint clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,9 +46,9 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 
 # Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
 # faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
-train-tiny: export MALLOC_MMAP_THRESHOLD_ := 1073741824
-train-tiny: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-train-tiny: export MALLOC_TOP_PAD_ := 67108864
+train-tiny train-tiny-rl: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+train-tiny train-tiny-rl: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+train-tiny train-tiny-rl: export MALLOC_TOP_PAD_ := 67108864
 
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
@@ -60,6 +60,17 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft_binding.yaml
 	$(PYTHON) hub_cards/export_tiny.py
+
+# One process with one thread is quickest at this size; run it beside something else on the other core.
+train-tiny-rl: export OMP_NUM_THREADS := 1
+train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, editing, joint; scores and exports it
+	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_text_to_image.yaml
+	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_editing.yaml
+	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_joint.yaml
+	$(PYTHON) benchmarks/quality/grpo.py --before checkpoints/arm-tiny --after runs/arm-tiny/grpo_joint/model \
+		--output benchmarks/results/arm_tiny_rl.json
+	$(PYTHON) hub_cards/export_tiny_rl.py --results benchmarks/results/arm_tiny_rl.json --run \
+		$(foreach stage,text_to_image editing joint,grpo_$(stage)=runs/arm-tiny/grpo_$(stage))
 
 lint: install ## Check style and formatting
 	$(PYTHON) -m ruff check .
