@@ -1,6 +1,7 @@
 """Rewards of the embedded world: what the template reader sees in a picture against what was asked for, in 0..1.
 
-Text-to-image: `world_alignment`. Editing: `world_instruction`, `world_preservation`. Both: `world_quality`. Each is
+Text-to-image: `world_alignment`. Editing: `world_instruction`, `world_preservation`. These give half for how far a
+picture is right and half for all of it being right: nearly right is still wrong. Both tasks: `world_quality`. Each is
 None where it does not apply, or where a prompt or a source is none of the world's.
 """
 
@@ -102,15 +103,19 @@ def quality(reading: SceneReading) -> float:
     return 1 - sum(residuals) / len(residuals) if residuals else 0.0
 
 
+def _graded(share: float) -> float:
+    return (share + (share == 1)) / 2
+
+
 def world_alignment(prompts, images, task, **_) -> list[float | None]:
-    """Half for `alignment` with the caption, half for all of it being right; text-to-image only."""
+    """`alignment` with the caption; text-to-image only."""
     rewards: list[float | None] = []
     for prompt, image, each in zip(prompts, images, task, strict=True):
         try:
             share = alignment(parse_caption(prompt), _reading(image)) if each == "text_to_image" else None
         except ValueError:  # no caption of the world
             share = None
-        rewards.append(None if share is None else (share + (share == 1)) / 2)
+        rewards.append(None if share is None else _graded(share))
     return rewards
 
 
@@ -120,7 +125,7 @@ def _edit_rewards(score, prompts, images, source_images, task) -> list[float | N
         try:
             source = _scene(_reading(sources[0])) if each == "editing" else None
             target = source and apply_edit(source, prompt)
-            rewards.append(None if target == source else score(source, target, _reading(image)))
+            rewards.append(None if target == source else _graded(score(source, target, _reading(image))))
         except ValueError:  # no scene or no edit of the world
             rewards.append(None)
     return rewards
