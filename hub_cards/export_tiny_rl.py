@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from statistics import mean, stdev
 
 import yaml
 from export_tiny import to_half
@@ -18,18 +19,13 @@ CARD_TEMPLATE = Path(__file__).with_name("arm-tiny-rl.md")
 RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
 
 
-def table_of(results: dict) -> str:
-    """The benchmark's table, one folder after."""
-
-    def shown(row: dict, which: str) -> str:
-        spread = row[f"{which}_spread"]
-        return f"{row[which]:.3f}" if spread is None else f"{row[which]:.3f} +- {spread:.3f}"
-
+def table_of(before: list[dict[str, float]], after: list[dict[str, float]]) -> str:
+    """Scores by seed before and after -> a table of means, spreads and gains."""
     lines = ["| | arm-tiny | arm-tiny-rl | gain |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {shown(row, 'before')} | {shown(row, 'after')} | {row['gain']:+.3f} |"
-        for name, row in results["table"].items()
-    ]
+    for name in before[0]:
+        old, new = ([row[name] for row in rows] for rows in (before, after))
+        shown = [f"{mean(values):.3f}" + (f" +- {stdev(values):.3f}" if values[1:] else "") for values in (old, new)]
+        lines.append(f"| {name} | {' | '.join(shown)} | {mean(new) - mean(old):+.3f} |")
     return "\n".join(lines)
 
 
@@ -50,12 +46,13 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
     """Writes `checkpoint` from the last of `runs` (recipe -> folder); built aside, it replaces the old one when whole.
 
     Raises:
-        ValueError: the results are of another folder.
+        ValueError: the results are of other folders.
     """
     last = list(runs.values())[-1]
     results = json.loads(results_file.read_text())
-    if results["after"] != [str(last / "model")]:
-        raise ValueError(f"{results_file} is about {results['after']}, not about {last / 'model'}; score that one.")
+    scores = results["all"]
+    if str(last / "model") not in scores:
+        raise ValueError(f"{results_file} is about {', '.join(scores)}, not about {last / 'model'}; score that one.")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
     try:
@@ -68,7 +65,7 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
                 license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm", "grpo"]
             ),
             template_path=str(CARD_TEMPLATE),
-            table=table_of(results),
+            table=table_of(scores[results["before"]], scores[str(last / "model")]),
             stages="\n".join(stage_row(run, recipe) for recipe, run in runs.items()),
             sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
             items=results["items"],

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -95,7 +96,7 @@ if __name__ == "__main__":
         print(f"| {name} | {old} | {new} | {row['gain']:+.3f} |")
     if arguments.output:
         result = {
-            "command": "python benchmarks/quality/grpo.py",
+            "command": f"python {' '.join(sys.argv)}",
             "before": str(arguments.before),
             "after": [str(folder) for folder in arguments.after],
             "items": arguments.items,
