@@ -72,8 +72,16 @@ def test_the_card_s_scores_come_out_again():
         assert value == pytest.approx(stated[name], rel=0.02, abs=0.01), name
 
 
+def test_reinforcement_learning_taught_arm_tiny_rl_relations():
+    rl = Arm.from_pretrained(CHECKPOINT.with_name("arm-tiny-rl"))
+    before, after = (
+        generation(arm, tasks=("position",), count=240)["position"] for arm in (Arm.from_pretrained(CHECKPOINT), rl)
+    )
+    assert after > before + 0.2
+
+
 def test_shipped_weights_are_safetensors_within_30_mb():
-    files = [file for file in CHECKPOINT.rglob("*") if file.is_file()]
+    files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < export.MAX_BYTES
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".md", ".jinja", ".txt"}
 
