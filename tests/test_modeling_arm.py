@@ -757,7 +757,7 @@ def trl(tiny_arm_backbones, tmp_path):
 @pytest.mark.parametrize(
     ("name", "ours"),
     [
-        ("sft", r"ArmTrainer \(trainers/sft.py\)"),
+        ("sft", "ArmSFTTrainer"),
         ("dpo", r"ArmTrainer \(trainers/sft.py\)"),
         ("grpo", "ArmGRPOTrainer"),
     ],

