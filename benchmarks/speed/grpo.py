@@ -105,7 +105,8 @@ def timed_trainer(arguments: argparse.Namespace, output: str) -> tuple[ArmGRPOTr
         ("log-probabilities", "_get_per_token_logps_and_entropies"),
     ):
         setattr(trainer, name, watch.around(part, getattr(trainer, name)))
-    trainer.reward_funcs = [watch.around("rewards", reward) for reward in trainer.reward_funcs]
+    for guarded in trainer.reward_funcs:
+        guarded.reward = watch.around("rewards", guarded.reward)
     trainer.accelerator.backward = watch.around("update", trainer.accelerator.backward)
     trainer.create_optimizer()
     trainer.optimizer.step = watch.around("update", trainer.optimizer.step)

@@ -1,0 +1,31 @@
+"""Benchmarks run, and what they print adds up."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_the_parts_of_a_grpo_step_make_the_whole(arm_folder, tmp_path, monkeypatch, capsys):
+    small = ["--steps", "1", "--prompts", "2", "--samples", "2", "--output", str(tmp_path / "speed.json")]
+    monkeypatch.setattr(sys, "argv", ["grpo.py", "--model", arm_folder, *small])
+    runpy.run_path(str(BENCHMARKS / "speed" / "grpo.py"), run_name="__main__")
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert sum(result["share"].values()) == pytest.approx(1)
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert "| sampling |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["grpo_text_to_image", "grpo_editing"])
+def test_results_of_reinforcement_learning_are_means_of_what_was_measured(name):
+    result = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    after = [result["all"][folder] for folder in result["after"]]
+    for score, row in result["table"].items():
+        before = [each[score] for each in result["all"][result["before"]]]
+        trained = [sum(each[score] for each in seeds) / len(seeds) for seeds in after]
+        assert row["before"] == pytest.approx(sum(before) / len(before))
+        assert row["gain"] == pytest.approx(sum(trained) / len(trained) - row["before"])
