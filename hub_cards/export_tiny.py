@@ -9,6 +9,8 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -171,6 +173,24 @@ def write_card(folder: Path, stages: str, sampling: dict, scores: dict[str, floa
     card.save(folder / "README.md")
 
 
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which replaces `folder` when the block ends; if it raises, `folder` stays as it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp keeps others out
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replaced = aside.with_name(aside.name + "-replaced")
+    if folder.exists():
+        folder.rename(replaced)
+    aside.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "") -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
 
@@ -185,9 +205,7 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
     card = checkpoint / "README.md"
     card = card.read_text() if card.is_file() else ""
     stages = "\n".join(stage.training_log(runs, card) for stage in STAGES)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
-    try:
+    with replacing(checkpoint) as aside:
         for stage, folder in folders.items():
             if stage.target is not None:
                 left_out = shutil.ignore_patterns("run")
@@ -201,15 +219,6 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
         scores = {**multimodal_scores(Arm.from_pretrained(aside), count=count), **tiny_scores(aside, count=count)}
         (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
         write_card(aside, stages, sampling, scores, count, remark)
-        aside.chmod(0o755)  # mkdtemp keeps others out
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    replaced = aside.with_name(aside.name + "-replaced")
-    if checkpoint.exists():
-        checkpoint.rename(replaced)
-    aside.rename(checkpoint)
-    shutil.rmtree(replaced, ignore_errors=True)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(scores, indent=2))
 

@@ -7,16 +7,13 @@ python hub_cards/export_tiny_rl.py --run grpo_text_to_image=RUN --results benchm
 import argparse
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-import yaml
-from export_tiny import to_half
+from export_tiny import Stage, replacing, to_half
 from huggingface_hub import ModelCard, ModelCardData
 
 CARD_TEMPLATE = Path(__file__).with_name("arm-tiny-rl.md")
-RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
 
 
 def table_of(before: list[dict[str, float]], after: list[dict[str, float]]) -> str:
@@ -27,19 +24,6 @@ def table_of(before: list[dict[str, float]], after: list[dict[str, float]]) -> s
         shown = [f"{mean(values):.3f}" + (f" +- {stdev(values):.3f}" if values[1:] else "") for values in (old, new)]
         lines.append(f"| {name} | {' | '.join(shown)} | {mean(new) - mean(old):+.3f} |")
     return "\n".join(lines)
-
-
-def stage_row(run: Path, recipe: str) -> str:
-    """A row of the card's table of stages, from the run's newest checkpoint and its event files."""
-    states = list(run.glob("checkpoint-*/trainer_state.json"))
-    if not states:
-        raise FileNotFoundError(f"{run} holds no checkpoint to read the training's log from.")
-    steps = max(json.loads(state.read_text())["global_step"] for state in states)
-    seed = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["training"]["seed"]
-    events = run.rglob("events.out.tfevents.*")
-    minutes = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events) / 60
-    command = f"python trainers/grpo.py --config trainers/arm_tiny/{recipe}.yaml"
-    return f"| {recipe} | `{command}` | {seed} | {steps} | {minutes:.0f} |"
 
 
 def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, remark: str = "") -> None:
@@ -53,9 +37,10 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
     scores = results["all"]
     if str(last / "model") not in scores:
         raise ValueError(f"{results_file} is about {', '.join(scores)}, not about {last / 'model'}; score that one.")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}-", dir=checkpoint.parent))
-    try:
+    stages = [
+        Stage("grpo", recipe, "model", run.name, None).training_log(run.parent, "") for recipe, run in runs.items()
+    ]
+    with replacing(checkpoint) as aside:
         shutil.copytree(last / "model", aside, dirs_exist_ok=True)
         for file in aside.rglob("*.safetensors"):
             to_half(file)
@@ -66,7 +51,7 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
             ),
             template_path=str(CARD_TEMPLATE),
             table=table_of(scores[results["before"]], scores[str(last / "model")]),
-            stages="\n".join(stage_row(run, recipe) for recipe, run in runs.items()),
+            stages="\n".join(stages),
             sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
             items=results["items"],
             seeds=f"means and spread over the seeds {', '.join(map(str, results['seeds']))} of items and sampling",
@@ -76,12 +61,6 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
             remark=remark,
         )
         card.save(aside / "README.md")
-        aside.chmod(0o755)  # mkdtemp keeps others out
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    aside.rename(checkpoint)
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
 

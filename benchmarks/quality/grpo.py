@@ -71,10 +71,10 @@ if __name__ == "__main__":
     classifier = load_or_train()
     readers = {"": read_scene, "second reader: ": lambda image: classifier.read([image])[0]}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    found = {
-        str(folder): [scores_of(Arm.from_pretrained(folder), readers, count=arguments.items, seed=s) for s in seeds]
-        for folder in (arguments.before, *arguments.after)
-    }
+    found = {}
+    for folder in (arguments.before, *arguments.after):
+        arm = Arm.from_pretrained(folder)
+        found[str(folder)] = [scores_of(arm, readers, count=arguments.items, seed=seed) for seed in seeds]
     before = found[str(arguments.before)]
     after = [mean_over(found[str(folder)]) for folder in arguments.after]
     table = {}

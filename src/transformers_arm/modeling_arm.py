@@ -6,7 +6,7 @@ RL multiply only the rows that are possible; the visual tokenizer lives inside, 
 Knows nothing about processors, pipelines or how pictures are rendered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -372,8 +372,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         """
         shift_labels = shift_labels.to(hidden_states.device)
         total, count, losses = 0.0, 0, {}
-        for name, (route, (start, stop)) in zip(("text", "image"), self._routes(image_follows), strict=True):
-            chosen = route & (shift_labels >= start) & (shift_labels < stop)
+        chosen_labels = self._chosen_labels(image_follows, shift_labels)
+        for name, (chosen, start, stop) in zip(("text", "image"), chosen_labels, strict=True):
             logits = self.lm_head(hidden_states[chosen], start, stop).float()
             summed = nn.functional.cross_entropy(logits, shift_labels[chosen] - start, reduction="sum")
             if items := len(logits):
@@ -401,8 +401,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         temperature = torch.as_tensor(temperature, dtype=torch.float32, device=hidden_states.device)
         temperature = temperature.reshape(-1, 1).expand(shift_labels.shape)
         log_probs, entropies = (hidden_states.new_zeros(shift_labels.shape, dtype=torch.float32) for _ in range(2))
-        for route, (start, stop) in self._routes(image_follows):
-            chosen = route & (shift_labels >= start) & (shift_labels < stop)
+        for chosen, start, stop in self._chosen_labels(image_follows, shift_labels):
             parts = [part[chosen] for part in (hidden_states, shift_labels - start, temperature)]
             size = max(1, LOGITS_AT_ONCE // (stop - start))
             chunks = list(zip(*(part.split(size) for part in parts), strict=True))
@@ -421,6 +420,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         logits = self.lm_head(hidden_states, start, stop).float() / temperature[:, None]
         log_probs = logits.log_softmax(-1)
         return log_probs.gather(-1, targets[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
+
+    def _chosen_labels(
+        self, image_follows: torch.BoolTensor, shift_labels: torch.LongTensor
+    ) -> Iterator[tuple[torch.BoolTensor, int, int]]:
+        """For text and for images: where a label [B, T] is of the rows start..stop-1 that can follow its position."""
+        for route, (start, stop) in self._routes(image_follows):
+            yield route & (shift_labels >= start) & (shift_labels < stop), start, stop
 
     def _routes(self, image_follows: torch.BoolTensor) -> list[tuple[torch.BoolTensor, tuple[int, int]]]:
         offset, end = self.config.visual_token_offset, self.config.vocab_size

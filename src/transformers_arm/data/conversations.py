@@ -5,7 +5,7 @@ A conversation is a list of chat messages as transformers has them: `{"role", "c
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -43,6 +43,16 @@ def drop_conditions(
     return [{**messages[0], "content": kept}, messages[1]]
 
 
+def encoded_by_size(pictures: Sequence, encode: Callable) -> list[torch.LongTensor]:
+    """What `encode` makes of lists of pictures of one size, for all pictures, in their order."""
+    encoded = [None] * len(pictures)
+    for size in {picture.shape for picture in pictures}:
+        places = [place for place, picture in enumerate(pictures) if picture.shape == size]
+        for place, result in zip(places, encode([pictures[place] for place in places]), strict=True):
+            encoded[place] = result
+    return encoded
+
+
 class ConversationCollator:
     """Conversations -> `input_ids`, `labels` [B, T], padded on the right, where a causal model needs no mask.
 
@@ -64,14 +74,12 @@ class ConversationCollator:
 
     def image_tokens(self, images: Sequence[np.ndarray]) -> list[torch.LongTensor]:
         """Pictures [H, W, 3] -> their tokens [h, w], in the same order."""
-        tokens = [None] * len(images)
-        for size in {image.shape for image in images}:
-            places = [index for index, image in enumerate(images) if image.shape == size]
-            pixel_values = to_pixel_values([images[index] for index in places])
-            codes = self.vq_model.encode(pixel_values.to(self.vq_model.device, self.vq_model.dtype)).codes
-            for index, grid in zip(places, codes + self.config.visual_token_offset, strict=True):
-                tokens[index] = grid
-        return tokens
+
+        def encode(alike: list[np.ndarray]) -> torch.LongTensor:
+            pixel_values = to_pixel_values(alike).to(self.vq_model.device, self.vq_model.dtype)
+            return self.vq_model.encode(pixel_values).codes + self.config.visual_token_offset
+
+        return encoded_by_size(images, encode)
 
     def encode(self, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list[int], list[int]]:
         """One conversation and the tokens of its pictures in order -> ids and labels."""

@@ -4,19 +4,14 @@ import random
 
 from datasets import Dataset, Features, Image, Value
 
-from ..shapes.captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
+from ..shapes.captions import loose_caption, related_caption
 from ..shapes.draw import draw_scene
 from ..shapes.edits import sample_editing_pair
 from ..shapes.prompts import GENERATION_TASKS, task_prompts
 from ..shapes.scene import MAX_OBJECTS, sample_scene
+from .world_tasks import CAPTIONS as TRAINING_CAPTIONS
 
-CAPTIONS = {
-    "full": lambda rng, scene: full_caption(scene),
-    "short": short_caption,
-    "any": sample_caption,
-    "loose": loose_caption,
-    "related": related_caption,
-}
+CAPTIONS = {**TRAINING_CAPTIONS, "loose": loose_caption, "related": related_caption}
 
 
 def _caption(rng: random.Random, kind: str, split: str | None, held_out: frozenset[str]) -> str:

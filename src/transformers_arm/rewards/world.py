@@ -17,8 +17,6 @@ from ..shapes.edits import apply_edit
 from ..shapes.reader import SceneReading, read_scene
 from ..shapes.scene import CELLS, Scene, SceneObject
 
-Objects = Sequence[SceneObject]
-
 
 @lru_cache(4096)  # four rewards look at each picture, and all samples of a group have one source
 def _read(height: int, width: int, pixels: bytes) -> SceneReading:
@@ -62,7 +60,7 @@ def _cell_score(wanted: SceneObject | None, found: SceneObject | None) -> float:
     return sum(getattr(wanted, name) == getattr(found, name) for name in ("shape", "color", "size")) / 3
 
 
-def _cells(objects: Objects) -> dict[str, SceneObject]:
+def _cells(objects: Sequence[SceneObject]) -> dict[str, SceneObject]:
     return {item.cell: item for item in objects}
 
 

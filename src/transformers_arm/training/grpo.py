@@ -34,7 +34,7 @@ from ..pipeline_arm import batched, load_detokenizer
 from ..processing_arm import ArmProcessor
 from ..rewards.errors import RewardError
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import AtomicCheckpointMixin, CardMixin, has_accelerator
+from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +104,15 @@ class ArmGRPOConfig(GRPOConfig):
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):
-        if self.bf16 is None and not has_accelerator():
-            self.bf16 = False  # TRL's default, on a CPU many times slower
+        no_bf16_on_cpu(self)
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:
                 raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for images: {why}. Leave it out.")
-        for name, lowest in (("temperature", 0), ("editing_temperature", 0), ("reward_timeout", 0)):
+        for name in ("temperature", "editing_temperature", "reward_timeout"):
             value = getattr(self, name)
-            if value is not None and not lowest < value < float("inf"):
-                raise ValueError(f"{name} {value} must be a finite number above {lowest}.")
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} {value} must be a finite number above 0.")
         if self.decode_batch_size < 1:
             raise ValueError(f"decode_batch_size {self.decode_batch_size} must be at least 1.")
         if not 0 <= self.max_reward_failure_share <= 1:
@@ -373,18 +372,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, *rest = super()._generate(prompts)
         for name in ("clipped_ratio", *(f"{which}_terminated_length" for which in ("mean", "min", "max"))):
             del self._metrics[mode][f"completions/{name}"]  # an image has no end-of-text token
-        pictures = self._decode(completion_ids)
-        for request, picture in zip(self._requests, pictures, strict=True):
-            request["images"] = picture
-        return (
-            prompt_ids,
-            completion_ids,
-            tool_mask,
-            completions,
-            logprobs,
-            {**extra_fields, "images": pictures},
-            *rest,
-        )
+        extra_fields["images"] = self._decode(completion_ids)
+        return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, *rest
 
     def _decode(self, completion_ids: list[list[int]]) -> list[PIL.Image.Image]:
         """Image tokens -> pictures; an edit's at its source's size."""

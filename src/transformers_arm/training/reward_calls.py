@@ -116,11 +116,12 @@ class GuardedReward:
         counts, self.failed, self.asked = (self.failed, self.asked, int(self.stop is not None)), 0, 0
         return counts
 
-    def check_share(self, failed: int, asked: int, limit: float) -> float:
-        """Adds the counts of a call on all processes; the share of the recent calls' samples that failed.
+    def check_share(self, failed: int, asked: int, limit: float) -> None:
+        """Adds the counts of a call on all processes.
 
         Raises:
-            RewardError: it is above `limit`, after ten calls or if nothing has ever worked.
+            RewardError: more than the share `limit` of the recent calls' samples failed, after ten calls or if nothing
+                has ever worked.
         """
         self.recent.append((failed, asked))
         all_failed, all_asked = (sum(counts) for counts in zip(*self.recent, strict=True))
@@ -131,7 +132,6 @@ class GuardedReward:
                 f"more than max_reward_failure_share {limit:.0%}. Last error: "
                 f"{self.last_error or 'on another process'}. Mend the reward, or raise the limit."
             )
-        return share
 
 
 class AsyncGuardedReward(GuardedReward):

@@ -21,10 +21,10 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from ..data.columns import row_conversation, undecoded
-from ..data.conversations import ConversationCollator, drop_conditions
+from ..data.conversations import ConversationCollator, drop_conditions, encoded_by_size
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, has_accelerator
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -54,8 +54,7 @@ class ArmSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        if self.bf16 is None and not has_accelerator():
-            self.bf16 = False  # TRL's default, on a CPU many times slower
+        no_bf16_on_cpu(self)
         super().__post_init__()
         assistant_only = "only what the assistant says carries loss, as it is"
         whole_head = "it takes the softmax over ARM's whole head, not the rows that can follow"
@@ -137,14 +136,9 @@ class RowEncoder:
         return torch.as_tensor(self.image_processor(picture).pixel_values[0])
 
     def image_tokens(self, pictures: list[torch.Tensor]) -> list[torch.LongTensor]:
-        """Pictures [3, H, W] -> their tokens [h, w], those of one size together."""
-        tokens = [None] * len(pictures)
-        for size in {picture.shape for picture in pictures}:
-            places = [place for place, picture in enumerate(pictures) if picture.shape == size]
-            grids = self.model.model.get_image_tokens(torch.stack([pictures[place] for place in places]))
-            for place, grid in zip(places, grids.cpu(), strict=True):
-                tokens[place] = grid
-        return tokens
+        """Pictures [3, H, W] -> their tokens [h, w], in the same order."""
+        encode = self.model.model.get_image_tokens
+        return encoded_by_size(pictures, lambda alike: encode(torch.stack(alike)).cpu())
 
     def check_length(self, index: int, ids: list[int], labels: list[int]) -> None:
         """Refuses a row of which truncation would leave a broken picture, or nothing to learn; text may be cut."""

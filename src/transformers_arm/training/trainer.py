@@ -124,9 +124,10 @@ class ArmTrainer(AtomicCheckpointMixin, LossPartsMixin, Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-def has_accelerator() -> bool:
-    """Whether there is a device other than the CPU."""
-    return torch.accelerator.is_available()
+def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
+    """Turns off bf16, TRL's default, where nobody asked for it and there is only a CPU, much slower with it."""
+    if arguments.bf16 is None and not torch.accelerator.is_available():
+        arguments.bf16 = False
 
 
 class _RecipeLoader(yaml.SafeLoader):
