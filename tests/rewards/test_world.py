@@ -5,7 +5,13 @@ import random
 import pytest
 from PIL import Image
 
-from transformers_arm.rewards import world_alignment, world_instruction, world_preservation, world_quality
+from transformers_arm.rewards import (
+    world_alignment,
+    world_consistency,
+    world_instruction,
+    world_preservation,
+    world_quality,
+)
 from transformers_arm.rewards.world import alignment
 from transformers_arm.shapes.captions import parse_caption, sample_caption
 from transformers_arm.shapes.draw import draw_scene
@@ -66,11 +72,14 @@ def test_an_edit_scores_all_when_done_and_nothing_when_not(kind):
         assert edited(world_instruction, pair.source, pair.instruction, pair.target) == 1
         assert edited(world_instruction, pair.source, pair.instruction, pair.source) == 0
         assert edited(world_preservation, pair.source, pair.instruction, pair.target) == 1
+        assert edited(world_consistency, pair.source, pair.instruction, pair.target) == 1
+        assert edited(world_consistency, pair.source, pair.instruction, pair.source) == 0
         other = draw_scene(sample_scene(rng))
         values = [
             edited(reward, pair.source, pair.instruction, other) for reward in (world_instruction, world_preservation)
         ]
         assert all(0 <= value <= 1 for value in values)
+        assert min(values) == edited(world_consistency, pair.source, pair.instruction, other)
         assert (values == [1, 1]) == score_edit(pair.source, pair.instruction, other).exact
 
 
@@ -100,7 +109,7 @@ def test_each_reward_is_none_where_it_does_not_apply():
         "source_images": [[picture]],
         "task": ["editing"],
     }
-    assert world_instruction(**text) == world_preservation(**text) == [None]
+    assert world_instruction(**text) == world_preservation(**text) == world_consistency(**text) == [None]
     assert world_alignment(**edit) == [None]
     assert world_alignment(**text | {"prompts": ["a photograph of my cat"]}) == [None]
     assert world_instruction(**edit | {"prompts": ["make it pop"]}) == [None]

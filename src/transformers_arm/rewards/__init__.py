@@ -5,7 +5,7 @@ from .judge import JudgeError, VLMJudge
 from .preservation import EditPreservation
 from .rubrics import RUBRICS, Rubric
 from .similarity import ImageTextSimilarity
-from .world import world_alignment, world_instruction, world_preservation, world_quality
+from .world import world_alignment, world_consistency, world_instruction, world_preservation, world_quality
 
 __all__ = [
     "RUBRICS",
@@ -16,6 +16,7 @@ __all__ = [
     "Rubric",
     "VLMJudge",
     "world_alignment",
+    "world_consistency",
     "world_instruction",
     "world_preservation",
     "world_quality",

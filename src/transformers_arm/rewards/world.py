@@ -1,8 +1,9 @@
 """Rewards of the embedded world: what the template reader sees in a picture against what was asked for, in 0..1.
 
-Text-to-image: `world_alignment`. Editing: `world_instruction`, `world_preservation`. These give half for how far a
-picture is right and half for all of it being right: nearly right is still wrong. Both tasks: `world_quality`. Each is
-None where it does not apply, or where a prompt or a source is none of the world's.
+Text-to-image: `world_alignment`. Editing: `world_instruction`, `world_preservation`, and `world_consistency`, the
+smaller of the two. These give half for how far a picture is right and half for all of it being right: nearly right is
+still wrong. Both tasks: `world_quality`. Each is None where it does not apply, or where a prompt or a source is none of
+the world's.
 """
 
 import itertools
@@ -95,6 +96,11 @@ def rest_kept(source: Scene, target: Scene, reading: SceneReading) -> float:
     return sum(scores) / len(scores)
 
 
+def consistency(source: Scene, target: Scene, reading: SceneReading) -> float:
+    """The smaller of `instruction_done` and `rest_kept`, as GEdit's SC: a picture left as it was earns nothing."""
+    return min(instruction_done(source, target, reading), rest_kept(source, target, reading))
+
+
 def quality(reading: SceneReading) -> float:
     """1 - mean residual of the objects found, in 0..1; 0 where there is none."""
     residuals = [item.residual for item in reading.objects]
@@ -137,6 +143,11 @@ def world_instruction(prompts, images, source_images, task, **_) -> list[float |
 def world_preservation(prompts, images, source_images, task, **_) -> list[float | None]:
     """`rest_kept`; editing only."""
     return _edit_rewards(rest_kept, prompts, images, source_images, task)
+
+
+def world_consistency(prompts, images, source_images, task, **_) -> list[float | None]:
+    """`consistency`; editing only."""
+    return _edit_rewards(consistency, prompts, images, source_images, task)
 
 
 def world_quality(images, **_) -> list[float | None]:
