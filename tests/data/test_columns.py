@@ -1,15 +1,18 @@
 """A user's rows become conversations, or an error that names the row, the column, the value and the fix."""
 
 import json
+import pickle
 from io import BytesIO
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 
 from transformers_arm import ArmImageProcessor
 from transformers_arm.data.columns import (
+    RowError,
     check_dataset,
     read_picture,
     read_text,
@@ -232,6 +235,80 @@ def test_every_bad_row_of_a_folder_is_named_with_its_file(tmp_path, streaming):
 def test_a_row_that_cannot_be_used_is_named(row, error):
     with pytest.raises(ValueError, match=f"Row 5[ ,]+{error}"):
         row_conversation(row, 5)
+
+
+GRID = {"codes": [5, 65535, 0, 7, 8, 9], "height": 2, "width": 3}
+
+
+def test_codes_stand_wherever_a_picture_may():
+    expected = [[5, 65535, 0], [7, 8, 9]]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image", "image": GRID}]}]
+    messages.append({"role": "assistant", "content": "a cat"})
+    for row, pictures in (
+        ({"prompt": "a cat", "image": GRID}, 1),
+        ({"prompt": "redder", "source_image": GRID, "image": GRID}, 2),
+        ({"prompt": "join", "source_images": [GRID, GRID], "image": GRID}, 3),
+        ({"messages": messages, "images": [GRID]}, 2),
+    ):
+        parts = [part for turn in row_conversation(row, 0) for part in turn["content"] if part["type"] == "image"]
+        assert [part["image"].tolist() for part in parts] == [expected] * pictures
+        assert all(part["image"].dtype == torch.int64 for part in parts)
+
+
+def test_datasets_of_codes_and_of_both_kinds_are_checked():
+    rows = [{"prompt": "a cat", "image": GRID}] * 3
+    assert check_dataset(Dataset.from_list(rows), ArmImageProcessor()) == {"text_to_image": 3}
+    mixed = [{"prompt": "redder", "source_image": ONE, "image": GRID}]
+    assert check_dataset(Dataset.from_list(mixed), ArmImageProcessor()) == {"editing": 1}
+    missing = Dataset.from_list([*rows, {"prompt": "a dog", "image": None}])
+    with pytest.raises(ValueError, match="1 of 4 rows.*\nRow 3, column 'image': there is no picture"):
+        check_dataset(missing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"height": 3}, "6 codes do not fill their grid of 3x3"),
+        ({"codes": []}, "0 codes do not fill their grid of 2x3"),
+        ({"height": 0}, "the grid of codes is 0x3, but sides are 1..128"),
+        ({"width": 129}, "the grid of codes is 2x129, but sides are 1..128"),
+        ({"width": None}, "the grid of codes is 2xNone"),
+        ({"codes": [0, 1, 2, 3, 4, 65536]}, "codes span 0..65536, but must be whole numbers in 0..65535"),
+        ({"codes": [0, 1, 2, 3, 4, -1]}, "codes span -1..4"),
+        ({"codes": [0, 1, 2, 3, 4, 0.5]}, "codes span 0.0..4.0"),
+        ({"codes": None, "height": None, "width": None}, "there is no picture"),
+    ],
+)
+def test_codes_that_are_no_grid_are_refused(changed, error):
+    with pytest.raises(ValueError, match=f"Row 5, column 'image': {error}"):
+        row_conversation({"prompt": "a cat", "image": GRID | changed}, 5)
+
+
+def test_the_bytes_of_a_file_are_a_picture():
+    assert read_picture(png(TWO), 0, "image") == TWO
+    with pytest.raises(ValueError, match="Row 0, column 'image': cannot identify image file. Is"):
+        read_picture(b"no picture", 0, "image")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image": ONE, "text": "a cat"}, "prompt: missing"),
+        ({"image": ONE, "prompt": 7}, "prompt: no text"),
+        ({"image": ONE, "prompt": " "}, "prompt: blank"),
+        ({"image": None, "prompt": "a cat"}, "image: missing"),
+        ({"image": png(ONE)[:-3000], "prompt": "a cat"}, "image: unreadable picture"),
+        ({"image": b"xx", "prompt": "a cat"}, "image: unreadable picture"),
+        ({"image": np.full((4, 4, 3), 2.0), "prompt": "a cat"}, "image: refused picture"),
+        ({"prompt": "redder", "source_image": None, "image": ONE}, "source_image: missing"),
+        ({"prompt": "a cat"}, "nothing to learn"),
+    ],
+)
+def test_errors_have_a_reason_to_count_them_by(row, reason):
+    with pytest.raises(RowError) as caught:
+        row_conversation(row, 5)
+    assert caught.value.reason == reason
+    assert pickle.loads(pickle.dumps(caught.value)).reason == reason  # from one process to another
 
 
 def test_the_image_processor_s_bounds_are_the_row_s(tmp_path):

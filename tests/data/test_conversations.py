@@ -149,6 +149,33 @@ def test_pictures_keep_their_order_when_sizes_alternate(collator):
         assert tuple((grid.flatten() - collator.config.visual_token_offset).tolist()) == codes(collator, image)
 
 
+def test_codes_and_pixels_stand_in_one_batch_and_give_the_same_ids(collator):
+    first, second, third = drawing(48, 64), drawing(32, 48, 1), drawing(48, 64, 2)
+
+    def grid(image):
+        return collator.vq_model.encode(to_pixel_values([image])).codes[0]
+
+    def batch(one, two, three):
+        edit = [message("user", "redder", one), message("assistant", two, "and", three)]
+        return collator([edit, [message("user", "a circle"), message("assistant", one)]])
+
+    expected = batch(first, second, third)
+    for pictures in ((grid(first), second, grid(third)), (grid(first), grid(second), grid(third))):
+        assert all(torch.equal(value, expected[name]) for name, value in batch(*pictures).items())
+
+
+def test_codes_need_no_tokenizer(collator, monkeypatch):
+    monkeypatch.setattr(collator.vq_model, "encode", None)
+    grid = torch.tensor([[0, 1023], [5, 6], [7, 8]])
+    batch = collator([[message("user", "a circle"), message("assistant", grid)]])
+    assert learnt(collator, batch) == ["<|vision_start|>[h:3][w:2]", (0, 1023, 5, 6, 7, 8), "<|im_end|>"]
+
+
+def test_a_code_outside_the_codebook_is_refused(collator):
+    with pytest.raises(ValueError, match=r"Code 1024 is outside this model's codebook \(0..1023\)"):
+        collator([[message("user", "a circle"), message("assistant", torch.tensor([[3, 1024]]))]])
+
+
 def test_conversations_without_pictures_need_no_encoding(collator, monkeypatch):
     monkeypatch.setattr(collator.vq_model, "encode", None)
     batch = collator([[message("user", "hi"), message("assistant", "hello")]])

@@ -121,6 +121,26 @@ def test_pictures_of_any_size_are_sized_by_the_image_processor(new_trainer, proc
     assert len(image_ids) == 9
 
 
+def test_codes_give_the_rows_that_their_pictures_give_and_a_row_of_another_codebook_is_named(new_trainer):
+    made = rows(8)
+    pixels = new_trainer(dataset_of(made))
+    processor, vq_model = pixels.processing_class, pixels.model.vq_model
+    for number in (0, 2, 3, 6):  # of each task with pictures; the rest stay pixels
+        for column in {"image", "source_image"} & set(made[number]):
+            pixel_values = processor.image_processor(made[number][column], return_tensors="pt").pixel_values
+            (grid,) = vq_model.encode(pixel_values).codes
+            made[number][column] = {"codes": grid.flatten().tolist(), "height": grid.shape[0], "width": grid.shape[1]}
+    encoder = RowEncoder(pixels.model, processor)
+    names = dict.fromkeys(name for row in made for name in row)
+    batch = {name: [row.get(name) for row in made] for name in names}
+    encoded = encoder(batch, list(range(8)))
+    for name in ("input_ids", "labels"):
+        assert encoded[name] == list(pixels.train_dataset[name])
+    batch["image"][3] = {"codes": [3, 1024], "height": 1, "width": 2}
+    with pytest.raises(ValueError, match=r"Row 3: Code 1024 is outside this model's codebook \(0..1023\)"):
+        encoder(batch, list(range(8)))
+
+
 def test_a_streamed_dataset_gives_the_same_rows(new_trainer):
     dataset = dataset_of(rows())
     stored, streamed = new_trainer(dataset), new_trainer(dataset.to_iterable_dataset())

@@ -9,11 +9,14 @@
 | any conversation | `messages` with text and image parts, `images` (the pictures of the parts, in order) |
 
 A column `task` states a row's task. Without it the columns do, not their values: a row of an editing dataset that
-lacks its source is an error, and not a picture to draw from nothing. Rows are dicts, as `datasets` gives them; knows
-nothing about tokens.
+lacks its source is an error, and not a picture to draw from nothing. Rows are dicts, as `datasets` gives them.
+
+Wherever a picture stands, its codes may stand in its place (`data/pretokenize.py`): `{"codes", "height", "width"}`,
+rows first, the sides in tokens. Knows nothing else about tokens.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,8 +24,10 @@ from io import BytesIO
 
 import numpy as np
 import PIL.Image
+import torch
 from datasets import Dataset, Image, IterableDataset, LargeList, List
 
+from ..configuration_arm import MAX_GRID_SIDE
 from ..image_processing_arm import DECODING_ERRORS, ArmImageProcessor
 from .conversations import message
 
@@ -30,11 +35,20 @@ TASKS = ("text_to_image", "editing", "image_to_text", "text")
 ROLES = ("system", "user", "assistant")
 SOURCES = ("source_image", "source_images")
 SHOWN_ROWS = 10  # bad rows that one error message names
+MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
 
 
-def row_error(index: int, column: str, problem: str) -> ValueError:
-    """The error of a row that cannot be used; every error of this file begins as this one does."""
-    return ValueError(f"Row {index}, column '{column}': {problem}")
+class RowError(ValueError):
+    """A row that cannot be used. `reason` says in few words of what kind the problem is, for counting rows by it."""
+
+    reason = "unusable"
+
+
+def row_error(index: int, column: str, problem: str, reason: str = RowError.reason) -> RowError:
+    """The error of a row; every error of this file begins as this one does, and its reason with the column."""
+    error = RowError(f"Row {index}, column '{column}': {problem}")
+    error.reason = f"{column}: {reason}"
+    return error
 
 
 # --- pieces of a row -------------------------------------------------------------------------------------------------
@@ -49,12 +63,13 @@ def read_text(row: Mapping, index: int, column: str = "prompt") -> str:
     value = row.get(column)
     if value is None:
         columns = ", ".join(name for name in row if row[name] is not None) or "nothing"
-        raise row_error(index, column, f"it is missing (the row has {columns}). Fill it in, or rename what holds it.")
+        problem = f"it is missing (the row has {columns}). Fill it in, or rename what holds it."
+        raise row_error(index, column, problem, "missing")
     if not isinstance(value, str):
         problem = f"{value!r} is a {type(value).__name__}, but must be a str. Convert the column."
-        raise row_error(index, column, problem)
+        raise row_error(index, column, problem, "no text")
     if not value.strip():
-        raise row_error(index, column, f"{value!r} is blank. Write a text, or drop the row.")
+        raise row_error(index, column, f"{value!r} is blank. Write a text, or drop the row.", "blank")
     return value
 
 
@@ -63,19 +78,43 @@ def rgb_picture(image) -> PIL.Image.Image:
     return PIL.Image.fromarray(ArmImageProcessor().process_image(image).transpose(1, 2, 0))
 
 
+def read_codes(value: Mapping) -> torch.LongTensor:
+    """The codes of a picture -> a grid of them, int64 [h, w].
+
+    Raises:
+        ValueError: no grid of 1..128 codes a side, or a code that uint16 cannot hold.
+    """
+    height, width, codes = value.get("height"), value.get("width"), np.asarray(value["codes"])
+    if not all(isinstance(side, int | np.integer) and 1 <= side <= MAX_GRID_SIDE for side in (height, width)):
+        raise ValueError(f"the grid of codes is {height}x{width}, but sides are 1..{MAX_GRID_SIDE}. Encode it again.")
+    if codes.shape != (int(height) * int(width),):  # of uint8 the product would overflow
+        raise ValueError(f"{codes.size} codes do not fill their grid of {height}x{width}. Encode the picture again.")
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() > MAX_CODE:
+        raise ValueError(f"codes span {codes.min()}..{codes.max()}, but must be whole numbers in 0..{MAX_CODE}.")
+    return torch.from_numpy(codes.astype(np.int64)).view(height, width)
+
+
 def read_picture(value, index: int, column: str, prepare: Callable = rgb_picture):
     """One picture of a row.
 
     Args:
-        value: a PIL picture, array, path, address, or `{"bytes", "path"}` as `datasets` stores pictures.
+        value: a PIL picture, array, path, address, the bytes of a file, `{"bytes", "path"}` as `datasets` stores
+            pictures, or `{"codes", "height", "width"}`, which is returned as codes int64 [h, w].
         index, column: what errors name.
-        prepare: makes of the picture what is returned; its errors are the row's.
+        prepare: makes of a picture of pixels what is returned; its errors are the row's.
 
     Raises:
         ValueError: there is no picture, it cannot be read, or `prepare` refuses it; names row, column and file.
     """
     where = ""
+    if isinstance(value, bytes):
+        value = {"bytes": value}
+    if value is None or isinstance(value, Mapping) and all(each is None for each in value.values()):
+        problem = "there is no picture. Fill it in, or state another task in a column 'task'."
+        raise row_error(index, column, problem, "missing")
     try:
+        if isinstance(value, Mapping) and "codes" in value:
+            return read_codes(value)
         if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
             path, content = value.get("path"), value.get("bytes")
             where = f"{path}: " if path else ""
@@ -84,15 +123,15 @@ def read_picture(value, index: int, column: str, prepare: Callable = rgb_picture
                 raise FileNotFoundError("there is no such file")
         elif isinstance(value, list):  # arrays, as Arrow keeps them
             value = np.asarray(value)
-        if value is None:
-            raise ValueError("there is no picture. Fill it in, or state another task in a column 'task'.")
         return prepare(value)
     except (ValueError, TypeError, OverflowError, PIL.Image.DecompressionBombError) as error:
         problem = str(error).removeprefix("Image 0: ").removeprefix("Image 0 ")
-        raise row_error(index, column, f"{where}{problem}") from error
+        reason = "unreadable picture" if isinstance(error.__cause__, DECODING_ERRORS) else "refused picture"
+        raise row_error(index, column, f"{where}{problem}", reason) from error
     except DECODING_ERRORS as error:
-        problem = f"{where}{error}. Is the file complete, and an image? Replace it, or drop the row."
-        raise row_error(index, column, problem) from error
+        message = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))  # an address is no name of a file
+        problem = f"{where}{message}. Is the file complete, and an image? Replace it, or drop the row."
+        raise row_error(index, column, problem, "unreadable picture") from error
 
 
 def source_pictures(row: Mapping, index: int, prepare: Callable = rgb_picture) -> list:
@@ -103,7 +142,8 @@ def source_pictures(row: Mapping, index: int, prepare: Callable = rgb_picture) -
     """
     single, several = (row.get(column) for column in SOURCES)
     if single is not None and several is not None:
-        raise row_error(index, "source_images", "'source_image' is filled as well. Keep one of the two.")
+        problem = "'source_image' is filled as well. Keep one of the two."
+        raise row_error(index, "source_images", problem, "filled twice")
     if single is not None:
         return [read_picture(single, index, "source_image", prepare)]
     return [read_picture(each, index, "source_images", prepare) for each in several or []]
@@ -132,12 +172,14 @@ def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: st
             task = default
         else:
             columns = ", ".join(row) or "nothing"
-            raise ValueError(
+            error = RowError(
                 f"Row {index} has {columns}, but neither 'image' nor 'answer': there is nothing to learn. Add what "
                 "the model should draw or say."
             )
+            error.reason = "nothing to learn"
+            raise error
     if task not in (tasks := tuple(tasks)):
-        raise row_error(index, "task", f"{task!r} is not one of {', '.join(tasks)}. State one of these.")
+        raise row_error(index, "task", f"{task!r} is not one of {', '.join(tasks)}. State one of these.", "unknown")
     return task
 
 
@@ -166,7 +208,7 @@ def row_conversation(row: Mapping, index: int, prepare: Callable = rgb_picture) 
         if not sources:
             fix = "Fill it in, or state another task in a column 'task'."
             column = next((column for column in SOURCES if column in row), SOURCES[0])
-            raise row_error(index, column, f"an edit has no picture to start from. {fix}")
+            raise row_error(index, column, f"an edit has no picture to start from. {fix}", "missing")
         asked += sources
     if task in ("editing", "text_to_image"):
         said = [read_picture(row.get("image"), index, "image", prepare)]
@@ -186,7 +228,8 @@ def _messages(row: Mapping, index: int, prepare: Callable) -> list[dict]:
     for turn in row["messages"]:
         role, content = turn.get("role"), turn.get("content") or []
         if role not in ROLES:
-            raise row_error(index, "messages", f"the role {role!r} is not one of {', '.join(ROLES)}. Rename it.")
+            problem = f"the role {role!r} is not one of {', '.join(ROLES)}. Rename it."
+            raise row_error(index, "messages", problem, "unknown role")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
             if plain and role == "user":
@@ -194,9 +237,10 @@ def _messages(row: Mapping, index: int, prepare: Callable) -> list[dict]:
         messages.append({"role": role, "content": [_part(part, pictures, index, prepare) for part in content]})
     if left := len(list(pictures)):
         problem = f"there are {len(images)} pictures, but places for {len(images) - left} in the messages."
-        raise row_error(index, "images", f"{problem} Each needs a part of type image.")
+        raise row_error(index, "images", f"{problem} Each needs a part of type image.", "too many")
     if not any(turn["role"] == "assistant" and turn["content"] for turn in messages):
-        raise row_error(index, "messages", "the assistant says nothing: there is nothing to learn. Add its answer.")
+        problem = "the assistant says nothing: there is nothing to learn. Add its answer."
+        raise row_error(index, "messages", problem, "no answer")
     return messages
 
 
@@ -206,12 +250,14 @@ def _part(part: Mapping, pictures: Iterator, index: int, prepare: Callable) -> d
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind != "image":
-        raise row_error(index, column, f"{dict(part)!r} is neither a text nor an image. Leave it out.")
+        problem = f"{dict(part)!r} is neither a text nor an image. Leave it out."
+        raise row_error(index, column, problem, "unknown part")
     picture = part.get("image")
     if picture is None:
         picture, column = next(pictures, None), "images"
         if picture is None:
-            raise row_error(index, column, "it holds fewer pictures than the messages have parts of type image.")
+            problem = "it holds fewer pictures than the messages have parts of type image."
+            raise row_error(index, column, problem, "too few")
     return {"type": "image", "image": read_picture(picture, index, column, prepare)}
 
 

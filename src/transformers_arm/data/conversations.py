@@ -16,8 +16,8 @@ from ..modeling_arm_vq import ArmVQModel
 from .shapes import to_pixel_values
 
 
-def message(role: str, *parts: str | np.ndarray) -> dict:
-    """A chat message; a string is a text part, an array [H, W, 3] a picture."""
+def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:
+    """A chat message; a string is a text part, anything else a picture: pixels [H, W, 3] or codes [h, w]."""
     content = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
     ]
@@ -53,11 +53,45 @@ def encoded_by_size(pictures: Sequence, encode: Callable) -> list[torch.LongTens
     return encoded
 
 
+def pictures_of(messages: list[dict]) -> list:
+    """What the image parts of a conversation hold, in order."""
+    return [part["image"] for turn in messages for part in turn["content"] if part["type"] == "image"]
+
+
+def is_codes(picture) -> bool:
+    """Whether an image part holds codes, int64 [h, w], in place of pixels, which have a third side."""
+    return isinstance(picture, torch.Tensor) and picture.ndim == 2
+
+
+def check_codes(pictures: Sequence, config: ArmConfig) -> None:
+    """Raises a ValueError if a grid of codes among the pictures holds one that is not in the model's codebook."""
+    size = config.vq_config.codebook_size
+    for picture in pictures:
+        if is_codes(picture) and picture.max() >= size:
+            raise ValueError(
+                f"Code {int(picture.max())} is outside this model's codebook (0..{size - 1}). Encode the pictures "
+                "with this model's own tokenizer."
+            )
+
+
+def picture_tokens(pictures: Sequence, encode: Callable, config: ArmConfig) -> list[torch.LongTensor]:
+    """Pictures -> image token ids [h, w], in their order.
+
+    Args:
+        pictures: what `encode` takes lists of, and grids of codes, which need no encoding.
+        encode: pictures of one size -> their codes [B, h, w].
+        config: says where codes stand among the ids.
+    """
+    encoded = iter(encoded_by_size([picture for picture in pictures if not is_codes(picture)], encode))
+    grids = [picture if is_codes(picture) else next(encoded) for picture in pictures]
+    return [grid + config.visual_token_offset for grid in grids]
+
+
 class ConversationCollator:
     """Conversations -> `input_ids`, `labels` [B, T], padded on the right, where a causal model needs no mask.
 
-    Pictures are encoded by the frozen tokenizer, all of one size together. Only what the assistant says carries loss,
-    its closing `<|im_end|>` included; `<|vision_end|>` is forced and carries none.
+    Pictures are encoded by the frozen tokenizer, all of one size together; grids of codes stay as they are. Only what
+    the assistant says carries loss, its closing `<|im_end|>` included; `<|vision_end|>` is forced and carries none.
 
     Args:
         tokenizer: ARM's text tokenizer.
@@ -72,14 +106,19 @@ class ConversationCollator:
         )
         self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
 
-    def image_tokens(self, images: Sequence[np.ndarray]) -> list[torch.LongTensor]:
-        """Pictures [H, W, 3] -> their tokens [h, w], in the same order."""
+    def image_tokens(self, images: Sequence[np.ndarray | torch.Tensor]) -> list[torch.LongTensor]:
+        """Pictures uint8 [H, W, 3] or codes int64 [h, w] -> their tokens [h, w], in the same order.
+
+        Raises:
+            ValueError: a code outside the codebook.
+        """
+        check_codes(images, self.config)
 
         def encode(alike: list[np.ndarray]) -> torch.LongTensor:
             pixel_values = to_pixel_values(alike).to(self.vq_model.device, self.vq_model.dtype)
-            return self.vq_model.encode(pixel_values).codes + self.config.visual_token_offset
+            return self.vq_model.encode(pixel_values).codes
 
-        return encoded_by_size(images, encode)
+        return picture_tokens(images, encode, self.config)
 
     def encode(self, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list[int], list[int]]:
         """One conversation and the tokens of its pictures in order -> ids and labels."""
@@ -104,14 +143,7 @@ class ConversationCollator:
         return ids, labels
 
     def __call__(self, conversations: list[list[dict]]) -> dict[str, torch.Tensor]:
-        images = [
-            part["image"]
-            for messages in conversations
-            for turn in messages
-            for part in turn["content"]
-            if part["type"] == "image"
-        ]
-        tokens = iter(self.image_tokens(images))
+        tokens = iter(self.image_tokens([image for messages in conversations for image in pictures_of(messages)]))
         encoded = [self.encode(messages, tokens) for messages in conversations]
         longest = max(len(ids) for ids, _ in encoded)
         batch = {

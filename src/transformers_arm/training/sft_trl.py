@@ -4,12 +4,11 @@
     trainer.train()
 
 Rows (`data/columns.py`) become `input_ids` and `labels` before TRL sees them, their pictures tokens of the frozen
-tokenizer; truncation, packing, collation and logs are TRL's. TRL's own loss multiplies every position by the whole
-head, so that text and image tokens share one softmax: it is replaced by the loss of ARM's forward. Knows nothing
-about how pictures are rendered.
+tokenizer, if they are not codes already; truncation, packing, collation and logs are TRL's. TRL's own loss multiplies
+every position by the whole head, so that text and image tokens share one softmax: it is replaced by the loss of ARM's
+forward. Knows nothing about how pictures are rendered.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from importlib import metadata
 from random import Random
@@ -21,7 +20,8 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from ..data.columns import row_conversation, undecoded
-from ..data.conversations import ConversationCollator, drop_conditions, encoded_by_size
+from ..data.conversations import ConversationCollator, check_codes, drop_conditions, picture_tokens, pictures_of
+from ..data.pretokenize import weights_fingerprint
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu
@@ -114,9 +114,6 @@ class RowEncoder:
         """What the result depends on, so that `datasets` finds it in its cache again; hashing the model as an object
         would write it out.
         """
-        weights = hashlib.sha256()
-        for tensor in self.model.vq_model.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         version = metadata.version("transformers-arm")
         vocabulary = sorted(self.collator.tokenizer.get_vocab().items())
         settings = [self.max_length, self.condition_dropout, self.seed, self.image_processor.to_json_string()]
@@ -124,7 +121,7 @@ class RowEncoder:
             [
                 dataset._fingerprint,
                 version,
-                weights.hexdigest(),
+                weights_fingerprint(self.model.vq_model),
                 self.model.config.to_json_string(),
                 vocabulary,
                 settings,
@@ -136,9 +133,22 @@ class RowEncoder:
         return torch.as_tensor(self.image_processor(picture).pixel_values[0])
 
     def image_tokens(self, pictures: list[torch.Tensor]) -> list[torch.LongTensor]:
-        """Pictures [3, H, W] -> their tokens [h, w], in the same order."""
-        encode = self.model.model.get_image_tokens
-        return encoded_by_size(pictures, lambda alike: encode(torch.stack(alike)).cpu())
+        """Pictures [3, H, W] or codes [h, w] -> their tokens [h, w], in the same order."""
+        vq_model = self.model.vq_model
+
+        def encode(alike: list[torch.Tensor]) -> torch.LongTensor:
+            return vq_model.encode(torch.stack(alike).to(vq_model.device, vq_model.dtype)).codes.cpu()
+
+        return picture_tokens(pictures, encode, self.model.config)
+
+    def conversation(self, row: dict, index: int) -> list[dict]:
+        """A row -> chat messages that have lost what `condition_dropout` drew for it."""
+        messages = row_conversation(row, index, self.pixel_values)
+        try:
+            check_codes(pictures_of(messages), self.model.config)
+        except ValueError as error:
+            raise ValueError(f"Row {index}: {error}") from error
+        return drop_conditions(Random(f"{self.seed}/{index}"), messages, **self.condition_dropout)
 
     def check_length(self, index: int, ids: list[int], labels: list[int]) -> None:
         """Refuses a row of which truncation would leave a broken picture, or nothing to learn; text may be cut."""
@@ -155,16 +165,8 @@ class RowEncoder:
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list[list[int]]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        conversations = [
-            drop_conditions(
-                Random(f"{self.seed}/{index}"),
-                row_conversation(row, index, self.pixel_values),
-                **self.condition_dropout,
-            )
-            for index, row in zip(indices, rows, strict=True)
-        ]
-        parts = [part for messages in conversations for turn in messages for part in turn["content"]]
-        tokens = iter(self.image_tokens([part["image"] for part in parts if part["type"] == "image"]))
+        conversations = [self.conversation(row, index) for index, row in zip(indices, rows, strict=True)]
+        tokens = iter(self.image_tokens([image for messages in conversations for image in pictures_of(messages)]))
         encoded = [self.collator.encode(messages, tokens) for messages in conversations]
         for index, (ids, labels) in zip(indices, encoded, strict=True):
             self.check_length(index, ids, labels)

@@ -1,0 +1,373 @@
+"""A mixture of sources of conversations: drawn by weight, shuffled, spread over streams, resumable to the row.
+
+    sources = {"drawn": Source.from_recipe({"dataset": {"path": "parquet", "data_files": "codes/*.parquet"}}), ...}
+    for name, conversation, state in Mixture(sources, seed=0, streams=8).draw(stream=3):
+        ...
+
+Streams share the rows of every source out among themselves: no row is read by two in one epoch. What a stream draws is
+a pure function of the seed and its state, a small dict that JSON can hold, so that whoever keeps the state of the last
+row goes on behind it. Knows nothing about tokens, processes and workers.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import blake2b
+from itertools import count
+from random import Random
+from typing import NamedTuple
+
+import datasets
+import fsspec
+
+from .columns import RowError, rgb_picture, row_conversation, undecoded
+from .conversations import drop_conditions
+from .world_tasks import WorldTasks
+
+logger = logging.getLogger(__name__)
+
+SHOWN_ROWS = 3  # skipped rows that a stream logs of each source and reason
+FEWEST_ROWS = 100  # that shares of skipped rows are of: one bad row at the start is no reason to stop
+EMPTY_EPOCHS = 100  # a stream may find no row for; with fewer rows than streams it often does
+NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
+
+
+class Read(NamedTuple):
+    """A row, or the error that stands in its place; its number and where it counts from; the reader's state after."""
+
+    row: object
+    number: int
+    where: str
+    state: dict
+
+
+def permuted(index: int, length: int, key: str) -> int:
+    """Where a pseudo-random permutation of 0..length-1 sends an index.
+
+    A Feistel network of four rounds, walked until it is back in range: no list of a billion rows is kept.
+    """
+    half = (max(length - 1, 1).bit_length() + 1) // 2
+    while True:
+        left, right = index >> half, index & (1 << half) - 1
+        for turn in range(4):
+            digest = blake2b(f"{key}/{turn}/{right}".encode(), digest_size=8).digest()
+            left, right = right, left ^ (int.from_bytes(digest, "little") & (1 << half) - 1)
+        index = left << half | right
+        if index < length:
+            return index
+
+
+def file_error(rows: int, error: Exception) -> RowError:
+    """The error of a file of which only so many rows can be read."""
+    cause = RowError(f"the file ends early, after {rows} rows ({type(error).__name__}: {error}). Replace it.")
+    cause.reason = "file ends early"
+    return cause
+
+
+class IndexedRows:
+    """Rows that can be had by number, such as an Arrow dataset's: drawn in a new random order every epoch.
+
+    Args:
+        dataset: what holds them.
+        key: two readers with different keys have different orders.
+        shuffle: False keeps the order.
+    """
+
+    def __init__(self, dataset: Sequence, *, key: str, shuffle: bool = True):
+        self.dataset, self.key, self.shuffle = dataset, key, shuffle
+        if not len(dataset):
+            raise ValueError(f"Source {key} has no rows. Does its data_dir or data_files name the files?")
+
+    def read(self, stream: int, streams: int, state: dict | None = None) -> Iterator[Read]:
+        """The rows of one of `streams` streams, endlessly, behind `state`."""
+        length = len(self.dataset)
+        for drawn in count(state["drawn"] if state else 0):
+            epoch, number = divmod(drawn * streams + stream, length)
+            if self.shuffle:
+                number = permuted(number, length, f"{self.key}/{epoch}")
+            yield Read(self.dataset[number], number, "", {"epoch": epoch, "drawn": drawn + 1})
+
+
+class StreamedRows:
+    """Rows of files that are read from their beginning: files in a new random order every epoch, rows within a buffer.
+
+    A stream reads whole files, or every n-th row of one where there are fewer files than streams: many files are
+    better. The buffer is filled, emptied in random order and filled again, so that its state is where it began. A
+    file that cannot be read to its end is an error in place of the row after the last; the others go on.
+
+    Args:
+        dataset: streamed; `num_shards` are its files.
+        key, shuffle: as for `IndexedRows`.
+        shuffle_buffer: rows that change places.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset, *, key: str, shuffle: bool = True, shuffle_buffer: int):
+        self.dataset, self.key, self.shuffle, self.shuffle_buffer = dataset, key, shuffle, shuffle_buffer
+        if shuffle_buffer < 1:
+            raise ValueError(f"Source {key} has shuffle_buffer {shuffle_buffer}; it takes 1 row or more.")
+
+    def read(self, stream: int, streams: int, state: dict | None = None) -> Iterator[Read]:
+        """The rows of one of `streams` streams, endlessly, behind `state`.
+
+        Raises:
+            ValueError: there are no rows, or so few that the stream never gets one.
+        """
+        fsspec.asyn.reset_lock()  # in a forked worker, files at an address would wait for it for ever
+        at, empty = state or {"epoch": 0, "part": 0, "block": 0, "taken": 0, "rows": 0, "rows_before": None}, 0
+        while True:
+            for read in self._epoch(stream, streams, at):
+                at = read.state
+                yield read
+            empty = 0 if at["rows"] else empty + 1
+            if empty == EMPTY_EPOCHS:
+                raise ValueError(
+                    f"Source {self.key} gave stream {stream} of {streams} no row in {empty} epochs. Does its data_dir "
+                    "or data_files name the files? With few rows, take fewer streams, or streaming=False."
+                )
+            new = {"epoch": at["epoch"] + 1, "part": 0, "block": 0, "taken": 0, "rows": 0}
+            at = {**new, "rows_before": at["rows"]}
+
+    def _epoch(self, stream: int, streams: int, at: dict) -> Iterator[Read]:
+        """What an epoch has behind a state: block by block of part by part."""
+        parts, rows = self._parts(stream, streams, at["epoch"]), at["rows"]
+        for number in range(at["part"], len(parts)):
+            file, *_ = parts[number]
+            where, begun = f"file {file + 1} of {self.dataset.num_shards}: ", number == at["part"]
+            for block, held in self._blocks(*parts[number], at["block"] if begun else 0):
+                if self.shuffle:
+                    Random(f"{self.key}/{at['epoch']}/{file}/{held[0][0]}").shuffle(held)
+                taken = at["taken"] if begun and block == at["block"] else 0
+                for place, (row_number, row) in enumerate(held[taken:], taken + 1):
+                    rows += not isinstance(row, RowError)
+                    state = {**at, "part": number, "block": block, "taken": place, "rows": rows}
+                    yield Read(row, row_number, where, state)
+
+    def _parts(self, stream: int, streams: int, epoch: int) -> list[tuple[int, int, int]]:
+        """What a stream reads in an epoch: (file, p, n) is every n-th row of a file, from row p on."""
+        files = self.dataset.num_shards
+        each = -(-streams // files)
+        parts = [(file, part, each) for file in range(files) for part in range(each)]
+        if self.shuffle:
+            Random(f"{self.key}/{epoch}").shuffle(parts)
+        return parts[stream::streams]
+
+    def _blocks(self, file: int, part: int, parts: int, first: int) -> Iterator[tuple[int, list]]:
+        """From row `first` of a file on, what the buffer holds at a time: the row where it begins, and (number, row)
+        of all, with an error after the last row that can be read.
+        """
+        # By batches, because iter(dataset) would share the file out among workers, who have whole files each.
+        rows = self.dataset.shard(self.dataset.num_shards, file).skip(first).iter(batch_size=1)
+        number, ended = first, False
+        while not ended:
+            held = []
+            while not ended and len(held) < self.shuffle_buffer:
+                try:
+                    row = {name: values[0] for name, values in next(rows).items()}
+                except StopIteration:
+                    ended = True
+                except Exception as error:  # whatever its reader raises at a damaged file
+                    held.append((number, file_error(number, error)))
+                    ended = True
+                else:
+                    if number % parts == part:
+                        held.append((number, row))
+                    number += 1
+            if held:
+                yield first, held
+            first = number
+
+
+@dataclass
+class Source:
+    """Rows that are conversations, or become them (`data/columns.py`), and how they are drawn.
+
+    Args:
+        dataset: of `datasets`, streamed or not, or anything that has conversations or rows by number.
+        weight: share of this source among the *examples* that are drawn, relative to the others'. Not of the tokens:
+            a picture has a thousand, a question ten.
+        rename: names of columns -> the names of `data/columns.py`.
+        fill: columns that all rows have with one value: `task`, or a `prompt` for captions that come without one.
+        condition_dropout: probabilities `text`, `image` and `both` of `drop_conditions`; None takes its own.
+        shuffle: False draws rows in order.
+        shuffle_buffer: rows of a streamed file that change places; a stream holds as many.
+        rows: how many the source is stated to have; an epoch with fewer is reported.
+
+    Raises:
+        ValueError: the weight is not positive, or a probability has another name.
+    """
+
+    dataset: object
+    weight: float = 1.0
+    rename: dict[str, str] = field(default_factory=dict)
+    fill: dict[str, object] = field(default_factory=dict)
+    condition_dropout: dict[str, float] | None = None
+    shuffle: bool = True
+    shuffle_buffer: int = 1000
+    rows: int | None = None
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise ValueError(f"A source has weight {self.weight}; it must be above 0. Leave out what is not drawn.")
+        if unknown := set(self.condition_dropout or {}) - set(NO_DROPOUT):
+            raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
+
+    @classmethod
+    def from_recipe(cls, section: Mapping, *, seed: int = 0) -> "Source":
+        """A source as a recipe states it.
+
+        Args:
+            section: fields of this class, with `dataset` the arguments of `datasets.load_dataset` (split "train"
+                unless it says otherwise); or in its place `world`, the arguments of `WorldTasks`: the embedded world,
+                endless, in its own order, its curriculum stated in conversations.
+            seed: of the embedded world.
+
+        Raises:
+            ValueError: neither or both of these, or a field that there is not.
+        """
+        section = dict(section)
+        known = {each.name for each in fields(cls)} | {"world"}
+        if unknown := set(section) - known:
+            raise ValueError(f"A source has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}.")
+        if ("dataset" in section) == ("world" in section):
+            raise ValueError("A source needs either 'dataset' (of load_dataset) or 'world' (of WorldTasks).")
+        if "world" in section:
+            endless = {"length": sys.maxsize, "batch_size": 1, "seed": seed}
+            # The mixture drops conditions, of this source as of all.
+            world = WorldTasks(**{**endless, **section.pop("world")}, condition_dropout=NO_DROPOUT)
+            return cls(world, shuffle=False, **section)
+        return cls(datasets.load_dataset(**{"split": "train", **section.pop("dataset")}), **section)
+
+    def reader(self, key: str) -> IndexedRows | StreamedRows:
+        """What reads its rows, with pictures as files."""
+        dataset = self.dataset
+        if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+            dataset = undecoded(dataset)
+        if isinstance(dataset, datasets.IterableDataset):
+            return StreamedRows(dataset, key=key, shuffle=self.shuffle, shuffle_buffer=self.shuffle_buffer)
+        return IndexedRows(dataset, key=key, shuffle=self.shuffle)
+
+    def conversation(self, row: Mapping | list[dict], number: int, prepare: Callable = rgb_picture) -> list[dict]:
+        """`row_conversation` of a row, its columns renamed and filled; a conversation stays one."""
+        if not isinstance(row, Mapping):
+            return row
+        named = {self.rename.get(name, name): value for name, value in row.items()}
+        return row_conversation(named | self.fill, number, prepare)
+
+
+def counted(counts: dict[str, int], name: str, by: int = 1) -> dict[str, int]:
+    """Counts with one of them raised; a new dict, for states are kept."""
+    return {**counts, name: counts.get(name, 0) + by}
+
+
+class Mixture:
+    """Sources and how their rows are drawn.
+
+    Args:
+        sources: by name.
+        seed: two mixtures with different seeds draw in different orders.
+        streams: how many share the rows out; fixed for a training, whatever its processes and workers.
+        max_skipped: share of the rows that a stream reads of a source, and of at least 100, that may be unusable.
+
+    Raises:
+        ValueError: no sources, no streams, or a source without rows.
+    """
+
+    def __init__(self, sources: dict[str, Source], *, seed: int, streams: int, max_skipped: float = 0.05):
+        if not sources:
+            raise ValueError("A mixture needs sources: {name: source, ...}.")
+        if streams < 1:
+            raise ValueError(f"A mixture has {streams} streams; it takes 1 or more.")
+        self.sources, self.seed, self.streams, self.max_skipped = sources, seed, streams, max_skipped
+        self.readers = {name: source.reader(f"{name}/{seed}") for name, source in sources.items()}
+
+    def draw(
+        self,
+        stream: int,
+        state: dict | None = None,
+        *,
+        encode: Callable = lambda conversation: conversation,
+        prepare: Callable = rgb_picture,
+    ) -> Iterator[tuple[str, object, dict]]:
+        """What a stream draws, endlessly, behind `state`: (name of the source, sample, the stream's state after it).
+
+        Rows that cannot be used are logged, counted in the state by source and reason, and skipped.
+
+        Args:
+            stream: 0..streams-1.
+            state: of the last sample; None begins.
+            encode: makes the sample of a conversation; its ValueErrors are the row's.
+            prepare: makes of a picture what its part holds; see `read_picture`.
+
+        Raises:
+            ValueError: more rows of a source cannot be used than `max_skipped` allows.
+        """
+        state = state or {"draws": 0, "readers": {}, "read": {}, "skipped": {}}
+        reads = {
+            name: reader.read(stream, self.streams, state["readers"].get(name))
+            for name, reader in self.readers.items()
+        }
+        names, weights = list(self.sources), [source.weight for source in self.sources.values()]
+        for draws in count(state["draws"]):
+            rng = Random(f"{self.seed}/{stream}/{draws}")
+            (name,) = rng.choices(names, weights)
+            source, read = self.sources[name], next(reads[name])
+            state = {
+                "draws": draws + 1,
+                "readers": {**state["readers"], name: read.state},
+                "read": counted(state["read"], name),
+                "skipped": state["skipped"],
+            }
+            try:
+                if isinstance(read.row, RowError):
+                    raise read.row
+                conversation = source.conversation(read.row, read.number, prepare)
+                sample = encode(drop_conditions(rng, conversation, **(source.condition_dropout or {})))
+            except ValueError as error:
+                skipped = self._skipped(state, name, read, error)
+                state["skipped"] = {**state["skipped"], name: skipped}
+                total, of = sum(skipped.values()), max(state["read"][name], FEWEST_ROWS)
+                if total > self.max_skipped * of:
+                    raise ValueError(
+                        f"Source '{name}': {total} of the first {state['read'][name]} rows that stream {stream} read "
+                        f"cannot be used, more than the share {self.max_skipped} of {of}: {skipped}. Last, "
+                        f"{read.where}{self._named(read, error)} Repair the source, or raise max_skipped."
+                    ) from error
+            else:
+                yield name, sample, state
+
+    @staticmethod
+    def _skipped(state: dict, name: str, read: Read, error: ValueError) -> dict[str, int]:
+        """The counts of a source's skipped rows by reason, with one more; the first are logged."""
+        reason = getattr(error, "reason", RowError.reason)
+        skipped = counted(state["skipped"].get(name, {}), reason)
+        if skipped[reason] <= SHOWN_ROWS:
+            logger.warning("Source '%s', %sskipped: %s", name, read.where, Mixture._named(read, error))
+        return skipped
+
+    @staticmethod
+    def _named(read: Read, error: ValueError) -> str:
+        """What an error says, with the row that it is of."""
+        return str(error) if str(error).startswith("Row ") else f"Row {read.number}: {error}"
+
+    def missing_rows(self, states: Sequence[dict]) -> dict[str, int]:
+        """Of each source that states its `rows`, how many an epoch lacked; of one not over yet nothing is said.
+
+        Args:
+            states: of all streams.
+        """
+        missing = {}
+        for name, reader in self.readers.items():
+            stated = self.sources[name].rows
+            if stated is None:
+                continue
+            if isinstance(reader, IndexedRows):
+                found = len(reader.dataset)
+            else:
+                of_streams = [state["readers"].get(name, {}).get("rows_before") for state in states]
+                if len(of_streams) < self.streams or None in of_streams:
+                    continue
+                found = sum(of_streams)
+            if found < stated:
+                missing[name] = stated - found
+        return missing

@@ -1,0 +1,636 @@
+"""Pictures -> codes, once and before training: what `transformers-arm tokenize` does.
+
+    pretokenize("my_pictures", "my_codes", "checkpoints/arm-tiny")
+    dataset = load_dataset("parquet", data_dir="my_codes", split="train")  # goes straight into ArmSFTTrainer
+
+Each input file is cut into windows of rows, and each window becomes one parquet file, written aside and renamed. What
+a file holds depends on the input alone: however many workers there are and however often they are killed, the folder
+ends up the same. A file's own metadata says how many rows it took, which it skipped and whether its source ended
+there; the folder is the only state, and `report.json` sums it up. Knows nothing about sequences or training.
+"""
+
+import hashlib
+import json
+import lzma
+import math
+import os
+import tarfile
+import threading
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, Features, List, StreamingDownloadManager, Value, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from ..configuration_arm import ArmConfig
+from ..image_processing_arm import ArmImageProcessor
+from ..modeling_arm_vq import ArmVQModel
+from .columns import MAX_CODE, SHOWN_ROWS, SOURCES, TASKS, RowError, row_conversation, row_error, row_task, undecoded
+from .conversations import encoded_by_size, is_codes, pictures_of
+
+CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
+PART = {"type": Value("string"), "text": Value("string"), "image": CODES}
+COLUMNS = {
+    "task": Value("string"),
+    "prompt": Value("string"),
+    "answer": Value("string"),
+    "source_image": CODES,
+    "source_images": List(CODES),
+    "image": CODES,
+    "messages": List({"role": Value("string"), "content": List(PART)}),
+    "images": None,  # the parts of the messages hold them
+}
+PICTURES = {"text_to_image": ("image",), "editing": (*SOURCES, "image"), "image_to_text": ("image",), "text": ()}
+TAR_COLUMNS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "prompt"}
+DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
+DTYPES = ("float32", "bfloat16", "float16")
+ROWS_AT_ONCE = 128  # whose pictures are in memory together
+ROWS_BEFORE_JUDGING = 1000  # a share of skipped rows says little before
+REPORT, METADATA = "report.json", b"transformers_arm"
+# What readers raise on files that are cut off or damaged.
+BROKEN_FILE_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError, OSError)
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+class UndecodedWebDataset(WebDataset):
+    """Tars whose members stay bytes: a text that cannot be decoded must cost its row, not the rest of its tar."""
+
+    DECODERS = {}
+
+
+def lacks_closing_blocks(path: str) -> bool:
+    """Whether a plain tar on the disk was cut off between two members, where its reader notices nothing."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        is_plain = file.read(262)[257:] == b"ustar"
+        file.seek(-min(1024, os.path.getsize(path)), os.SEEK_END)
+        return is_plain and any(file.read())
+
+
+def tar_rows(path: str) -> Iterator[dict]:
+    """The samples of a tar as rows: what stands behind a member's first dot names its column."""
+    for row in UndecodedWebDataset._get_pipeline_from_tar(path, StreamingDownloadManager().iter_archive(path)):
+        key, _ = row.pop("__key__"), row.pop("__url__")
+        yield {name: {"bytes": content, "path": f"{key}.{name}"} for name, content in row.items()}
+    if lacks_closing_blocks(path):
+        raise EOFError("the blocks that close a tar are missing")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input file; or a whole dataset, where one file is not one part of it (image folders)."""
+
+    name: str
+    builder: str
+    content: str | Dataset  # the path of a file, or the dataset
+
+    def rows(self) -> Iterator[dict]:
+        """Its rows as they stand there, pictures not opened."""
+        if self.builder == "webdataset":
+            yield from tar_rows(self.content)
+        elif self.builder == "parquet":
+            yield from undecoded(load_dataset("parquet", data_files=self.content, split="train", streaming=True))
+        else:
+            yield from undecoded(self.content)
+
+
+def find_sources(dataset: str, config: str | None, split: str) -> list[Source]:
+    """The sources of a dataset: a folder, a Hub id, or parquet or tar files (a pattern with * too).
+
+    Parquet and tars are streamed, file by file; anything else `datasets` loads first, of pictures only the paths.
+
+    Raises:
+        ValueError: there is no such split, or it cannot be loaded.
+    """
+    folder = os.path.abspath(dataset) if os.path.isdir(dataset) else None
+    if folder is None and dataset.endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
+        kind = "parquet" if dataset.endswith(".parquet") else "webdataset"
+        builder = load_dataset_builder(kind, data_files={split: dataset})
+    else:
+        builder = load_dataset_builder(folder or dataset, config)
+    files = {str(name): paths for name, paths in builder.config.data_files.items()}
+    if split not in files:
+        raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(files)}. Name one of these.")
+    if builder.name in ("parquet", "webdataset"):
+        return [Source(os.path.relpath(file, folder) if folder else file, builder.name, file) for file in files[split]]
+    try:
+        return [Source(dataset, builder.name, load_dataset(folder or dataset, config, split=split))]
+    except DatasetGenerationError as error:  # it says no more than that there was one
+        raise ValueError(f"{dataset} cannot be loaded: {error.__cause__}") from error
+
+
+def until_broken(rows: Iterable[dict], problems: list[str]) -> Iterator[dict]:
+    """The rows of a file as far as it can be read; what ended them too early is added to `problems`.
+
+    An error of the disk or the network is no fault of the file and is raised: the run can go on later.
+    """
+    try:
+        yield from rows
+    except BROKEN_FILE_ERRORS as error:
+        if isinstance(error, OSError) and (error.errno is not None or isinstance(error, ConnectionError)):
+            raise
+        problems.append(f"{type(error).__name__}: {error}")
+
+
+def find_columns(sources: list[Source], rename: dict[str, str]) -> list[str]:
+    """The columns of `COLUMNS` that the rows have once renamed, judged by the first rows that can be read.
+
+    Raises:
+        ValueError: there are no rows, or they have none of these columns.
+    """
+    problems = []
+    for source in sources:
+        names = {name: None for row in islice(until_broken(source.rows(), problems), 100) for name in row}
+        if names:
+            renamed = {column for name, column in rename.items() if {name, name.partition(".")[0]} & set(names)}
+            if columns := [column for column in COLUMNS if column in renamed | set(names)]:
+                return columns
+            raise ValueError(
+                f"{source.name} has {', '.join(names)}, and none of {', '.join(COLUMNS)}. Say what stands for what, "
+                "as in --rename jpg=image txt=prompt."
+            )
+    why = f": {problems[0]}" if problems else ", nor are there any. Does it hold pictures, parquet files or tars?"
+    raise ValueError(f"No row of the dataset can be read{why}")
+
+
+# --- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+class _TokenizerOfArm(ArmVQModel):
+    """Loads the tokenizer alone from an ARM's folder."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head)\."]
+
+
+def load_tokenizer(folder: str | os.PathLike, dtype: str = "float32") -> tuple[ArmVQModel, ArmImageProcessor]:
+    """The visual tokenizer and the image processor of its folder, or of the folder of the ARM that it is part of."""
+    config = AutoConfig.from_pretrained(folder)
+    options = {"dtype": getattr(torch, dtype)}
+    if isinstance(config, ArmConfig):
+        own = {"config": config.vq_config, "key_mapping": {r"^model\.vq_model\.": ""}}
+        vq_model = _TokenizerOfArm.from_pretrained(folder, **own, **options)
+    else:
+        vq_model = ArmVQModel.from_pretrained(folder, **options)
+    if vq_model.config.codebook_size > MAX_CODE + 1:
+        raise ValueError(f"The codebook has {vq_model.config.codebook_size} codes, but uint16 holds {MAX_CODE + 1}.")
+    return vq_model.eval(), ArmImageProcessor.from_pretrained(folder)
+
+
+def describe_tokenizer(folder: str, dtype: str) -> dict:
+    """What a tokenizer's codes follow from, to be compared by."""
+    vq_model, image_processor = load_tokenizer(folder, dtype)
+    return {
+        "weights": weights_fingerprint(vq_model),
+        "codebook_size": vq_model.config.codebook_size,
+        "dtype": dtype,
+        "image_processor": json.loads(image_processor.to_json_string()),
+    }
+
+
+def weights_fingerprint(vq_model: ArmVQModel) -> str:
+    """A SHA-256 of all that a tokenizer's codes follow from, but its configuration."""
+    digest = hashlib.sha256()
+    for tensor in vq_model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def member(value):
+    """A text or JSON of a tar, decoded; anything else as it is."""
+    if not isinstance(value, Mapping) or value.get("bytes") is None:
+        return value
+    extension = str(value.get("path")).rpartition(".")[2].lower()
+    return WebDataset.DECODERS[extension](value["bytes"]) if extension in DECODED else value
+
+
+def arranged(row: dict, index: int, columns: Iterable[str], rename: dict[str, str], task: str | None) -> dict:
+    """A row with its columns renamed, `columns` that it lacks None, and `task` where it states none itself.
+
+    Of several names for one column the first that holds something counts; `json.caption` is a value inside a column.
+    """
+    found = {}
+    for name, column in rename.items():
+        outer, *inner = [name] if name in row else name.split(".")
+        try:
+            value = member(row.get(outer))
+        except ValueError as error:
+            raise row_error(index, column, f"{name} cannot be decoded: {error}", "undecodable") from error
+        for each in inner:
+            value = value.get(each) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.setdefault(column, value)
+    row = dict.fromkeys(columns) | row | found
+    return row if row.get("task") is not None else row | {"task": task}
+
+
+def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator[dict]) -> dict:
+    """A row with codes in place of its pictures; `codes` come in the order of its conversation."""
+    if task is None:
+        filled = [
+            [part | {"image": next(codes)} if part["type"] == "image" else part for part in turn["content"]]
+            for turn in messages
+        ]
+        return {"messages": [turn | {"content": parts} for turn, parts in zip(messages, filled, strict=True)]}
+    texts = ("prompt", "answer") if task in ("image_to_text", "text") else ("prompt",)
+    result = {"task": task, **{column: row[column] for column in texts}}
+    for column in PICTURES[task]:
+        if row.get(column) is not None:
+            several = column == "source_images"
+            result[column] = [next(codes) for _ in row[column]] if several else next(codes)
+    return result
+
+
+@dataclass
+class Tally:
+    """What became of rows; `examples` are the first that were skipped."""
+
+    rows: int = 0
+    written: int = 0
+    tasks: Counter = field(default_factory=Counter)
+    skipped: Counter = field(default_factory=Counter)
+    examples: list[dict] = field(default_factory=list)
+
+    def skip(self, file: str, error: ValueError) -> None:
+        self.skipped[error.reason if isinstance(error, RowError) else RowError.reason] += 1
+        self.examples = (self.examples + [{"file": file, "problem": str(error)}])[:SHOWN_ROWS]
+
+    def add(self, other: Mapping) -> None:
+        self.rows += other["rows"]
+        self.written += other["written"]
+        self.tasks.update(other["tasks"])
+        self.skipped.update(other["skipped"])
+        self.examples = (self.examples + other["examples"])[:SHOWN_ROWS]
+
+    def check_skipped(self, share: float, rows: int, skipped: int) -> None:
+        """Raises a ValueError if more than this share of the rows was skipped."""
+        if skipped > share * rows:
+            shown = "\n".join(f"{example['file']}: {example['problem']}" for example in self.examples)
+            raise ValueError(
+                f"{skipped} of {rows} rows cannot be used, more than max_skipped {share} allows. What is written "
+                f"stays: mend the dataset and start afresh, or go on with a larger max_skipped. The first:\n{shown}"
+            )
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers have to know; see `pretokenize`.
+
+    Raises:
+        ValueError: an option outside its bounds.
+    """
+
+    output: Path
+    tokenizer: str
+    columns: list[str]
+    rename: dict[str, str]
+    task: str | None
+    rows_per_file: int
+    batch_size: int
+    max_skipped: float
+    device: str
+    dtype: str
+
+    def __post_init__(self):
+        for name in ("rows_per_file", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
+        if not 0 <= self.max_skipped <= 1:
+            raise ValueError(f"max_skipped {self.max_skipped} is a share of the rows and must be in 0..1.")
+        for name, known in (("task", (None, *TASKS)), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(filter(None, known))}.")
+
+    def file(self, source: int, part: int) -> Path:
+        return self.output / f"train-{source:05d}-{part:05d}.parquet"
+
+    @property
+    def schema(self) -> pa.Schema:
+        columns = dict.fromkeys(("task", *self.columns))
+        return Features({name: COLUMNS[name] for name in columns if COLUMNS[name] is not None}).arrow_schema
+
+
+class Tokenizing:
+    """A worker: windows of sources -> files.
+
+    Args:
+        job: see `Job`.
+        totals: rows read, and rows skipped, of all workers.
+        stop: an event; when it is set, no more files are begun.
+        number: which of the workers this is; they take the GPUs in turn.
+    """
+
+    def __init__(self, job: Job, totals, stop, number: int):
+        self.job, self.totals, self.stop = job, totals, stop
+        self.vq_model, self.image_processor = load_tokenizer(job.tokenizer, job.dtype)
+        device = f"cuda:{number % torch.cuda.device_count()}" if job.device == "cuda" else job.device
+        self.vq_model.to(device)
+
+    def pixel_values(self, picture) -> torch.Tensor:
+        """A picture -> float32 [3, H, W]."""
+        return torch.as_tensor(self.image_processor(picture).pixel_values[0])
+
+    def encode(self, alike: list[torch.Tensor]) -> list[dict]:
+        """Pictures [3, H, W] of one size -> their codes, as `CODES` has them."""
+        size, encoded = self.job.batch_size, []
+        for start in range(0, len(alike), size):
+            pixel_values = torch.stack(alike[start : start + size]).to(self.vq_model.device, self.vq_model.dtype)
+            encoded.extend(self.vq_model.encode(pixel_values).codes.cpu().numpy().astype(np.uint16))
+        return [{"codes": grid.ravel(), "height": grid.shape[0], "width": grid.shape[1]} for grid in encoded]
+
+    def read(self, row: dict, index: int) -> tuple[dict, str | None, list[dict]]:
+        """A row -> itself, its task (None if it has messages), and its conversation with `pixel_values` as pictures.
+
+        Raises:
+            ValueError: it cannot be used.
+        """
+        row = arranged(row, index, self.job.columns, self.job.rename, self.job.task)
+        messages = row_conversation(row, index, self.pixel_values)
+        if any(is_codes(picture) for picture in pictures_of(messages)):
+            raise row_error(index, "image", "holds codes already, of whichever tokenizer. Give the picture.", "codes")
+        for part in (part for turn in messages for part in turn["content"] if part["type"] == "text"):
+            part["text"].encode()  # JSON can hold half a character, parquet cannot
+        return row, None if row.get("messages") is not None else row_task(row, index), messages
+
+    def window(self, source: Source, rows: Iterable[dict], start: int) -> tuple[list[dict], Tally]:
+        """Rows from the `start`-th on -> those that can be used, with codes for pictures."""
+        results, tally, numbered = [], Tally(), enumerate(rows, start)
+        while chunk := list(islice(numbered, ROWS_AT_ONCE)):
+            usable = []
+            for index, row in chunk:
+                try:
+                    usable.append(self.read(row, index))
+                except ValueError as error:
+                    tally.skip(source.name, error)
+            pictures = [picture for _, _, messages in usable for picture in pictures_of(messages)]
+            codes = iter(encoded_by_size(pictures, self.encode))
+            results += [tokenized(*each, codes) for each in usable]
+            tally.tasks.update(task or "messages" for _, task, _ in usable)
+            tally.rows += len(chunk)
+            tally.written += len(usable)
+            self.report(tally, len(chunk), len(chunk) - len(usable))
+        return results, tally
+
+    def report(self, tally: Tally, rows: int, skipped: int) -> None:
+        """Adds to the totals; ends this worker if it should stop, or if too many rows were skipped."""
+        with self.totals.get_lock():
+            self.totals[0] += rows
+            self.totals[1] += skipped
+            rows, skipped = self.totals
+        if self.stop.is_set():
+            raise CancelledError
+        if rows >= ROWS_BEFORE_JUDGING:
+            tally.check_skipped(self.job.max_skipped, rows, skipped)
+
+    def write(self, file: Path, results: list[dict], about: dict) -> None:
+        aside = file.with_name(f".{file.name}.{os.getpid()}")
+        schema = self.job.schema
+        schema = schema.with_metadata(schema.metadata | {METADATA: json.dumps(about)})
+        with pq.ParquetWriter(aside, schema) as writer:
+            if results:  # `datasets` cannot read a row group without rows
+                writer.write_table(pa.Table.from_pylist(results, schema=schema))
+        aside.replace(file)
+
+    def source(self, number: int, source: Source, first: int, step: int) -> None:
+        """Writes every `step`-th window of a source, from the `first` on, that has no file yet."""
+        problems, size = [], self.job.rows_per_file
+        rows = until_broken(source.rows(), problems)
+        ahead = next(rows, None)
+        for part in count():
+            window = [] if ahead is None else chain([ahead], islice(rows, size - 1))
+            file, made = self.job.file(number, part), None
+            if part % step == first and not file.exists():
+                made = self.window(source, window, part * size)
+            deque(window, maxlen=0)
+            ahead = next(rows, None)  # a file says whether it is its source's last
+            if made is not None:
+                end = {"last": ahead is None, "problem": problems[0] if problems else None}
+                self.write(file, made[0], {"source": source.name, **vars(made[1]), **end})
+            if ahead is None:
+                return
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _start_worker(job: Job, totals, stop, numbers) -> None:
+    global _worker
+    torch.set_num_threads(1)  # the workers share the cores, and no sum may depend on how many there are
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with numbers.get_lock():
+        number, numbers.value = numbers.value, numbers.value + 1
+    _worker = Tokenizing(job, totals, stop, number)
+
+
+def _work(*arguments) -> None:
+    _worker.source(*arguments)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def written_files(output: Path) -> dict[tuple[int, int], dict]:
+    """What the files of a folder say of themselves, by the number of their source and of their window, in order."""
+    files = {}
+    for file in sorted(output.glob("train-*.parquet")):
+        _, source, part = file.stem.split("-")
+        files[int(source), int(part)] = json.loads(pq.read_schema(file).metadata[METADATA])
+    return files
+
+
+def is_finished(files: Mapping[tuple[int, int], dict], source: int) -> bool:
+    """Whether a source's last window is written, and all before it."""
+    parts = {part: about for (number, part), about in files.items() if number == source}
+    return bool(parts) and sorted(parts) == list(range(len(parts))) and parts[len(parts) - 1]["last"]
+
+
+def open_output(output: Path, begun: dict) -> None:
+    """Makes the folder, or checks that the run that began it is this one.
+
+    Raises:
+        ValueError: it holds something else, or was begun by another tokenizer or with other options.
+    """
+    if (output / REPORT).is_file():
+        before = json.loads((output / REPORT).read_text())
+        named = [(what, name) for what in begun for name in begun[what]]
+        differing = [f"{what}.{name}" for what, name in named if before[what].get(name) != begun[what][name]]
+        if differing:
+            raise ValueError(
+                f"{output} was begun with another {', '.join(differing)} (its {REPORT} says which). Go on as before, "
+                "or name another folder."
+            )
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} holds something else already. Name a new or empty folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    for leftover in output.glob(".train-*"):  # of a run that was killed
+        leftover.unlink()
+
+
+def write_report(output: Path, begun: dict, sources: list[Source]) -> dict:
+    """Sums up the files of a folder in its `report.json`, and returns that."""
+    files, tally, ended_early = written_files(output), Tally(), []
+    for (number, _), about in files.items():
+        tally.add(about)
+        if about["problem"]:
+            rows = sum(each["rows"] for (source, _), each in files.items() if source == number)
+            ended_early.append({"file": about["source"], "rows": rows, "problem": about["problem"]})
+    finished = sum(is_finished(files, number) for number in range(len(sources)))
+    report = begun | {"complete": finished == len(sources), **vars(tally), "ended_early": ended_early}
+    aside = output / f".{REPORT}"
+    aside.write_text(json.dumps(report, indent=2) + "\n")
+    aside.replace(output / REPORT)
+    return report
+
+
+def pretokenize(
+    dataset: str,
+    output: str | os.PathLike,
+    tokenizer: str | os.PathLike,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    rename: dict[str, str] | None = None,
+    task: str | None = None,
+    workers: int | None = None,
+    rows_per_file: int = 5000,
+    batch_size: int = 32,
+    max_skipped: float = 0.1,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> dict:
+    """Turns a dataset of pictures into one of codes; called again after it was killed, it goes on.
+
+    The rows become parquet files `train-*.parquet` with the columns of `data/columns.py`, `task` stated, and codes in
+    place of pictures; other columns are left out. Rows that cannot be used are skipped and counted. Workers are
+    processes: a script that calls this does so under `if __name__ == "__main__":`.
+
+    Args:
+        dataset: a folder, a Hub id, or parquet or tar files, as `datasets` takes them. Parquet and tars are streamed.
+        output: the folder to write.
+        tokenizer: the folder of an `ArmVQModel` with its image processor, or of an ARM.
+        config: which of a Hub dataset's configurations.
+        split: which split to read. What is written is always a split called train.
+        rename: {their name: column}, of which the first that holds something counts; `json.caption` is a value inside
+            a JSON. None takes for tars jpg, jpeg, png and webp as `image` and txt as `prompt`.
+        task: of rows that state none.
+        workers: processes, each with a copy of the tokenizer and one thread; None takes one a core, at most 8. On GPUs
+            they take turns. Several work on one file only where there are fewer files than workers.
+        rows_per_file: input rows a file, which is what is done again after a kill.
+        batch_size: pictures of one size that are encoded together.
+        max_skipped: share of the rows; if more are skipped, the run stops.
+        device: None takes cuda where there is one, else the CPU.
+        dtype: of the tokenizer; train with the same, or a few codes differ from those of pixels.
+
+    Returns:
+        The report: `tokenizer` and `options` that made the folder, `complete`, how many `rows` were read and
+        `written`, of which `tasks`, how many were `skipped` for which reason with the first `examples`, and
+        `ended_early`, the files that could not be read to their end.
+
+    Raises:
+        ValueError: an option, column or split that there is not; a folder that another tokenizer or other options
+            began; or too many rows were skipped.
+        OSError: a worker was killed.
+    """
+    workers = min(8, os.cpu_count()) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers {workers} must be at least 1.")
+    if unknown := set((rename or {}).values()) - set(COLUMNS):
+        raise ValueError(f"Nothing can be renamed to {', '.join(unknown)}. The columns are {', '.join(COLUMNS)}.")
+    sources = find_sources(dataset, config, split)
+    if rename is None:
+        rename = TAR_COLUMNS if sources[0].builder == "webdataset" else {}
+    job = Job(
+        output=Path(output),
+        tokenizer=str(tokenizer),
+        columns=find_columns(sources, rename),
+        rename=rename,
+        task=task,
+        rows_per_file=rows_per_file,
+        batch_size=batch_size,
+        max_skipped=max_skipped,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=dtype,
+    )
+    names = "\n".join(source.name for source in sources)
+    options = {"dataset": dataset, "config": config, "split": split, "files": len(sources)}
+    options |= {"files_fingerprint": hashlib.sha256(names.encode()).hexdigest()}
+    options |= {name: getattr(job, name) for name in ("columns", "rename", "task", "rows_per_file", "batch_size")}
+    begun = {"tokenizer": describe_tokenizer(job.tokenizer, dtype), "options": options}
+    open_output(job.output, begun)
+    report = write_report(job.output, begun, sources)
+    try:
+        run_workers(job, sources, workers, report)
+    finally:
+        report = write_report(job.output, begun, sources)
+    skipped = report["rows"] - report["written"]
+    Tally(examples=report["examples"]).check_skipped(max_skipped, report["rows"], skipped)
+    return report
+
+
+def run_workers(job: Job, sources: list[Source], workers: int, report: dict) -> None:
+    """Has all windows written that have no file yet, and shows how far that is."""
+    files, step = written_files(job.output), math.ceil(workers / len(sources))
+    unfinished = [number for number in range(len(sources)) if not is_finished(files, number)]
+    tasks = [(number, sources[number], first, step) for number in unfinished for first in range(step)]
+    if not tasks:
+        return
+    # Forks of this process could not use its GPU; forks of a server can, and only the server has to import all this.
+    context = get_context("spawn" if os.name == "nt" else "forkserver")
+    context.set_forkserver_preload([__name__])
+    totals, stop = context.Array("q", [report["rows"], report["rows"] - report["written"]]), context.Event()
+    settings = {"initializer": _start_worker, "initargs": (job, totals, stop, context.Value("q", 0))}
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, **settings)
+    try:
+        with tqdm(desc="Tokenizing", unit=" rows", initial=totals[0]) as bar:
+            pending = {pool.submit(_work, *task) for task in tasks}
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                bar.set_postfix(skipped=totals[1], files_to_read=math.ceil(len(pending) / step), refresh=False)
+                bar.update(totals[0] - bar.n)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "A worker was killed, perhaps for want of memory. What is written stays; start again, with fewer workers "
+            "or a smaller batch_size."
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def summary(report: dict) -> str:
+    """A report in words."""
+    skipped = report["rows"] - report["written"]
+    tasks = ", ".join(f"{number} {task}" for task, number in report["tasks"].items()) or "none"
+    lines = [f"{report['written']} of {report['rows']} rows written ({tasks}), {skipped} skipped"]
+    lines += [f"  {number} {reason}" for reason, number in report["skipped"].items()]
+    lines += [f"  e.g. {example['file']}: {example['problem']}" for example in report["examples"]]
+    for file in report["ended_early"]:
+        lines.append(f"{file['file']} ended early, after {file['rows']} rows: {file['problem']}")
+    return "\n".join(lines)
