@@ -20,6 +20,24 @@ def test_the_parts_of_a_grpo_step_make_the_whole(arm_folder, tmp_path, monkeypat
     assert "| sampling |" in capsys.readouterr().out
 
 
+def test_heads_are_measured_on_the_same_sequences(tmp_path, monkeypatch, capsys):
+    command = ["heads.py", "--hidden", "28", "--lengths", "64", "--mixes", "mixed", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "speed.json")])
+    runpy.run_path(str(BENCHMARKS / "speed" / "heads.py"), run_name="__main__")
+    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    for part in ("seconds", "gib"):
+        assert row["flat"][part] > 0 and row["routed"][part] > 0
+        assert row["ratios"][part] == pytest.approx(row["flat"][part] / row["routed"][part])
+    assert "| mixed | 64 |" in capsys.readouterr().out
+
+
+def test_on_a_mixed_sequence_at_arm_7b_s_width_the_routed_head_was_faster_or_smaller_and_never_slower():
+    rows = json.loads((BENCHMARKS / "results" / "speed_heads.json").read_text())["rows"]
+    mixed = [row["ratios"] for row in rows if row["mix"] == "mixed"]
+    assert mixed and all(ratios["seconds"] >= 1.5 or ratios["gib"] >= 2 for ratios in mixed)
+    assert all(row["ratios"]["seconds"] >= 1 for row in rows)
+
+
 @pytest.mark.parametrize("name", ["grpo_text_to_image", "grpo_editing"])
 def test_results_of_reinforcement_learning_are_means_of_what_was_measured(name):
     result = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())

@@ -93,6 +93,12 @@ def test_ask_answers_with_the_model(arm, source):
         (("edit", "notes.png", "remove it"), "notes.png"),
         (("ask", "nowhere.png", "what is it?"), "'nowhere.png' is no image file"),
         (("ask", "http://127.0.0.1:9/none.png", "what is it?"), "cannot be read"),
+        (("memory", "--config", "nowhere"), "nowhere"),
+        (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),
+        (("tokenize", "nowhere", "--output", "codes"), "nowhere"),
+        (("tokenize", ".", "--output", "codes", "--rename", "jpg"), "--rename jpg must say their name and ours"),
+        (("tokenize", ".", "--output", "codes", "--rename", "jpg=picture"), "Nothing can be renamed to picture"),
+        (("tokenize", ".", "--output", "codes", "--vq", "none"), "none holds no config.json"),
         (("demo", "--items", 0), "0 items cannot be scored"),
         (("demo", "--images", "nowhere.png"), "nowhere.png"),
         (("demo", "--output", "source.png", "--items", 1), "source.png"),
@@ -126,6 +132,22 @@ def test_a_checkpoint_of_another_model_is_refused(arm, arm_folder, tmp_path):
     assert written(tmp_path) == []
 
 
+def test_memory_prints_the_parameters_and_what_training_them_takes(arm, arm_folder):
+    status, out, _ = arm("memory", "--tokens", 1024, "--rank", 8)
+    assert status == 0 and out.startswith("8,085,378,560 parameters (embedding 779,878,400, layers 6,525,618,176")
+    assert "1,024 tokens a micro-batch; ZeRO and FSDP over 8 GPUs; LoRA of rank 8" in out
+    small = arm("memory", "--config", arm_folder)[1]
+    assert small.startswith(f"{sum(p.numel() for p in language_parameters(arm_folder)):,} parameters")
+    assert "| full, bf16 | yes |" in out and out.count("\n") == small.count("\n")
+
+
+def language_parameters(folder):
+    from transformers_arm import ArmForCausalLM
+
+    named = ArmForCausalLM.from_pretrained(folder).named_parameters()
+    return [parameter for name, parameter in named if "vq_model" not in name]
+
+
 def test_a_wrong_command_is_a_usage_error(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["paint"])
@@ -135,4 +157,5 @@ def test_a_wrong_command_is_a_usage_error(capsys):
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "{generate,edit,ask,demo}" in capsys.readouterr().out
+    listed = capsys.readouterr().out.partition("{")[2].partition("}")[0].split(",")
+    assert {"generate", "edit", "ask", "tokenize", "demo", "init", "memory"} <= {name.strip() for name in listed}

@@ -12,7 +12,7 @@ newest complete checkpoint. A recipe's sections:
 - `rewards`: a list of `{reward, weight, arguments}`: a name in `transformers_arm.rewards`, or `module:name` of yours;
   with `arguments` (keywords) it is called first, as classes are.
 - `prompts_per_step`: prompts of one update, over all processes; gradient accumulation follows from it.
-- `lora` (optional): fields of `peft.LoraConfig`; only adapters are trained, saved to `output_dir`/model/adapter, and
+- `lora` (optional): keywords of `lora_config`; only adapters are trained, saved to `output_dir`/model/adapter, and
   merged into the model beside them.
 - `evaluation` (optional): fields of `TaskScoresCallback`, for the embedded world.
 - `training`: fields of `ArmGRPOConfig`.
@@ -23,14 +23,14 @@ import os
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
-from peft import LoraConfig
 
 import transformers_arm.rewards
 from transformers_arm.data.world_requests import world_requests
 from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.training.adapters import lora_config
 from transformers_arm.training.callbacks import TaskScoresCallback
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
-from transformers_arm.training.trainer import read_recipe, save_folder, train
+from transformers_arm.training.trainer import read_recipe, save_model, train
 
 
 def find_reward(reward: str, arguments: dict | None = None):
@@ -69,16 +69,6 @@ def requests(data: dict, arguments: ArmGRPOConfig) -> Dataset:
     return world_requests(prompts, seed=arguments.seed, **data["world"])
 
 
-class Merged:
-    """A PEFT model that saves as the plain model with its adapter merged; merges only then."""
-
-    def __init__(self, adapted):
-        self.adapted = adapted
-
-    def save_pretrained(self, folder: Path) -> None:
-        self.adapted.merge_and_unload().save_pretrained(folder)
-
-
 def main() -> None:
     recipe = read_recipe(__doc__)
     arguments = arguments_of(recipe)
@@ -89,18 +79,14 @@ def main() -> None:
         [find_reward(entry["reward"], entry.get("arguments")) for entry in recipe["rewards"]],
         arguments,
         requests(recipe["data"], arguments),
-        peft_config=None if lora is None else LoraConfig(**{"target_modules": model.LORA_TARGETS, **lora}),
+        peft_config=None if lora is None else lora_config(model, **lora),
     )
     if "evaluation" in recipe:
         looks = TaskScoresCallback(trainer.processing_class, trainer.detokenizer, **recipe["evaluation"])
         trainer.add_callback(looks)
     train(trainer)
-    if trainer.is_world_process_zero():
-        parts = {"detokenizer": (trainer.detokenizer,), "": (trainer.arm, trainer.processing_class)}
-        if lora is not None:
-            adapted = trainer.accelerator.unwrap_model(trainer.model)
-            parts = {"adapter": (adapted,), **parts, "": (Merged(adapted), trainer.processing_class)}
-        save_folder(Path(arguments.output_dir) / "model", parts)
+    folder = Path(arguments.output_dir) / "model"
+    save_model(trainer, folder, trainer.processing_class, detokenizer=(trainer.detokenizer,))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `transformers-arm generate | edit | ask | demo`."""
+"""The command line: `transformers-arm generate | edit | ask | tokenize | demo | init | memory`."""
 
 import argparse
 import sys
@@ -69,6 +69,64 @@ def demo(arguments: argparse.Namespace) -> None:
     run_demo(arguments.checkpoint, arguments.output, arguments.images, count=arguments.items)
 
 
+def tokenize(arguments: argparse.Namespace) -> None:
+    from .data.pretokenize import pretokenize, summary
+
+    renamed = [pair.partition("=") for pair in arguments.rename or ()]
+    if wrong := [name for name, _, column in renamed if not column]:
+        raise ValueError(f"--rename {' '.join(wrong)} must say their name and ours, as in --rename jpg=image.")
+    report = pretokenize(
+        arguments.dataset,
+        arguments.output,
+        arguments.checkpoint,
+        config=arguments.config,
+        split=arguments.split,
+        rename={name: column for name, _, column in renamed} or None,
+        task=arguments.task,
+        workers=arguments.workers,
+        rows_per_file=arguments.rows_per_file,
+        batch_size=arguments.batch_size,
+        max_skipped=arguments.max_skipped,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    print(summary(report))
+    print(arguments.output)
+
+
+INIT = """Build a ready-to-train ARM folder from a Qwen2.5 checkpoint and a visual tokenizer: weights, configuration,
+tokenizer, processor, chat template and generation settings. Text rows are the checkpoint's, bit for bit; rows of shape
+and image tokens are drawn anew. The memory it takes is one shard of 2 GB and Python's own.
+
+arm-7b needs 17.4 GB of disk for what it writes, and to be downloaded:
+
+  hf download Qwen/Qwen2.5-7B                         15.2 GB  the language model (--text)
+
+and, for a visual tokenizer (--vq), which trainers/tokenizer.py trains:
+
+  hf download google/siglip2-so400m-patch16-512        4.6 GB  its frozen vision tower, and text tower
+  hf download Qwen/Qwen2.5-0.5B                        1.0 GB  the captioner it trains with
+
+There are no public weights of such a tokenizer. To try it out, any Qwen2.5 goes with checkpoints/arm-tiny/vq_model:
+leave arm-7b out."""
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    from .configuration_arm import ArmConfig
+    from .memory import memory_table
+    from .presets import arm_7b_config
+
+    config = arm_7b_config() if arguments.config == "arm-7b" else ArmConfig.from_pretrained(arguments.config)
+    print(memory_table(config, tokens=arguments.tokens, gpus=arguments.gpus, rank=arguments.rank))
+
+
+def init(arguments: argparse.Namespace) -> None:
+    from .assembly import assemble
+
+    names = ("text", "vq", "detokenizer", "preset", "dtype", "seed")
+    print(assemble(arguments.output, **{name: getattr(arguments, name) for name in names}))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="transformers-arm", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="ARM folder (default: %(default)s)")
@@ -99,15 +157,64 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("question", help='e.g. "what color is the circle?"')
     command.set_defaults(run=ask)
 
+    command = commands.add_parser("tokenize", help="turn a dataset of pictures into one of codes, to train from")
+    command.add_argument("dataset", help="folder, Hub id, or parquet or tar files; its columns: docs/data.md")
+    command.add_argument("--output", type=Path, required=True, help="folder to write, or to go on with")
+    command.add_argument(
+        *("--checkpoint", "--vq"),
+        type=Path,
+        default=argparse.SUPPRESS,
+        help=f"folder of an ARM or of a tokenizer (default: {CHECKPOINT})",
+    )
+    command.add_argument("--config", help="which configuration of a Hub dataset")
+    command.add_argument("--split", default="train", help="(default: %(default)s)")
+    command.add_argument(
+        "--rename",
+        nargs="+",
+        metavar="THEIRS=OURS",
+        help="columns, e.g. jpg=image json.caption=prompt (default: for tars, jpg, png, webp=image txt=prompt)",
+    )
+    command.add_argument("--task", help="of rows that state none: text_to_image, editing, image_to_text or text")
+    command.add_argument("--workers", type=int, help="processes (default: one a core, at most 8)")
+    command.add_argument("--rows-per-file", type=int, default=5000, help="input rows (default: %(default)s)")
+    command.add_argument("--batch-size", type=int, default=32, help="pictures at once (default: %(default)s)")
+    command.add_argument("--max-skipped", type=float, default=0.1, help="share of rows (default: %(default)s)")
+    command.add_argument("--device", help="(default: cuda where there is one, else cpu)")
+    command.add_argument("--dtype", default="float32", help="of the tokenizer: as in training (default: %(default)s)")
+    command.set_defaults(run=tokenize)
+
     command = commands.add_parser("demo", help="pictures, edits, answers, a story, and the scores on held-out items")
     command.add_argument("--images", nargs="+", default=[], help="image files of yours to pass through the tokenizer")
     command.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: %(default)s)")
     command.add_argument("--items", type=int, default=200, help="held-out items to score a row (default: %(default)s)")
     command.set_defaults(run=demo)
 
+    command = commands.add_parser("memory", help="what each way to train takes of memory; allocates nothing")
+    command.add_argument("--config", default="arm-7b", help="arm-7b, or the folder of an ARM (default: %(default)s)")
+    command.add_argument("--tokens", type=int, default=8192, help="of a micro-batch on one GPU (default: %(default)s)")
+    command.add_argument("--gpus", type=int, default=8, help="that ZeRO and FSDP shard over (default: %(default)s)")
+    command.add_argument("--rank", type=int, default=16, help="of LoRA (default: %(default)s)")
+    command.set_defaults(run=memory, checkpoint=None)
+
+    command = commands.add_parser(
+        "init",
+        help="build an untrained ARM from a Qwen2.5 checkpoint and a visual tokenizer; says what to download",
+        description=INIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("preset", nargs="?", choices=["arm-7b"], help="refuse parts of other sizes than this model's")
+    command.add_argument("--text", required=True, help="Qwen2.5 checkpoint: folder or Hub id")
+    command.add_argument("--vq", required=True, help="visual tokenizer, an ArmVQModel: folder or Hub id")
+    command.add_argument("--output", type=Path, required=True, help="folder to write, which must not be there yet")
+    command.add_argument("--detokenizer", help="folder of a detokenizer to copy into it")
+    dtypes = ("auto", "bfloat16", "float16", "float32")
+    command.add_argument("--dtype", choices=dtypes, default="auto", help="of the weights (default: the checkpoint's)")
+    command.add_argument("--seed", type=int, default=0, help="of the new rows (default: %(default)s)")
+    command.set_defaults(run=init, checkpoint=None)
+
     arguments = parser.parse_args(argv)
     try:
-        if not (arguments.checkpoint / "config.json").is_file():
+        if arguments.checkpoint and not (arguments.checkpoint / "config.json").is_file():
             raise ValueError(f"{arguments.checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
         arguments.run(arguments)
     except (ValueError, TypeError, OSError) as error:

@@ -1,6 +1,13 @@
 """Configurations of ARM's models. Numbers of the paper (arXiv 2606.11188, section 3.1) are the defaults."""
 
-from transformers import AutoConfig, PreTrainedConfig, Qwen2Config, SiglipTextConfig, SiglipVisionConfig
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    Qwen2Config,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 
 class ArmVQConfig(PreTrainedConfig):
@@ -135,6 +142,49 @@ class ArmConfig(Qwen2Config):
                 f"{self.visual_token_offset} text rows; choose a smaller shape_token_offset."
             )
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_backbones(cls, *, text: str, vq: str, **config) -> "ArmConfig":
+        """The configuration of `ArmForCausalLM.from_backbones` with the same arguments; reads no weights.
+
+        Shape tokens take the rows after the text tokenizer's last id, image tokens those after the checkpoint's.
+
+        Raises:
+            ValueError: other kinds of models, a text tokenizer that lacks Qwen2.5's vision tokens, too few rows free
+                for shape tokens, or `config` ties what the checkpoint does not.
+        """
+        for path, needed in ((text, "qwen2"), (vq, ArmVQConfig.model_type)):
+            found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+            if found != needed:
+                raise ValueError(f"{path} holds a {found!r} model where a {needed!r} one is needed.")
+        base = Qwen2Config.from_pretrained(text)
+        vq_config = ArmVQConfig.from_pretrained(vq, text_config=None, captioner_config=None)
+        tied = base.tie_word_embeddings
+        if config.get("tie_word_embeddings", tied) != tied:
+            raise ValueError(f"{text} has tie_word_embeddings={tied}; keep it, or its rows cannot be taken over.")
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        rows, known, vocabulary = base.vocab_size, len(tokenizer), tokenizer.get_vocab()
+        if rows - known < 2 * MAX_GRID_SIDE:
+            raise ValueError(
+                f"{text} has {rows - known} rows beyond its tokenizer's {known} tokens; shape tokens need "
+                f"{2 * MAX_GRID_SIDE}. Enlarge its vocabulary first."
+            )
+        special = {
+            "vision_start_token_id": "<|vision_start|>",
+            "vision_end_token_id": "<|vision_end|>",
+            "image_token_id": "<|image_pad|>",
+        }
+        if missing := [token for token in special.values() if token not in vocabulary]:
+            raise ValueError(f"The tokenizer of {text} lacks {', '.join(missing)}; use a Qwen2.5 tokenizer.")
+        fields = {
+            **{name: value for name, value in base.to_dict().items() if name not in ("architectures", "model_type")},
+            **{name: vocabulary[token] for name, token in special.items()},
+            **{"vq_config": vq_config, "vocab_size": rows + vq_config.codebook_size},
+            **{"visual_token_offset": rows, "shape_token_offset": known},
+        }
+        # Where the parts came from is of no use to who loads the whole, and may be a path of somebody's disk.
+        fields["_name_or_path"] = vq_config.name_or_path = ""
+        return cls(**{**fields, **config})
 
     @property
     def width_token_offset(self) -> int:

@@ -296,7 +296,7 @@ class ArmGenerationMixin(GenerationMixin):
             hidden_states = self.model(
                 step_ids, attention_mask=mask[:, : length + step], past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-            logits = self.lm_head(hidden_states, offset, end).float().view(len(prompts), images, -1)
+            logits = self.routed_head(hidden_states, offset, end).float().view(len(prompts), images, -1)
             scores = guided_logits(logits, settings["guidance_scale"], settings["image_guidance_scale"])
             scores = warpers(None, scores)  # none of them when the likeliest code is taken
             codes = sample_tokens(scores, generator) if settings["do_sample"] else scores.argmax(-1)

@@ -6,13 +6,14 @@ RL multiply only the rows that are possible; the visual tokenizer lives inside, 
 Knows nothing about processors, pipelines or how pictures are rendered.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, Qwen2Model
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -22,7 +23,22 @@ from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
 from .modeling_arm_vq import ArmVQModel, CompleteCheckpointMixin
 
-LOGITS_AT_ONCE = 2**26  # that `routed_log_probs` keeps: 256 MiB in fp32, 1,024 positions over 65,536 codes
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
+ROWS_AT_ONCE = 8192  # of those, in fp32: 112 MiB at 3584 wide
+LOGITS_AT_ONCE = 2**26  # that losses and log-probabilities keep: 256 MiB in fp32, 1,024 positions over 65,536 codes
+
+
+def draw_new_rows(matrix: torch.Tensor, known: int, seed: int) -> None:
+    """Fills rows `known`.. of an embedding or head [rows, hidden_size], so that their norms match the rows before.
+
+    They are drawn from a normal with the known rows' standard deviation about zero, one for the matrix.
+    """
+    squares = sum(float(part.float().square().sum()) for part in matrix[:known].split(ROWS_AT_ONCE))
+    deviation = (squares / matrix[:known].numel()) ** 0.5
+    generator = torch.Generator(matrix.device).manual_seed(seed)
+    for part in matrix[known:].split(ROWS_AT_ONCE):
+        drawn = torch.empty(part.shape, dtype=torch.float32, device=part.device)
+        part.copy_(drawn.normal_(0, deviation, generator=generator))
 
 
 @dataclass
@@ -30,8 +46,8 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     """`CausalLMOutputWithPast` with the parts of the loss.
 
     Args:
-        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
-            those that the labels hold.
+        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), and of each source
+            (`"of_<name>"`) where they are told apart, detached, for logging; only of those that the labels hold.
         log_probs, entropies: [B, T - 1], of the labels and of the distributions they were drawn from; with
             `temperature` only. 0 where a label carries no loss.
     """
@@ -41,15 +57,80 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     entropies: torch.Tensor | None = None
 
 
+class RoutedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of groups of positions, each of which takes the softmax over some of the head's rows.
+
+    The gradients are made in the forward pass: so the logits of one chunk of positions are all there ever are, and
+    nothing is multiplied twice. They are one table for all rows; autograd would make one for each group, and add.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_states, weight, targets, groups, differentiate: bool) -> torch.Tensor:
+        """One fp32 sum a group.
+
+        Args:
+            hidden_states: [N, hidden_size], group after group; weight: [vocab_size, hidden_size].
+            targets: ids [N] among the rows of their group.
+            groups: of each the number of its positions, and its rows: (count, start, stop).
+            differentiate: whether there will be a backward pass; `torch.is_grad_enabled()`, which is off in here.
+        """
+        counts = [count for count, _, _ in groups]
+        sums = hidden_states.new_zeros(len(groups), dtype=torch.float32)
+        hidden_grad = torch.zeros_like(hidden_states)
+        weight_grad = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
+        parts = zip(*(part.split(counts) for part in (hidden_states, targets[:, None], hidden_grad)), strict=True)
+        for group, (part, (_, start, stop)) in enumerate(zip(parts, groups, strict=True)):
+            rows, rows_grad = weight[start:stop], None if weight_grad is None else weight_grad[start:stop]
+            size = max(1, LOGITS_AT_ONCE // len(rows))
+            for hidden, target, grad in zip(*(each.split(size) for each in part), strict=True):
+                gradients = (grad, rows_grad) if differentiate else (None, None)
+                sums[group] += RoutedCrossEntropy.of_chunk(hidden, rows, target - start, *gradients)
+        ctx.groups, ctx.gradients = groups, (hidden_grad, weight_grad)
+        return sums
+
+    @staticmethod
+    def of_chunk(hidden_states, rows, targets, hidden_grad, rows_grad) -> torch.Tensor:
+        """The sum of some positions of one group; writes `hidden_grad` and adds to `rows_grad`, where they are."""
+        log_probs = nn.functional.linear(hidden_states, rows).float().log_softmax(-1)
+        summed = -log_probs.gather(-1, targets).sum()
+        if hidden_grad is not None:
+            ones = torch.ones_like(targets, dtype=log_probs.dtype)
+            logits_grad = log_probs.exp_().scatter_add_(-1, targets, -ones).to(rows.dtype)
+            torch.mm(logits_grad, rows, out=hidden_grad)
+            if rows_grad is not None:
+                rows_grad.addmm_(logits_grad.T, hidden_states)
+        return summed
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, sums_grad):
+        if ctx.gradients is None:
+            raise RuntimeError("ARM's loss takes one backward pass, which scales its gradients; call the model again.")
+        (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, None
+        counts = [count for count, _, _ in ctx.groups]
+        for scale, (_, start, stop), hidden in zip(sums_grad, ctx.groups, hidden_grad.split(counts), strict=True):
+            hidden.mul_(scale)
+            if weight_grad is not None:
+                weight_grad[start:stop].mul_(scale)
+        return hidden_grad, weight_grad, None, None, None
+
+
 class RoutedLinear(nn.Linear):
     """The head: a Linear whose forward can be told which rows to multiply.
 
     A method of the module and not a slice of its weight, so that FSDP and ZeRO have gathered the weight by then.
     """
 
-    def forward(self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """[..., hidden_size] -> [..., stop - start], the logits of rows start..stop-1."""
-        return nn.functional.linear(hidden_states, self.weight[start:stop])
+    def forward(
+        self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None, *, targets=None, groups=None
+    ) -> torch.Tensor:
+        """[..., hidden_size] -> [..., stop - start], the logits of rows start..stop-1; or `RoutedCrossEntropy`."""
+        if targets is None:
+            return nn.functional.linear(hidden_states, self.weight[start:stop])
+        device, weight = hidden_states.device.type, self.weight
+        if torch.is_autocast_enabled(device):
+            hidden_states, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden_states, weight))
+        return RoutedCrossEntropy.apply(hidden_states, weight, targets, groups, torch.is_grad_enabled())
 
 
 class ArmPreTrainedModel(CompleteCheckpointMixin, Qwen2PreTrainedModel):
@@ -162,61 +243,46 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         return self.model.vq_model
 
     @classmethod
-    def from_backbones(cls, *, text: str, vq: str, dtype: torch.dtype | str = "auto", **config) -> "ArmForCausalLM":
+    def from_backbones(
+        cls, *, text: str, vq: str, dtype: torch.dtype | str = "auto", seed: int = 0, **config
+    ) -> "ArmForCausalLM":
         """An untrained ARM from a Qwen2 checkpoint (with its tokenizer) and a tokenizer checkpoint.
 
         Rows of ids that the text tokenizer knows are the checkpoint's, bit for bit; rows of shape and image tokens
-        are new. On text the model's logits are the checkpoint's.
+        are new (`draw_new_rows`). On text the model's logits are the checkpoint's. `assembly.assemble` writes the
+        same as a folder, with less memory.
 
         Args:
             text: folder or Hub id of a `Qwen2ForCausalLM` with its tokenizer.
             vq: folder or Hub id of an `ArmVQModel`.
             dtype: of the new model; "auto" takes the text checkpoint's.
+            seed: of the new rows.
             config: fields of `ArmConfig` that replace those of the text checkpoint.
 
         Raises:
-            ValueError: the text tokenizer lacks Qwen2.5's vision tokens, too few rows are free for shape tokens, or
-                `config` ties what the checkpoint does not.
+            ValueError: as `ArmConfig.from_backbones`.
         """
+        new_config = ArmConfig.from_backbones(text=text, vq=vq, **config)
         base = Qwen2ForCausalLM.from_pretrained(text, dtype=dtype)
-        tied = base.config.tie_word_embeddings
-        if config.get("tie_word_embeddings", tied) != tied:
-            raise ValueError(f"{text} has tie_word_embeddings={tied}; keep it, or its rows cannot be taken over.")
-        vq_model = ArmVQModel.from_pretrained(vq, dtype=base.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(text)
-        rows, known = base.config.vocab_size, len(tokenizer)
-        if rows - known < 2 * MAX_GRID_SIDE:
-            raise ValueError(
-                f"{text} has {rows - known} rows beyond its tokenizer's {known} tokens; shape tokens need "
-                f"{2 * MAX_GRID_SIDE}. Enlarge its vocabulary first."
-            )
-        special = {
-            "vision_start_token_id": "<|vision_start|>",
-            "vision_end_token_id": "<|vision_end|>",
-            "image_token_id": "<|image_pad|>",
-        }
-        ids = {name: tokenizer.get_vocab().get(token) for name, token in special.items()}
-        if None in ids.values():
-            missing = ", ".join(special[name] for name, token_id in ids.items() if token_id is None)
-            raise ValueError(f"The tokenizer of {text} lacks {missing}; use a Qwen2.5 tokenizer.")
-        fields = base.config.to_dict()
-        fields = {
-            name: fields[name] for name in fields if name not in ("architectures", "model_type", "_name_or_path")
-        }
-        offsets = {"visual_token_offset": rows, "shape_token_offset": known, **ids}
-        vocab_size = rows + vq_model.config.codebook_size
-        new_config = ArmConfig(
-            **{**fields, "vq_config": vq_model.config, "vocab_size": vocab_size, **offsets, **config}
-        )
         model = cls._from_config(new_config, dtype=base.dtype)
-        copied = ("model.embed_tokens.weight", "lm_head.weight")
-        state = {name: tensor for name, tensor in base.state_dict().items() if name not in copied}
-        model.load_state_dict(state, strict=False)
-        model.vq_model.load_state_dict(vq_model.state_dict())
-        with torch.no_grad():
-            model.get_input_embeddings().weight[:known] = base.get_input_embeddings().weight[:known]
-            model.get_output_embeddings().weight[:known] = base.get_output_embeddings().weight[:known]
-        settings = base.generation_config.to_diff_dict()
+        theirs, ours = base.state_dict(), model.state_dict()
+        model.load_state_dict({name: theirs[name] for name in theirs if name not in VOCABULARY}, strict=False)
+        model.vq_model.load_state_dict(ArmVQModel.from_pretrained(vq, dtype=base.dtype).state_dict())
+        known = new_config.shape_token_offset
+        for number, name in enumerate(VOCABULARY[: 1 if new_config.tie_word_embeddings else 2]):
+            ours[name][:known] = theirs[name][:known]
+            draw_new_rows(ours[name], known, seed + number)
+        model.generation_config = cls.generation_config_from_backbone(text)
+        return model
+
+    @staticmethod
+    def generation_config_from_backbone(text: str) -> GenerationConfig:
+        """The text checkpoint's settings, ends of turns and documents as ends, and `IMAGE_GENERATION`."""
+        try:
+            settings = GenerationConfig.from_pretrained(text).to_diff_dict()
+        except OSError:  # it has none beside its config
+            settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(text)).to_diff_dict()
+        tokenizer = AutoTokenizer.from_pretrained(text)
         known_ends = settings.get("eos_token_id") or []
         ends = [tokenizer.get_vocab().get("<|im_end|>"), tokenizer.eos_token_id]  # of a turn, of a document
         ends += known_ends if isinstance(known_ends, list) else [known_ends]
@@ -226,8 +292,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             "pad_token_id": tokenizer.pad_token_id,
             "image_generation": dict(IMAGE_GENERATION),
         }
-        model.generation_config = GenerationConfig(**settings)
-        return model
+        return GenerationConfig(**settings)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
         """Refuses any other size than the present one: rows past the text would collide with image tokens.
@@ -280,6 +345,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
         temperature: torch.Tensor | float | None = None,
+        sources: torch.LongTensor | None = None,
+        source_names: Sequence[str] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ArmCausalLMOutput:
         """Hidden states, logits over the rows that can follow, and the loss.
@@ -294,6 +361,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
             temperature: one, or one a row [B], that logits are divided by; gives the labels' log-probabilities in
                 place of loss and logits, as reinforcement learning needs them.
+            sources, source_names: [B, T] of every id which of the names it comes from, for `losses`.
             kwargs: `shift_labels` (already shifted labels), `num_items_in_batch` (what the summed loss is divided by),
                 and what `Qwen2Model` takes.
 
@@ -329,7 +397,12 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
                 raise ValueError("temperature is for the log-probabilities of labels; pass labels, or leave it out.")
             log_probs, entropies = self.routed_log_probs(hidden_states, image_follows, shift_labels, temperature)
         elif shift_labels is not None:
-            loss, losses = self.routed_loss(hidden_states, image_follows, shift_labels, num_items_in_batch)
+            if sources is not None:
+                of_label = nn.functional.pad(sources, (0, 1), value=-1)[:, 1:].to(hidden_states.device)
+                sources = {name: of_label == number for number, name in enumerate(source_names)}
+            loss, losses = self.routed_loss(
+                hidden_states, image_follows, shift_labels, num_items_in_batch, sources=sources
+            )
         if temperature is None and (loss is None or not self.training):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
@@ -344,13 +417,19 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             entropies=entropies,
         )
 
+    def routed_head(self, *args, **kwargs) -> torch.Tensor:
+        """`RoutedLinear.forward` of `lm_head`, also where PEFT trains some of its rows."""
+        if hasattr(self.lm_head, "token_adapter"):  # PEFT's wrapper, whose own forward would drop all but the first
+            return RoutedLinear.forward(self.lm_head, *args, **kwargs)
+        return self.lm_head(*args, **kwargs)
+
     def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
         """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only."""
         # Finite even after division by a temperature of 0.01 (-256 in fp16): -inf makes NaN entropies.
         impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 256)
         logits = hidden_states.new_full((*hidden_states.shape[:2], self.config.vocab_size), impossible)
         for route, rows in self._routes(image_follows):
-            possible = self.lm_head(hidden_states[route], *rows).to(logits.dtype)  # autocast may differ
+            possible = self.routed_head(hidden_states[route], *rows).to(logits.dtype)  # autocast may differ
             logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = possible
         return logits
 
@@ -360,26 +439,36 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         image_follows: torch.BoolTensor,
         shift_labels: torch.LongTensor,
         num_items_in_batch: torch.Tensor | int | None = None,
+        sources: dict[str, torch.BoolTensor] | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Cross-entropy of each label over the rows that can follow its position.
 
         Args:
             hidden_states: [B, T, hidden_size]; image_follows, shift_labels: [B, T], labels already shifted.
             num_items_in_batch: what the sum is divided by; None takes the number of labels that carry loss.
+            sources: where the labels of each source are [B, T], every label in one of them.
 
         Returns:
-            The loss, and the mean of each kind that there is, detached.
+            The loss, and the mean of each kind and source that there is, detached.
         """
         shift_labels = shift_labels.to(hidden_states.device)
-        total, count, losses = 0.0, 0, {}
-        chosen_labels = self._chosen_labels(image_follows, shift_labels)
-        for name, (chosen, start, stop) in zip(("text", "image"), chosen_labels, strict=True):
-            logits = self.lm_head(hidden_states[chosen], start, stop).float()
-            summed = nn.functional.cross_entropy(logits, shift_labels[chosen] - start, reduction="sum")
-            if items := len(logits):
-                losses[name] = summed.detach() / items
-            total, count = total + summed, count + items
-        return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch), losses
+        sources = {None: torch.ones_like(image_follows)} if sources is None else sources
+        kinds = list(zip(("text", "image"), self._chosen_labels(image_follows, shift_labels), strict=True))
+        names, chosen, groups = [], [], []
+        for kind, (possible, start, stop) in kinds:
+            for source, places in sources.items():
+                names.append((kind, source and f"of_{source}"))
+                chosen.append(possible & places)
+                groups.append((int(chosen[-1].sum()), start, stop))
+        hidden_states, targets = (torch.cat([part[each] for each in chosen]) for part in (hidden_states, shift_labels))
+        sums = self.routed_head(hidden_states, targets=targets, groups=groups)
+        totals, counts = Counter(), Counter()
+        for both, summed, (count, _, _) in zip(names, sums.detach(), groups, strict=True):
+            for name in filter(None, both):
+                totals[name], counts[name] = totals[name] + summed, counts[name] + count
+        losses = {name: totals[name] / count for name, count in counts.items() if count}
+        items = max(sum(count for count, _, _ in groups), 1) if num_items_in_batch is None else num_items_in_batch
+        return sums.sum() / items, losses
 
     def routed_log_probs(
         self,
@@ -417,7 +506,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
 
     def _score(self, hidden_states, targets, temperature, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, hidden_size], targets and temperatures [N] -> log-probabilities and entropies [N] over some rows."""
-        logits = self.lm_head(hidden_states, start, stop).float() / temperature[:, None]
+        logits = self.routed_head(hidden_states, start, stop).float() / temperature[:, None]
         log_probs = logits.log_softmax(-1)
         return log_probs.gather(-1, targets[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
 

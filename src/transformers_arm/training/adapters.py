@@ -1,0 +1,60 @@
+"""What PEFT and bitsandbytes must know of ARM to train it on a small budget: LoRA, trainable image rows, QLoRA.
+
+Knows nothing about trainers; every one that takes a `peft_config` takes what `lora_config` returns.
+"""
+
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
+
+from ..configuration_arm import ArmConfig
+from ..modeling_arm import ArmForCausalLM
+
+
+def lora_config(model: ArmForCausalLM, *, visual_rows: bool = False, **fields) -> LoraConfig:
+    """LoRA on the decoder's linear layers.
+
+    Args:
+        model: what will be adapted.
+        visual_rows: whether the image tokens' rows of embedding and head are trained as well: themselves, not by
+            adapters of low rank. They are saved with the adapter, and no other rows. PEFT copies both tables in each
+            forward pass, and does not know how under FSDP and ZeRO-3; merge before drawing many pictures.
+        fields: of `peft.LoraConfig`; they replace what stands here.
+
+    Raises:
+        ValueError: `visual_rows` together with `trainable_token_indices`.
+    """
+    defaults = {"target_modules": model.LORA_TARGETS, "task_type": "CAUSAL_LM"}
+    if visual_rows:
+        if "trainable_token_indices" in fields:
+            raise ValueError("visual_rows sets trainable_token_indices; give one or the other.")
+        rows = list(range(model.config.visual_token_offset, model.config.vocab_size))
+        defaults["trainable_token_indices"] = {"embed_tokens": rows, "lm_head": rows}
+    return LoraConfig(**{**defaults, **fields})
+
+
+def quantization(config: ArmConfig, *, compute_dtype: torch.dtype | str = "bfloat16") -> BitsAndBytesConfig:
+    """QLoRA's 4-bit weights (arXiv 2305.14314: NF4, quantized twice) for the decoder's linear layers and nothing else.
+
+        model = ArmForCausalLM.from_pretrained(folder, quantization_config=quantization(config), dtype="bfloat16")
+
+    The visual tokenizer keeps its weights, so that codes stay what they are, and so do embedding and head, whose rows
+    are taken by their numbers.
+
+    Args:
+        config: of the model that will be loaded.
+        compute_dtype: what the weights are multiplied in.
+
+    Raises:
+        ImportError: bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ImportError("4-bit weights need bitsandbytes; install it with `pip install bitsandbytes`.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=["model.vq_model", "lm_head"],
+    )
