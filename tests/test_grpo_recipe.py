@@ -69,8 +69,11 @@ def test_a_finished_run_is_not_trained_again(run, capsys):
     assert (folder / "model" / "model.safetensors").read_bytes() == weights
 
 
-def test_lora_saves_the_adapter_and_a_whole_model_that_the_next_stage_starts_from(run, arm_folder, tmp_path):
-    settings = {"lora": {"r": 2}, "evaluation": {"every": 10, "count": 6}}
+@pytest.mark.parametrize("visual_rows", [False, True], ids=["", "visual-rows"])
+def test_lora_saves_the_adapter_and_a_whole_model_that_the_next_stage_starts_from(
+    run, arm_folder, tmp_path, visual_rows
+):
+    settings = {"lora": {"r": 2, "visual_rows": visual_rows}, "evaluation": {"every": 10, "count": 6}}
     folder = run("grpo_text_to_image", "training.learning_rate=0.1", **settings) / "model"
     ids = torch.arange(20)[None]
     base = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32).eval()

@@ -1,21 +1,26 @@
 """Pre-training and fine-tuning: recipes train models that load; interrupted, they go on as if they never were."""
 
+import json
 import os
+import random
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
+from peft import PeftModel
 from transformers import AutoTokenizer
 from transformers.trainer_callback import TrainerState
 
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQModel
 from transformers_arm.data.world_tasks import WorldTasks
-from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.modeling_arm import VOCABULARY, ArmForCausalLM
 from transformers_arm.processing_arm import ArmProcessor
 from transformers_arm.training.trainer import ArmTrainer
 
@@ -190,3 +195,123 @@ def test_two_processes_train_as_one_with_the_whole_batch(pretrain, uninterrupted
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], value, rtol=0, atol=1e-3, msg=name)
     assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+@pytest.fixture
+def codes(tmp_path, monkeypatch):
+    """What arm-7b's recipes read, as `transformers-arm tokenize` writes it, in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    picture = {"codes": list(range(9)), "height": 3, "width": 3}
+    said = [{"type": "text", "text": "first"}, {"type": "image"}, {"type": "text", "text": "then"}, {"type": "image"}]
+    story = [{"role": "user", "content": said[:1]}, {"role": "assistant", "content": said}]
+    rows = {
+        "text": {"prompt": "what is red?", "answer": "a color"},
+        "image_to_text": {"prompt": "what is this?", "image": picture, "answer": "a circle"},
+        "text_to_image": {"task": "text_to_image", "prompt": "a red circle", "image": picture},
+        "video": {"messages": story, "images": [picture, picture]},
+        "web": {"messages": story, "images": [picture, picture]},
+        "editing": {"prompt": "make it blue", "source_image": picture, "image": picture},
+    }
+    for name, row in rows.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Dataset.from_list([row] * 20).to_parquet(tmp_path / "data" / name / "0.parquet")
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps", "learning_rate", "shares"),
+    [
+        ("pretrain", 100_000, 2e-4, (0.05, 0.10, 0.70, 0.10, 0.05)),
+        ("continual", 100_000, 2e-4, (0.05, 0.10, 0.55, 0.15, 0.15)),
+        ("sft", 40_000, 5e-5, (0.05, 0.05, 0.50, 0.20, 0.20)),
+    ],
+)
+def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
+    tiny_arm_backbones, codes, tmp_path, monkeypatch, stage, steps, learning_rate, shares
+):
+    file = TRAINERS / "arm_7b" / f"{stage}.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    training, weights = recipe["training"], {n: each["weight"] for n, each in recipe["data"]["sources"].items()}
+    assert (training["max_steps"], training["learning_rate"]) == (steps, learning_rate)
+    assert training.get("warmup_steps", 0) == (0 if stage == "sft" else 2000)
+    assert (training["adam_beta1"], training["adam_beta2"], training["weight_decay"]) == (0.9, 0.95, 0.0)
+    weights["web"] += weights.pop("editing")
+    assert tuple(weights.values()) == pytest.approx(shares) and list(weights) == list(codes)[:5]
+
+    ArmForCausalLM.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
+    ArmProcessor.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
+    here = ["start_from=arm", "attn_implementation=sdpa", "data.token_budget=512", "data.streams=2", "output_dir=run"]
+    short = {"max_steps": 3, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "save_steps": 3}
+    short |= {"use_cpu": True, "bf16": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+    here += [f"training.{name}={json.dumps(value)}" for name, value in short.items()]
+    trainer = TRAINERS / ("sft.py" if stage == "sft" else "pretrain.py")
+    monkeypatch.setattr(sys, "argv", [str(trainer), "--config", str(file), *here])
+    runpy.run_path(str(trainer), run_name="__main__")
+    history = TrainerState.load_from_json("run/checkpoint-3/trainer_state.json").log_history
+    assert {"loss_of_text_to_image", *(f"documents/{name}" for name in codes)} <= set().union(*history)
+    assert all(log["packing_efficiency"] > 0.9 for log in history if "loss" in log)
+    ArmForCausalLM.from_pretrained("run/model")
+
+
+@pytest.mark.parametrize("visual_rows", [False, True])
+def test_adapters_are_trained_saved_and_merged(pretrain, uninterrupted, tmp_path, visual_rows):
+    start, folder = uninterrupted
+    lora = {"r": 2, "visual_rows": visual_rows}
+    trained = pretrain(tmp_path, start_from=str(folder / "model"), lora=lora, trainer="sft.py")
+    changed = {
+        name for name, value in trained.state_dict().items() if not torch.equal(value, start.state_dict()[name])
+    }
+    assert changed and all("proj" in name or (visual_rows and name in VOCABULARY) for name in changed)
+    assert any(name in VOCABULARY for name in changed) == visual_rows
+    base = ArmForCausalLM.from_pretrained(folder / "model")
+    adapted = PeftModel.from_pretrained(base, tmp_path / "model" / "adapter")
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(adapted(ids).logits, trained(ids).logits, atol=1e-4, rtol=0)
+    assert (tmp_path / f"checkpoint-{STEPS}" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("missing", ["lora", "start_from"])
+def test_quantized_weights_alone_are_refused(pretrain, uninterrupted, tmp_path, missing):
+    sections = {"quantization": {}, "lora": {"r": 2}, "start_from": str(uninterrupted[1] / "model")}
+    del sections[missing]
+    with pytest.raises(ValueError, match=r"quantization is for a model that is there \(start_from\) and for adapters"):
+        pretrain(tmp_path, **sections)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_training_on_a_packed_mixture_ends_in_the_same_weights(pretrain, tmp_path):
+    """kill -9, every other time while a checkpoint is being written."""
+    tasks = ("text", "image_to_text", "text_to_image", "editing", "interleaved")
+    sources = {task: {"world": {"mixture": {task: 1.0}}, "weight": 1.0} for task in tasks}
+    data = {"sources": sources, "token_budget": 192, "streams": 4, "lookahead": 4}
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    settings = ["training.max_steps=240", "training.save_steps=3", "training.save_total_limit=2"]
+    settings += ["training.per_device_train_batch_size=1", "training.dataloader_num_workers=1"]
+    expected = pretrain(folders[0], *settings, data=data)
+
+    (folders[1] / "recipe.yaml").write_text((folders[0] / "recipe.yaml").read_text())
+    command = [sys.executable, str(TRAINERS / "pretrain.py"), "--config", str(folders[1] / "recipe.yaml"), *settings]
+    command.append(f"output_dir={folders[1]}")
+    rng, reached = random.Random(0), []
+    for number in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before, deadline = checkpoints(folders[1]), time.monotonic() + 300
+        while checkpoints(folders[1]) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if number % 2:
+            time.sleep(rng.uniform(0, 0.3))
+        else:
+            staging = folders[1] / ".saving"
+            while not (staging.is_dir() and any(staging.iterdir())) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        assert process.poll() is None, "it ended before it was killed"
+        process.kill()
+        process.wait()
+        reached.append(max(int(name.partition("-")[2]) for name in checkpoints(folders[1])))
+    assert reached == sorted(reached) and reached[-1] < 240
+    subprocess.run(command, check=True)
+    resumed = ArmForCausalLM.from_pretrained(folders[1] / "model")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=1e-6, msg=name)

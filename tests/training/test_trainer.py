@@ -181,6 +181,42 @@ def test_a_save_killed_half_way_leaves_only_complete_checkpoints(
     assert not list((tmp_path / ".saving").iterdir())
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many bytes, or gives it another size; left out where that takes rights one lacks."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def of_size(size):
+        options = f"size={size}" + (",remount" if folder.is_mount() else "")
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+        ).returncode:
+            pytest.skip("mounting a tmpfs takes root")
+        return folder
+
+    yield of_size
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_during_a_checkpoint_loses_nothing(new_trainer, uninterrupted, small_disk):
+    first = Path(uninterrupted.args.output_dir) / "checkpoint-2"
+    size = sum(file.stat().st_size for file in first.rglob("*"))
+    disk = small_disk(int(1.5 * size))
+    with pytest.raises(
+        OSError, match="step 4 could not be written to .* GB are free: .*Earlier checkpoints are whole"
+    ):
+        train(new_trainer(disk))
+    assert checkpoints(disk) == ["checkpoint-2"] and not (disk / ".saving").exists()
+    assert COMPLETE <= {path.name for path in (disk / "checkpoint-2").iterdir()}
+
+    small_disk(10 * size)
+    resumed = new_trainer(disk, seed=1)
+    train(resumed)
+    assert_same_training(resumed, uninterrupted)
+
+
 def test_what_a_killed_save_left_is_neither_resumed_nor_kept(new_trainer, tmp_path):
     left = tmp_path / ".saving" / "checkpoint-5"
     left.mkdir(parents=True)

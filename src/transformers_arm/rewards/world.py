@@ -2,8 +2,8 @@
 
 Text-to-image: `world_alignment`. Editing: `world_instruction`, `world_preservation`, and `world_consistency`, the
 smaller of the two. These give half for how far a picture is right and half for all of it being right: nearly right is
-still wrong. Both tasks: `world_quality`. Each is None where it does not apply, or where a prompt or a source is none of
-the world's.
+still wrong. Both tasks: `world_quality`. Each is None where it does not apply, or where a prompt or a source is not
+one of the world's.
 """
 
 import itertools

@@ -2,41 +2,89 @@
 
 from pathlib import Path
 
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import set_seed
+
+from ..configuration_arm import ArmConfig
 from ..data.conversations import ConversationCollator
+from ..data.packing import PackedMixture
 from ..data.world_tasks import WorldTasks
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
+from .adapters import lora_config, quantization
 from .callbacks import TaskScoresCallback
-from .trainer import ArmTrainer, save_folder, train, training_arguments
+from .resumable_data import MixtureTrainer
+from .trainer import ArmTrainer, save_model, train, training_arguments
 
 
-def train_on_conversations(model: ArmForCausalLM, processor: ArmProcessor, recipe: dict) -> None:
-    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
-
-    Writes the model and its processor to `<output_dir>/model`.
+def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
+    """What a recipe trains, and what turns requests into its tokens.
 
     Args:
-        model, processor: what to train, and what turns requests into its tokens.
-        recipe: `output_dir`; `data`, fields of `WorldTasks`; `evaluation`, a detokenizer's folder and fields of
-            `TaskScoresCallback`; `training`, fields of `TrainingArguments`; `generation`, fields of the generation
-            config that is saved with the model.
+        recipe: `start_from`, a model's folder or Hub id, or else `backbones`, arguments of `from_backbones`;
+            optionally `dtype` of the weights (float32 unless it says otherwise), `attn_implementation`,
+            `quantization`, keywords of that function, and `lora`, keywords of `lora_config`.
+
+    Raises:
+        ValueError: quantized weights without adapters, which nothing could train.
     """
-    generation = recipe.get("generation", {})
+    dtype = recipe.get("dtype", "float32")
+    if "quantization" in recipe and not {"start_from", "lora"} <= set(recipe):
+        raise ValueError("quantization is for a model that is there (start_from) and for adapters (lora); add both.")
+    if "start_from" in recipe:
+        start = recipe["start_from"]
+        options = {name: recipe[name] for name in ("attn_implementation",) if name in recipe}
+        if "quantization" in recipe:
+            config = ArmConfig.from_pretrained(start)
+            options["quantization_config"] = quantization(config, **(recipe["quantization"] or {}))
+        model = ArmForCausalLM.from_pretrained(start, dtype=dtype, **options)
+        processor = ArmProcessor.from_pretrained(start)
+    else:
+        model = ArmForCausalLM.from_backbones(**recipe["backbones"], dtype=dtype)
+        processor = ArmProcessor.from_backbones(**recipe["backbones"])
+    for name, value in known_settings(model, recipe.get("generation", {})).items():
+        setattr(model.generation_config, name, value)
+    if "quantization" in recipe:
+        model = prepare_model_for_kbit_training(model, recipe["training"].get("gradient_checkpointing", False))
+    if "lora" in recipe:
+        model = get_peft_model(model, lora_config(model, **(recipe["lora"] or {})))
+    return model, processor
+
+
+def known_settings(model: ArmForCausalLM, generation: dict) -> dict:
+    """A recipe's `generation` section; raises ValueError for settings that `generate` does not know."""
     if unknown := set(generation) - set(vars(model.generation_config)) - {"image_generation"}:
         raise ValueError(f"The recipe's generation section names {', '.join(unknown)}, which generate does not know.")
-    for name, value in generation.items():
-        setattr(model.generation_config, name, value)
+    return generation
+
+
+def train_on_conversations(recipe: dict) -> None:
+    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
+
+    Writes the model and its processor to `<output_dir>/model`; of a LoRA training the adapter to `model/adapter`, and
+    the model with the adapter merged beside it, unless its weights are quantized.
+
+    Args:
+        recipe: what `load_model` takes; `output_dir`; `data`, either fields of `PackedMixture.from_recipe` (it has
+            `sources`) or of `WorldTasks`; `training`, fields of `TrainingArguments`; `generation` (optional), fields
+            of the generation config that is saved with the model; `evaluation` (optional), a detokenizer's folder and
+            fields of `TaskScoresCallback`, for the embedded world.
+    """
     arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
-    evaluation = dict(recipe["evaluation"])
-    detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
-    trainer = ArmTrainer(
-        model,
-        arguments,
-        train_dataset=WorldTasks.for_training(arguments, **recipe["data"]),
-        data_collator=ConversationCollator(processor.tokenizer, model.vq_model, model.config),
-        callbacks=[TaskScoresCallback(processor, detokenizer, **evaluation)],
-    )
+    set_seed(arguments.seed)  # of new rows and adapters
+    model, processor = load_model(recipe)
+    arm = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "sources" in recipe["data"]:
+        data = PackedMixture.from_recipe(processor, arm.config, seed=arguments.seed, **recipe["data"])
+        trainer = MixtureTrainer(model, arguments, train_dataset=data)
+    else:
+        data = WorldTasks.for_training(arguments, **recipe["data"])
+        collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
+        trainer = ArmTrainer(model, arguments, train_dataset=data, data_collator=collator)
+    if "evaluation" in recipe:
+        evaluation = dict(recipe["evaluation"])
+        detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
+        trainer.add_callback(TaskScoresCallback(processor, detokenizer, **evaluation))
     train(trainer)
-    if trainer.is_world_process_zero():
-        save_folder(Path(arguments.output_dir) / "model", {"": (model, processor)})
+    save_model(trainer, Path(arguments.output_dir) / "model", processor)

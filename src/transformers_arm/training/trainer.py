@@ -7,10 +7,12 @@ import argparse
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -34,6 +36,14 @@ class AtomicCheckpointMixin:
         self._saving = True
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk raises, by who writes
+            free = shutil.disk_usage(run_dir).free / 1e9
+            shutil.rmtree(run_dir / _STAGING, ignore_errors=True)
+            raise OSError(
+                f"The checkpoint of step {self.state.global_step} could not be written to {run_dir}, where {free:.3f} "
+                f"GB are free: {error}. Earlier checkpoints are whole: make room, and the same command goes on from "
+                "the newest."
+            ) from error
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
@@ -152,13 +162,48 @@ def save_folder(folder: Path, parts: dict[str, tuple]) -> None:
         folder: replaced if it is there.
         parts: what belongs into each subfolder, by its name; "" is the folder itself.
     """
-    aside = folder.with_name(f".{folder.name}")
+    aside = folder.with_name(f".{folder.name}.saving")
     shutil.rmtree(aside, ignore_errors=True)
     for name, objects in parts.items():
         for each in objects:
             each.save_pretrained(aside / name)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+@dataclass
+class Gathered:
+    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged."""
+
+    model: torch.nn.Module
+    state_dict: dict[str, torch.Tensor] | None = None
+
+    def save_pretrained(self, folder: Path) -> None:
+        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        model.save_pretrained(folder, state_dict=self.state_dict)
+
+
+def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> None:
+    """Saves what a trainer trained, and its processor; to be called by all processes.
+
+    Of a PEFT model the adapter goes to `folder`/adapter, and the model with the adapter merged, unless its weights are
+    quantized, beside it.
+
+    Args:
+        folder: see `save_folder`.
+        others: further objects, by subfolder.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
+    if not trainer.is_world_process_zero():
+        return
+    if not hasattr(model, "peft_config"):
+        parts = {"": (Gathered(model, state_dict), processor)}
+    elif model.get_base_model().config.to_dict().get("quantization_config"):
+        parts = {"adapter": (model,), "": (processor,)}
+    else:
+        parts = {"adapter": (model,), "": (Gathered(model), processor)}
+    save_folder(folder, {**others, **parts})
 
 
 def read_recipe(description: str) -> dict:
