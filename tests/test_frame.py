@@ -17,11 +17,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. A room imports from its own layer and from those below; `__init__` is the roof.
 LAYERS = [
     {"configuration_arm", "shapes"},
-    {"generation_arm"},
+    {"generation_arm", "presets"},
     {"modeling_arm*", "pixel_transformer_arm"},
     {"detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
-    {"pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub"},
-    {"cli", "demo", "__init__"},
+    {"pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub", "assembly"},
+    {"cli", "demo", "memory", "__init__"},
 ]
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 

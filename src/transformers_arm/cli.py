@@ -116,7 +116,12 @@ def memory(arguments: argparse.Namespace) -> None:
     from .memory import memory_table
     from .presets import arm_7b_config
 
-    config = arm_7b_config() if arguments.config == "arm-7b" else ArmConfig.from_pretrained(arguments.config)
+    if arguments.config == "arm-7b":
+        config = arm_7b_config()
+    elif (Path(arguments.config) / "config.json").is_file():
+        config = ArmConfig.from_pretrained(arguments.config)
+    else:
+        raise ValueError(f"{arguments.config} holds no config.json; name the folder of an ARM, or arm-7b.")
     print(memory_table(config, tokens=arguments.tokens, gpus=arguments.gpus, rank=arguments.rank))
 
 

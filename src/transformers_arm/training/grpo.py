@@ -26,6 +26,7 @@ from trl.trainer.utils import is_async_callable
 
 from ..configuration_arm import MAX_GRID_SIDE
 from ..data.columns import SOURCES, read_text, rgb_picture, row_error, row_task, source_pictures, undecoded
+from ..data.conversations import is_codes
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..generation_arm import stack_left_padded
 from ..image_processing_arm import ArmImageProcessor
@@ -513,6 +514,8 @@ def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str
     task = row_task(row, index, (TEXT_TO_IMAGE, EDITING), default=TEXT_TO_IMAGE)
     read_text(row, index)
     sources = source_pictures(row, index, prepare)
+    if any(is_codes(source) for source in sources):
+        raise row_error(index, "source_image", "rewards look at pictures, and codes are none. Give the picture itself.")
     if (task == EDITING) != bool(sources):
         problem = "an edit needs a picture to start from" if task == EDITING else "text-to-image starts from none"
         raise row_error(index, "source_image", f"{problem}; fill it in or leave it out, or state another task.")
