@@ -75,7 +75,7 @@ def now() -> float:
 
 @torch.no_grad()
 def fill(model: torch.nn.Module) -> None:
-    """Repeats some random numbers: nothing here depends on the weights, and drawing them all takes longer than a step."""
+    """Repeats some random numbers: nothing depends on the weights, and drawing them all takes longer than a step."""
     block = torch.randn(2**20, dtype=torch.bfloat16) * 0.02
     for parameter in model.parameters():
         for part in parameter.view(-1).split(len(block)):

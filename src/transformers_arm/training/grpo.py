@@ -515,7 +515,7 @@ def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str
     read_text(row, index)
     sources = source_pictures(row, index, prepare)
     if any(is_codes(source) for source in sources):
-        raise row_error(index, "source_image", "rewards look at pictures, and codes are none. Give the picture itself.")
+        raise row_error(index, "source_image", "rewards look at pictures, and codes are none. Give the picture.")
     if (task == EDITING) != bool(sources):
         problem = "an edit needs a picture to start from" if task == EDITING else "text-to-image starts from none"
         raise row_error(index, "source_image", f"{problem}; fill it in or leave it out, or state another task.")
