@@ -44,7 +44,9 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
         shutil.copytree(last / "model", aside, dirs_exist_ok=True)
         for file in aside.rglob("*.safetensors"):
             to_half(file)
-        sampling = json.loads((aside / "generation_config.json").read_text())["image_generation"]
+        settings = json.loads((aside / "generation_config.json").read_text())
+        sections = [settings[name] for name in ("image_generation", "image_editing") if name in settings]
+        sampling = [", ".join(f"{name} {value}" for name, value in section.items()) for section in sections]
         card = ModelCard.from_template(
             ModelCardData(
                 license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm", "grpo"]
@@ -52,7 +54,7 @@ def export_tiny_rl(runs: dict[str, Path], results_file: Path, checkpoint: Path, 
             template_path=str(CARD_TEMPLATE),
             table=table_of(scores[results["before"]], scores[str(last / "model")]),
             stages="\n".join(stages),
-            sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
+            sampling="; edits with ".join(sampling),
             items=results["items"],
             seeds=f"means and spread over the seeds {', '.join(map(str, results['seeds']))} of items and sampling",
             hardware=results["hardware"],

@@ -760,6 +760,22 @@ def test_image_settings_of_the_generation_config_are_saved_loaded_and_used(model
     assert loaded.generate(ids, max_new_tokens=2).shape == (2, 8)
 
 
+def test_edits_are_sampled_as_their_own_settings_say_where_they_differ(model, shared, tmp_path):
+    model.generation_config.image_generation = {"do_sample": False, "guidance_scale": 3.0, "image_guidance_scale": 2.0}
+    model.generation_config.image_editing = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
+    model.save_pretrained(tmp_path)
+    loaded = ArmForCausalLM.from_pretrained(tmp_path).eval()
+    assert loaded.generation_config.image_editing == {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
+    ids, image, nothing = prompts(2), prompts(2, 4, seed=3), prompts(2, 3, seed=4)
+    arguments = {"generation_mode": "image", "image_grid": (3, 3), "negative_prompt_ids": nothing}
+    plain = draw(shared, ids, (3, 3), **GREEDY)
+    assert torch.equal(loaded.generate(ids, **arguments, image_prompt_ids=image), plain)
+    guided = draw(shared, ids, (3, 3), **GREEDY | {"guidance_scale": 3.0}, negative_prompt_ids=nothing)
+    assert torch.equal(loaded.generate(ids, **arguments), guided) and not torch.equal(guided, plain)
+    asked = loaded.generate(ids, **arguments, image_prompt_ids=image, guidance_scale=3.0)
+    assert not torch.equal(asked, plain)
+
+
 def test_unless_told_otherwise_images_are_sampled_as_the_paper_says(shared):
     ids, negative = prompts(2), prompts(2, 3, seed=4)
     image = shared.generate(

@@ -14,6 +14,7 @@ newest complete checkpoint. A recipe's sections:
 - `prompts_per_step`: prompts of one update, over all processes; gradient accumulation follows from it.
 - `lora` (optional): keywords of `lora_config`; only adapters are trained, saved to `output_dir`/model/adapter, and
   merged into the model beside them.
+- `generation` (optional): fields of the generation config that is saved with the model; rollouts take none of them.
 - `evaluation` (optional): fields of `TaskScoresCallback`, for the embedded world.
 - `training`: fields of `ArmGRPOConfig`.
 """
@@ -30,7 +31,7 @@ from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.training.adapters import lora_config
 from transformers_arm.training.callbacks import TaskScoresCallback
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
-from transformers_arm.training.trainer import read_recipe, save_model, train
+from transformers_arm.training.trainer import read_recipe, save_model, set_generation, train
 
 
 def find_reward(reward: str, arguments: dict | None = None):
@@ -73,6 +74,7 @@ def main() -> None:
     recipe = read_recipe(__doc__)
     arguments = arguments_of(recipe)
     model = ArmForCausalLM.from_pretrained(recipe["start_from"], dtype=recipe.get("dtype", "float32"))
+    set_generation(model.generation_config, recipe.get("generation", {}))
     lora = recipe.get("lora")
     trainer = ArmGRPOTrainer(
         model,

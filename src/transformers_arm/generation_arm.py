@@ -33,7 +33,8 @@ IMAGE_ARGUMENTS = (
     "generator",
 )
 
-# How images are sampled unless `generation_config.image_generation` or the call says otherwise (paper section 6).
+# How images are sampled unless `generation_config.image_generation`, of edits `image_editing`, or the call says
+# otherwise (paper section 6).
 IMAGE_GENERATION = {
     "do_sample": True,
     "temperature": 1.0,
@@ -260,12 +261,13 @@ class ArmGenerationMixin(GenerationMixin):
             output_scores: and with `scores`: for each of the H*W steps, what was sampled from, over the codes alone:
                 fp32 [B * num_return_sequences, codebook size].
             sampling: `do_sample`, `temperature`, `top_k` (0: off), `top_p`, `guidance_scale`, `image_guidance_scale`;
-                what is not given is that of `image_generation` in `generation_config`, then in the model's.
+                what is not given is that of `image_generation` in `generation_config`, then in the model's; for
+                editing, `image_editing` beside it says what differs.
 
         Returns:
             [B * num_return_sequences, T + 3 + H*W + 1]: prompt, opening, image tokens, closing.
         """
-        settings = self._image_settings(generation_config, sampling)
+        settings = self._image_settings(generation_config, sampling, editing=image_prompt_ids is not None)
         warpers = self._image_warpers(**settings)
         height, width = self._checked_grid(image_grid)
         prompts = self._branches(
@@ -316,11 +318,12 @@ class ArmGenerationMixin(GenerationMixin):
             return sequences
         return GenerateDecoderOnlyOutput(sequences=sequences, scores=tuple(all_scores) if output_scores else None)
 
-    def _image_settings(self, generation_config: GenerationConfig | None, given: dict) -> dict:
+    def _image_settings(self, generation_config: GenerationConfig | None, given: dict, *, editing: bool) -> dict:
         """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments."""
         settings = dict(IMAGE_GENERATION)
         for config in (self.generation_config, generation_config):
-            settings |= getattr(config, "image_generation", None) or {}
+            for section in ("image_generation", "image_editing") if editing else ("image_generation",):
+                settings |= getattr(config, section, None) or {}
         if unknown := {*settings, *given} - {*IMAGE_GENERATION}:
             raise TypeError(
                 f"generation_mode='image' takes no {', '.join(sorted(unknown))}; it takes "

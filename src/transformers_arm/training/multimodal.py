@@ -15,7 +15,7 @@ from ..processing_arm import ArmProcessor
 from .adapters import lora_config, quantization
 from .callbacks import TaskScoresCallback
 from .resumable_data import MixtureTrainer
-from .trainer import ArmTrainer, save_model, train, training_arguments
+from .trainer import ArmTrainer, save_model, set_generation, train, training_arguments
 
 
 def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
@@ -43,20 +43,12 @@ def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
     else:
         model = ArmForCausalLM.from_backbones(**recipe["backbones"], dtype=dtype)
         processor = ArmProcessor.from_backbones(**recipe["backbones"])
-    for name, value in known_settings(model, recipe.get("generation", {})).items():
-        setattr(model.generation_config, name, value)
+    set_generation(model.generation_config, recipe.get("generation", {}))
     if "quantization" in recipe:
         model = prepare_model_for_kbit_training(model, recipe["training"].get("gradient_checkpointing", False))
     if "lora" in recipe:
         model = get_peft_model(model, lora_config(model, **(recipe["lora"] or {})))
     return model, processor
-
-
-def known_settings(model: ArmForCausalLM, generation: dict) -> dict:
-    """A recipe's `generation` section; raises ValueError for settings that `generate` does not know."""
-    if unknown := set(generation) - set(vars(model.generation_config)) - {"image_generation"}:
-        raise ValueError(f"The recipe's generation section names {', '.join(unknown)}, which generate does not know.")
-    return generation
 
 
 def train_on_conversations(recipe: dict) -> None:

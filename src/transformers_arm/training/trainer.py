@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import GenerationConfig, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -204,6 +204,18 @@ def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> No
     else:
         parts = {"adapter": (model,), "": (Gathered(model), processor)}
     save_folder(folder, {**others, **parts})
+
+
+def set_generation(generation_config: GenerationConfig, section: dict) -> None:
+    """Puts a recipe's `generation` section into what is saved with the model.
+
+    Raises:
+        ValueError: a setting that `generate` does not know.
+    """
+    if unknown := set(section) - set(vars(generation_config)) - {"image_generation", "image_editing"}:
+        raise ValueError(f"The recipe's generation section names {', '.join(unknown)}, which generate does not know.")
+    for name, value in section.items():
+        setattr(generation_config, name, value)
 
 
 def read_recipe(description: str) -> dict:
