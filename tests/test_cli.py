@@ -1,5 +1,7 @@
 """The command line writes what it says, and where it cannot, says why and writes nothing."""
 
+import sys
+
 import pytest
 from PIL import Image
 
@@ -139,6 +141,15 @@ def test_memory_prints_the_parameters_and_what_training_them_takes(arm, arm_fold
     small = arm("memory", "--config", arm_folder)[1]
     assert small.startswith(f"{sum(p.numel() for p in language_parameters(arm_folder)):,} parameters")
     assert "| full, bf16 | yes |" in out and out.count("\n") == small.count("\n")
+
+
+def test_memory_says_what_to_install(arm, monkeypatch):
+    for name in ("transformers_arm.memory", "transformers_arm.training.adapters"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    status, out, err = arm("memory")
+    message = "transformers-arm: LoRA needs peft; install it with `pip install transformers-arm[train]`.\n"
+    assert (status, out, err) == (1, "", message)
 
 
 def language_parameters(folder):

@@ -166,7 +166,7 @@ def test_8_bit_optimizer_states_are_exact():
 def test_4_bit_weights_are_exact(tmp_path):
     config, setup = small_config(), Setup("4 bits", lora={"r": 8}, four_bit=True)
     made(config, Setup("bf16")).save_pretrained(tmp_path)
-    settings = {"quantization_config": quantization(config), "dtype": torch.bfloat16}
+    settings = {"quantization_config": quantization(), "dtype": torch.bfloat16}
     model = ArmForCausalLM.from_pretrained(tmp_path, **settings)
     model = get_peft_model(model, lora_config(model, r=8))
     found = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])

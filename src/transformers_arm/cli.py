@@ -113,8 +113,12 @@ leave arm-7b out."""
 
 def memory(arguments: argparse.Namespace) -> None:
     from .configuration_arm import ArmConfig
-    from .memory import memory_table
     from .presets import arm_7b_config
+
+    try:
+        from .memory import memory_table
+    except ModuleNotFoundError as error:
+        raise ValueError(f"LoRA needs {error.name}; install it with `pip install transformers-arm[train]`.") from error
 
     if arguments.config == "arm-7b":
         config = arm_7b_config()

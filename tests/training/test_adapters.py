@@ -195,7 +195,7 @@ def test_gradient_checkpointing_changes_no_loss_and_no_weight(shared, tmp_path, 
 @pytest.mark.skipif(is_bitsandbytes_available(), reason="bitsandbytes is installed")
 def test_without_bitsandbytes_it_is_named(model, tmp_path):
     with pytest.raises(ImportError, match="4-bit weights need bitsandbytes; install it with `pip install"):
-        quantization(model.config)
+        quantization()
     with pytest.raises(ImportError, match="install `bitsandbytes`"):
         trainer_of(model, tmp_path, optim="adamw_bnb_8bit").train()
 
@@ -216,7 +216,7 @@ def test_4_bit_weights_are_the_decoder_s_and_adapters_train_on_them(shared, tmp_
     from bitsandbytes.nn import Linear4bit
 
     shared.save_pretrained(tmp_path / "base")
-    settings = {"quantization_config": quantization(shared.config, compute_dtype="float32"), "dtype": torch.float32}
+    settings = {"quantization_config": quantization(compute_dtype="float32"), "dtype": torch.float32}
     model = ArmForCausalLM.from_pretrained(tmp_path / "base", **settings)
     quantized = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
     assert len(quantized) == 2 * 7 and all(name.startswith("model.layers.") for name in quantized)

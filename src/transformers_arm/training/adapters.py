@@ -8,7 +8,6 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
-from ..configuration_arm import ArmConfig
 from ..modeling_arm import ArmForCausalLM
 
 
@@ -34,16 +33,15 @@ def lora_config(model: ArmForCausalLM, *, visual_rows: bool = False, **fields) -
     return LoraConfig(**{**defaults, **fields})
 
 
-def quantization(config: ArmConfig, *, compute_dtype: torch.dtype | str = "bfloat16") -> BitsAndBytesConfig:
+def quantization(*, compute_dtype: torch.dtype | str = "bfloat16") -> BitsAndBytesConfig:
     """QLoRA's 4-bit weights (arXiv 2305.14314: NF4, quantized twice) for the decoder's linear layers and nothing else.
 
-        model = ArmForCausalLM.from_pretrained(folder, quantization_config=quantization(config), dtype="bfloat16")
+        model = ArmForCausalLM.from_pretrained(folder, quantization_config=quantization(), dtype="bfloat16")
 
     The visual tokenizer keeps its weights, so that codes stay what they are, and so do embedding and head, whose rows
     are taken by their numbers.
 
     Args:
-        config: of the model that will be loaded.
         compute_dtype: what the weights are multiplied in.
 
     Raises:

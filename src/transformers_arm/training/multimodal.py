@@ -5,7 +5,6 @@ from pathlib import Path
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import set_seed
 
-from ..configuration_arm import ArmConfig
 from ..data.conversations import ConversationCollator
 from ..data.packing import PackedMixture
 from ..data.world_tasks import WorldTasks
@@ -36,8 +35,7 @@ def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
         start = recipe["start_from"]
         options = {name: recipe[name] for name in ("attn_implementation",) if name in recipe}
         if "quantization" in recipe:
-            config = ArmConfig.from_pretrained(start)
-            options["quantization_config"] = quantization(config, **(recipe["quantization"] or {}))
+            options["quantization_config"] = quantization(**(recipe["quantization"] or {}))
         model = ArmForCausalLM.from_pretrained(start, dtype=dtype, **options)
         processor = ArmProcessor.from_pretrained(start)
     else:
