@@ -4,6 +4,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from transformers.trainer_callback import TrainerState
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQModel
 from transformers_arm.data.world_tasks import WorldTasks
 from transformers_arm.modeling_arm import VOCABULARY, ArmForCausalLM
+from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.processing_arm import ArmProcessor
 from transformers_arm.training.trainer import ArmTrainer
 
@@ -227,7 +229,7 @@ def codes(tmp_path, monkeypatch):
     ],
 )
 def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
-    tiny_arm_backbones, codes, tmp_path, monkeypatch, stage, steps, learning_rate, shares
+    tiny_arm_backbones, arm_folder, codes, tmp_path, monkeypatch, stage, steps, learning_rate, shares
 ):
     file = TRAINERS / "arm_7b" / f"{stage}.yaml"
     recipe = yaml.safe_load(file.read_text())
@@ -240,6 +242,7 @@ def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
 
     ArmForCausalLM.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
     ArmProcessor.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
+    shutil.copytree(Path(arm_folder) / "detokenizer", tmp_path / "arm" / "detokenizer")
     here = ["start_from=arm", "attn_implementation=sdpa", "data.token_budget=512", "data.streams=2", "output_dir=run"]
     short = {"max_steps": 3, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "save_steps": 3}
     short |= {"use_cpu": True, "bf16": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
@@ -251,6 +254,7 @@ def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
     assert {"loss_of_text_to_image", *(f"documents/{name}" for name in codes)} <= set().union(*history)
     assert all(log["packing_efficiency"] > 0.9 for log in history if "loss" in log)
     ArmForCausalLM.from_pretrained("run/model")
+    load_detokenizer("run/model")
 
 
 @pytest.mark.parametrize("visual_rows", [False, True])

@@ -48,7 +48,7 @@ def quantization(*, compute_dtype: torch.dtype | str = "bfloat16") -> BitsAndByt
         ImportError: bitsandbytes is not installed.
     """
     if not is_bitsandbytes_available():
-        raise ImportError("4-bit weights need bitsandbytes; install it with `pip install bitsandbytes`.")
+        raise ImportError("4-bit weights need bitsandbytes; install it with `pip install transformers-arm[qlora]`.")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model
 from transformers import set_seed
 
 from ..data.conversations import ConversationCollator
@@ -10,6 +10,7 @@ from ..data.packing import PackedMixture
 from ..data.world_tasks import WorldTasks
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import DETOKENIZER_FOLDER, load_detokenizer
 from ..processing_arm import ArmProcessor
 from .adapters import lora_config, quantization
 from .callbacks import TaskScoresCallback
@@ -42,8 +43,6 @@ def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
         model = ArmForCausalLM.from_backbones(**recipe["backbones"], dtype=dtype)
         processor = ArmProcessor.from_backbones(**recipe["backbones"])
     set_generation(model.generation_config, recipe.get("generation", {}))
-    if "quantization" in recipe:
-        model = prepare_model_for_kbit_training(model, recipe["training"].get("gradient_checkpointing", False))
     if "lora" in recipe:
         model = get_peft_model(model, lora_config(model, **(recipe["lora"] or {})))
     return model, processor
@@ -52,8 +51,9 @@ def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
 def train_on_conversations(recipe: dict) -> None:
     """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
 
-    Writes the model and its processor to `<output_dir>/model`; of a LoRA training the adapter to `model/adapter`, and
-    the model with the adapter merged beside it, unless its weights are quantized.
+    Writes the model, its processor and the detokenizer of `start_from`, if that holds one, to `<output_dir>/model`; of
+    a LoRA training the adapter to `model/adapter`, and the model with the adapter merged beside it, unless its weights
+    are quantized.
 
     Args:
         recipe: what `load_model` takes; `output_dir`; `data`, either fields of `PackedMixture.from_recipe` (it has
@@ -77,4 +77,7 @@ def train_on_conversations(recipe: dict) -> None:
         detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
         trainer.add_callback(TaskScoresCallback(processor, detokenizer, **evaluation))
     train(trainer)
-    save_model(trainer, Path(arguments.output_dir) / "model", processor)
+    start = recipe.get("start_from", "")
+    has_renderer = (Path(start) / DETOKENIZER_FOLDER).is_dir()
+    renderer = {DETOKENIZER_FOLDER: (load_detokenizer(start),)} if has_renderer else {}
+    save_model(trainer, Path(arguments.output_dir) / "model", processor, **renderer)
