@@ -5,8 +5,6 @@ python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
+from transformers_arm.evaluation import EVALUATION_SEED, hardware, tiny_scores
 from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
 from transformers_arm.shapes.edits import EDIT_KINDS
 from transformers_arm.shapes.prompts import GENERATION_TASKS
@@ -168,7 +166,7 @@ def write_card(folder: Path, stages: str, sampling: dict, scores: dict[str, floa
         count=count,
         seed=EVALUATION_SEED,
         date=date.today().isoformat(),
-        hardware=f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
+        hardware=hardware(),
     )
     card.save(folder / "README.md")
 

@@ -11,16 +11,12 @@ JSON into `--output`.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 from datetime import date
 from pathlib import Path
 
-import torch
-
-from transformers_arm.evaluation import EVALUATION_SEED
+from transformers_arm.evaluation import EVALUATION_SEED, hardware
 from transformers_arm.evaluation_multimodal import UNGUIDED, Arm, editing, generation, understanding
 from transformers_arm.evaluation_reader import load_or_train
 from transformers_arm.shapes.prompts import GENERATION_TASKS
@@ -102,7 +98,7 @@ if __name__ == "__main__":
             "items": arguments.items,
             "seeds": list(seeds),
             "date": date.today().isoformat(),
-            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
+            "hardware": hardware(),
             "table": table,
             "all": found,
         }

@@ -9,8 +9,6 @@ TRL's.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -21,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from transformers_arm.data.world_requests import world_requests
+from transformers_arm.evaluation import hardware
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.rewards import world_alignment, world_instruction, world_preservation, world_quality
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
@@ -137,7 +136,7 @@ if __name__ == "__main__":
             "share": {part: watch.seconds[part] / total for part in PARTS},
             "threads": torch.get_num_threads(),
             "date": date.today().isoformat(),
-            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
+            "hardware": hardware(),
         }
         with open(arguments.output, "w") as file:
             json.dump(result, file, indent=2)

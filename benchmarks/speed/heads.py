@@ -11,8 +11,6 @@ is the process's own, so that other jobs are not measured.
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import time
@@ -25,6 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 
 from transformers_arm.configuration_arm import ArmConfig
+from transformers_arm.evaluation import hardware
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.presets import arm_7b_config
 
@@ -139,9 +138,7 @@ if __name__ == "__main__":
             "rows": rows,
             "threads": torch.get_num_threads(),
             "date": date.today().isoformat(),
-            "hardware": torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
+            "hardware": hardware(),
         }
         with open(arguments.output, "w") as file:
             json.dump(result, file, indent=2)

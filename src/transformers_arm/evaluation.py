@@ -1,6 +1,8 @@
 """Scores a tokenizer and its detokenizer on held-out scenes: what the demo, the model card and the README print."""
 
 import itertools
+import os
+import platform
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,13 @@ from .shapes.draw import HARD_JITTER, HARD_SIDE
 
 EVALUATION_SEED = 20261123
 DEFAULT_CANVAS, HARD_CANVAS = Canvas(), Canvas(HARD_SIDE, HARD_SIDE, HARD_JITTER)
+
+
+def hardware() -> str:
+    """What a figure was measured on, for results and cards: the GPU, or else the CPU's cores and torch."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
 
 
 @dataclass

@@ -453,7 +453,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         """
         shift_labels = shift_labels.to(hidden_states.device)
         sources = {None: torch.ones_like(image_follows)} if sources is None else sources
-        kinds = list(zip(("text", "image"), self._chosen_labels(image_follows, shift_labels), strict=True))
+        kinds = zip(("text", "image"), self._chosen_labels(image_follows, shift_labels), strict=True)
         names, chosen, groups = [], [], []
         for kind, (possible, start, stop) in kinds:
             for source, places in sources.items():

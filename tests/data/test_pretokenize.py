@@ -23,9 +23,9 @@ from datasets import Dataset, Features, Image, List, Value, load_dataset
 from transformers_arm import ArmForCausalLM, ArmImageProcessor, ArmProcessor
 from transformers_arm.cli import main
 from transformers_arm.data.columns import check_dataset, row_conversation, undecoded
+from transformers_arm.data.input_files import InputFile
 from transformers_arm.data.pretokenize import (
     Job,
-    Source,
     Tokenizing,
     arranged,
     load_tokenizer,
@@ -145,7 +145,7 @@ def new_worker(arm_folder, tmp_path):
     return make
 
 
-NOWHERE = Source("here", "none", "here")
+NOWHERE = InputFile("here", "none", "here")
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_bad_rows_of_a_tar_are_skipped_one_by_one(new_worker):
     worker = new_worker(["prompt", "image"], rename={"jpg": "image", "png": "image", "json.text.en": "prompt"})
     file = worker.job.output / "tars" / "0.tar"
     write_tar(file, samples)
-    results, tally = worker.window(NOWHERE, Source("0.tar", "webdataset", str(file)).rows(), 0)
+    results, tally = worker.window(NOWHERE, InputFile("0.tar", "webdataset", str(file)).rows(), 0)
     prompts = [sample["txt"].decode() for sample in drawn_samples(7)]
     assert [result["prompt"] for result in results] == [prompts[0], prompts[6]]
     assert tally.skipped == {"image: missing": 1, "prompt: undecodable": 2, "prompt: missing": 1, "unusable": 1}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..configuration_arm import ArmConfig
+from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
 from .shapes import to_pixel_values
 
@@ -22,6 +23,15 @@ def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
     ]
     return {"role": role, "content": content}
+
+
+NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
+
+
+def check_condition_dropout(probabilities: dict[str, float] | None) -> None:
+    """Raises ValueError if they have other names than those of `drop_conditions`."""
+    if unknown := set(probabilities or {}) - set(NO_DROPOUT):
+        raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
 
 
 def drop_conditions(
@@ -41,6 +51,11 @@ def drop_conditions(
     ]
     kept = [part for part in messages[0]["content"] if part["type"] not in kinds]
     return [{**messages[0], "content": kept}, messages[1]]
+
+
+def pixel_values_of(picture, image_processor: ArmImageProcessor) -> torch.Tensor:
+    """A picture of any kind -> float32 [3, H, W], at the size that the processor gives it."""
+    return torch.as_tensor(image_processor(picture).pixel_values[0])
 
 
 def encoded_by_size(pictures: Sequence, encode: Callable) -> list[torch.LongTensor]:

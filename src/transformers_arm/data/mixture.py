@@ -22,7 +22,7 @@ import datasets
 import fsspec
 
 from .columns import RowError, rgb_picture, row_conversation, undecoded
-from .conversations import drop_conditions
+from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .world_tasks import WorldTasks
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 SHOWN_ROWS = 3  # skipped rows that a stream logs of each source and reason
 FEWEST_ROWS = 100  # that shares of skipped rows are of: one bad row at the start is no reason to stop
 EMPTY_EPOCHS = 100  # a stream may find no row for; with fewer rows than streams it often does
-NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
 
 
 class Read(NamedTuple):
@@ -209,8 +208,7 @@ class Source:
     def __post_init__(self):
         if not self.weight > 0:
             raise ValueError(f"A source has weight {self.weight}; it must be above 0. Leave out what is not drawn.")
-        if unknown := set(self.condition_dropout or {}) - set(NO_DROPOUT):
-            raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
+        check_condition_dropout(self.condition_dropout)
 
     @classmethod
     def from_recipe(cls, section: Mapping, *, seed: int = 0) -> "Source":

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
 from .columns import RowError
-from .conversations import ConversationCollator, check_codes, is_codes, pictures_of
+from .conversations import ConversationCollator, check_codes, is_codes, pictures_of, pixel_values_of
 from .mixture import Mixture, Source, counted
 from .shapes import to_pixel_values
 
@@ -49,8 +49,8 @@ class DocumentEncoder:
         self.collator = ConversationCollator(processor.tokenizer, None, config)
 
     def prepare(self, picture) -> torch.Tensor:
-        """A picture of any kind -> float32 [3, H, W]."""
-        return torch.as_tensor(self.image_processor(picture).pixel_values[0])
+        """`pixel_values_of` a picture."""
+        return pixel_values_of(picture, self.image_processor)
 
     def __call__(self, conversation: list[dict]) -> Document:
         """Pictures may be pixels as `prepare` gives them, drawings uint8 [H, W, 3], or codes int64 [h, w].

@@ -11,12 +11,9 @@ there; the folder is the only state, and `report.json` sums it up. Knows nothing
 
 import hashlib
 import json
-import lzma
 import math
 import os
-import tarfile
 import threading
-import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
@@ -30,8 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, Features, List, StreamingDownloadManager, Value, load_dataset, load_dataset_builder
-from datasets.exceptions import DatasetGenerationError
+from datasets import Features, List, Value
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from tqdm.auto import tqdm
 from transformers import AutoConfig
@@ -39,8 +35,9 @@ from transformers import AutoConfig
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
-from .columns import MAX_CODE, SHOWN_ROWS, SOURCES, TASKS, RowError, row_conversation, row_error, row_task, undecoded
-from .conversations import encoded_by_size, is_codes, pictures_of
+from .columns import MAX_CODE, SHOWN_ROWS, SOURCES, TASKS, RowError, row_conversation, row_error, row_task
+from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
+from .input_files import InputFile, find_sources, until_broken
 
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
 PART = {"type": Value("string"), "text": Value("string"), "image": CODES}
@@ -61,95 +58,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 ROWS_AT_ONCE = 128  # whose pictures are in memory together
 ROWS_BEFORE_JUDGING = 1000  # a share of skipped rows says little before
 REPORT, METADATA = "report.json", b"transformers_arm"
-# What readers raise on files that are cut off or damaged.
-BROKEN_FILE_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError, OSError)
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------
 
 
-class UndecodedWebDataset(WebDataset):
-    """Tars whose members stay bytes: a text that cannot be decoded must cost its row, not the rest of its tar."""
-
-    DECODERS = {}
-
-
-def lacks_closing_blocks(path: str) -> bool:
-    """Whether a plain tar on the disk was cut off between two members, where its reader notices nothing."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        is_plain = file.read(262)[257:] == b"ustar"
-        file.seek(-min(1024, os.path.getsize(path)), os.SEEK_END)
-        return is_plain and any(file.read())
-
-
-def tar_rows(path: str) -> Iterator[dict]:
-    """The samples of a tar as rows: what stands behind a member's first dot names its column."""
-    for row in UndecodedWebDataset._get_pipeline_from_tar(path, StreamingDownloadManager().iter_archive(path)):
-        key, _ = row.pop("__key__"), row.pop("__url__")
-        yield {name: {"bytes": content, "path": f"{key}.{name}"} for name, content in row.items()}
-    if lacks_closing_blocks(path):
-        raise EOFError("the blocks that close a tar are missing")
-
-
-@dataclass(frozen=True)
-class Source:
-    """An input file; or a whole dataset, where one file is not one part of it (image folders)."""
-
-    name: str
-    builder: str
-    content: str | Dataset  # the path of a file, or the dataset
-
-    def rows(self) -> Iterator[dict]:
-        """Its rows as they stand there, pictures not opened."""
-        if self.builder == "webdataset":
-            yield from tar_rows(self.content)
-        elif self.builder == "parquet":
-            yield from undecoded(load_dataset("parquet", data_files=self.content, split="train", streaming=True))
-        else:
-            yield from undecoded(self.content)
-
-
-def find_sources(dataset: str, config: str | None, split: str) -> list[Source]:
-    """The sources of a dataset: a folder, a Hub id, or parquet or tar files (a pattern with * too).
-
-    Parquet and tars are streamed, file by file; anything else `datasets` loads first, of pictures only the paths.
-
-    Raises:
-        ValueError: there is no such split, or it cannot be loaded.
-    """
-    folder = os.path.abspath(dataset) if os.path.isdir(dataset) else None
-    if folder is None and dataset.endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
-        kind = "parquet" if dataset.endswith(".parquet") else "webdataset"
-        builder = load_dataset_builder(kind, data_files={split: dataset})
-    else:
-        builder = load_dataset_builder(folder or dataset, config)
-    files = {str(name): paths for name, paths in builder.config.data_files.items()}
-    if split not in files:
-        raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(files)}. Name one of these.")
-    if builder.name in ("parquet", "webdataset"):
-        return [Source(os.path.relpath(file, folder) if folder else file, builder.name, file) for file in files[split]]
-    try:
-        return [Source(dataset, builder.name, load_dataset(folder or dataset, config, split=split))]
-    except DatasetGenerationError as error:  # it says no more than that there was one
-        raise ValueError(f"{dataset} cannot be loaded: {error.__cause__}") from error
-
-
-def until_broken(rows: Iterable[dict], problems: list[str]) -> Iterator[dict]:
-    """The rows of a file as far as it can be read; what ended them too early is added to `problems`.
-
-    An error of the disk or the network is no fault of the file and is raised: the run can go on later.
-    """
-    try:
-        yield from rows
-    except BROKEN_FILE_ERRORS as error:
-        if isinstance(error, OSError) and (error.errno is not None or isinstance(error, ConnectionError)):
-            raise
-        problems.append(f"{type(error).__name__}: {error}")
-
-
-def find_columns(sources: list[Source], rename: dict[str, str]) -> list[str]:
+def find_columns(sources: list[InputFile], rename: dict[str, str]) -> list[str]:
     """The columns of `COLUMNS` that the rows have once renamed, judged by the first rows that can be read.
 
     Raises:
@@ -349,8 +263,8 @@ class Tokenizing:
         self.vq_model.to(device)
 
     def pixel_values(self, picture) -> torch.Tensor:
-        """A picture -> float32 [3, H, W]."""
-        return torch.as_tensor(self.image_processor(picture).pixel_values[0])
+        """`pixel_values_of` a picture."""
+        return pixel_values_of(picture, self.image_processor)
 
     def encode(self, alike: list[torch.Tensor]) -> list[dict]:
         """Pictures [3, H, W] of one size -> their codes, as `CODES` has them."""
@@ -374,7 +288,7 @@ class Tokenizing:
             part["text"].encode()  # JSON can hold half a character, parquet cannot
         return row, None if row.get("messages") is not None else row_task(row, index), messages
 
-    def window(self, source: Source, rows: Iterable[dict], start: int) -> tuple[list[dict], Tally]:
+    def window(self, source: InputFile, rows: Iterable[dict], start: int) -> tuple[list[dict], Tally]:
         """Rows from the `start`-th on -> those that can be used, with codes for pictures."""
         results, tally, numbered = [], Tally(), enumerate(rows, start)
         while chunk := list(islice(numbered, ROWS_AT_ONCE)):
@@ -413,7 +327,7 @@ class Tokenizing:
                 writer.write_table(pa.Table.from_pylist(results, schema=schema))
         aside.replace(file)
 
-    def source(self, number: int, source: Source, first: int, step: int) -> None:
+    def source(self, number: int, source: InputFile, first: int, step: int) -> None:
         """Writes every `step`-th window of a source, from the `first` on, that has no file yet."""
         problems, size = [], self.job.rows_per_file
         rows = until_broken(source.rows(), problems)
@@ -491,7 +405,7 @@ def open_output(output: Path, begun: dict) -> None:
         leftover.unlink()
 
 
-def write_report(output: Path, begun: dict, sources: list[Source]) -> dict:
+def write_report(output: Path, begun: dict, sources: list[InputFile]) -> dict:
     """Sums up the files of a folder in its `report.json`, and returns that."""
     files, tally, ended_early = written_files(output), Tally(), []
     for (number, _), about in files.items():
@@ -592,7 +506,7 @@ def pretokenize(
     return report
 
 
-def run_workers(job: Job, sources: list[Source], workers: int, report: dict) -> None:
+def run_workers(job: Job, sources: list[InputFile], workers: int, report: dict) -> None:
     """Has all windows written that have no file yet, and shows how far that is."""
     files, step = written_files(job.output), math.ceil(workers / len(sources))
     unfinished = [number for number in range(len(sources)) if not is_finished(files, number)]

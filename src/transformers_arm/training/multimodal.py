@@ -77,7 +77,7 @@ def train_on_conversations(recipe: dict) -> None:
         detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
         trainer.add_callback(TaskScoresCallback(processor, detokenizer, **evaluation))
     train(trainer)
-    start = recipe.get("start_from", "")
-    has_renderer = (Path(start) / DETOKENIZER_FOLDER).is_dir()
-    renderer = {DETOKENIZER_FOLDER: (load_detokenizer(start),)} if has_renderer else {}
+    start, renderer = recipe.get("start_from"), {}
+    if start is not None and (Path(start) / DETOKENIZER_FOLDER).is_dir():
+        renderer[DETOKENIZER_FOLDER] = (load_detokenizer(start),)
     save_model(trainer, Path(arguments.output_dir) / "model", processor, **renderer)

@@ -20,7 +20,16 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from ..data.columns import row_conversation, undecoded
-from ..data.conversations import ConversationCollator, check_codes, drop_conditions, picture_tokens, pictures_of
+from ..data.conversations import (
+    NO_DROPOUT,
+    ConversationCollator,
+    check_codes,
+    check_condition_dropout,
+    drop_conditions,
+    picture_tokens,
+    pictures_of,
+    pixel_values_of,
+)
 from ..data.pretokenize import weights_fingerprint
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
@@ -28,7 +37,6 @@ from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_o
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
-NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
 
 
 @dataclass
@@ -74,8 +82,7 @@ class ArmSFTConfig(SFTConfig):
         for name, (is_refused, reason) in refused.items():
             if is_refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for ARM: {reason}. Leave it out.")
-        if unknown := set(self.condition_dropout or {}) - set(NO_DROPOUT):
-            raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
+        check_condition_dropout(self.condition_dropout)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
 
@@ -129,8 +136,8 @@ class RowEncoder:
         )
 
     def pixel_values(self, picture) -> torch.Tensor:
-        """A picture -> float32 [3, H, W]."""
-        return torch.as_tensor(self.image_processor(picture).pixel_values[0])
+        """`pixel_values_of` a picture."""
+        return pixel_values_of(picture, self.image_processor)
 
     def image_tokens(self, pictures: list[torch.Tensor]) -> list[torch.LongTensor]:
         """Pictures [3, H, W] or codes [h, w] -> their tokens [h, w], in the same order."""

@@ -4,6 +4,7 @@ Knows nothing about what is trained.
 """
 
 import argparse
+import atexit
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
@@ -152,6 +154,8 @@ _RecipeLoader.add_implicit_resolver(
 def train(trainer: Trainer) -> None:
     """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
     output_dir = trainer.args.output_dir
+    # Left to the end of the process, gloo's threads may abort it after all is done and saved.
+    atexit.register(PartialState().destroy_process_group)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None)
 
 
@@ -194,16 +198,15 @@ def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> No
         others: further objects, by subfolder.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
-    if not trainer.is_world_process_zero():
-        return
     if not hasattr(model, "peft_config"):
+        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
         parts = {"": (Gathered(model, state_dict), processor)}
     elif model.get_base_model().config.to_dict().get("quantization_config"):
         parts = {"adapter": (model,), "": (processor,)}
     else:
         parts = {"adapter": (model,), "": (Gathered(model), processor)}
-    save_folder(folder, {**others, **parts})
+    if trainer.is_world_process_zero():
+        save_folder(folder, {**others, **parts})
 
 
 def set_generation(generation_config: GenerationConfig, section: dict) -> None:
