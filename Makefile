@@ -58,7 +58,8 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/pretrain.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/continual.yaml
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft.yaml
-	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft_binding.yaml
+	$(PYTHON) benchmarks/quality/stages.py $(foreach stage,pretrain continual sft,$(stage)=runs/arm-tiny/$(stage)/model) \
+		--detokenizer runs/arm-tiny/detokenizer/detokenizer --output benchmarks/results/arm_tiny_stages.json
 	$(PYTHON) hub_cards/export_tiny.py
 
 # One process with one thread is quickest at this size; run it beside something else on the other core.

@@ -91,8 +91,7 @@ STAGES = (
     Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
     Stage("pretrain", "pretrain", "pretrain/model", "pretrain", None, launcher=TWO_PROCESSES),
     Stage("pretrain", "continual", "continual/model", "continual", None, launcher=TWO_PROCESSES),
-    Stage("sft", "sft", "sft/model", "sft", None, launcher=TWO_PROCESSES),
-    Stage("sft", "sft_binding", "sft_binding/model", "sft_binding", ".", launcher=TWO_PROCESSES),
+    Stage("sft", "sft", "sft/model", "sft", ".", launcher=TWO_PROCESSES),
 )
 MULTIMODAL = {
     "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),

@@ -47,3 +47,22 @@ def test_results_of_reinforcement_learning_are_means_of_what_was_measured(name):
         trained = [sum(each[score] for each in seeds) / len(seeds) for seeds in after]
         assert row["before"] == pytest.approx(sum(before) / len(before))
         assert row["gain"] == pytest.approx(sum(trained) / len(trained) - row["before"])
+
+
+def test_stages_are_scored_on_the_same_items_and_sample_alike(arm_folder, tmp_path, monkeypatch, capsys):
+    detokenizer = ["--detokenizer", f"{arm_folder}/detokenizer", "--items", "8"]
+    command = ["stages.py", f"first={arm_folder}", f"last={arm_folder}", *detokenizer]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "stages.json")])
+    runpy.run_path(str(BENCHMARKS / "quality" / "stages.py"), run_name="__main__")
+    scores = json.loads((tmp_path / "stages.json").read_text())["scores"]
+    assert scores["first"] == scores["last"]  # one model under two names
+    assert {"understanding", "generation", "editing_exact", "hard_understanding", "text_edit"} <= set(scores["last"])
+    printed = capsys.readouterr().out
+    assert "| first | last |" in printed and "| editing exact | " in printed
+
+
+def test_a_stage_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stages.py", f"sft={tmp_path}", "--detokenizer", "unused"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(BENCHMARKS / "quality" / "stages.py"), run_name="__main__")
+    assert "is no NAME=FOLDER of a trained model" in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_a_trained_model_has_learnt_something(pretrain, tmp_path):
 
 def test_fine_tuning_goes_on_from_a_model_and_saves_how_it_generates(pretrain, uninterrupted, tmp_path):
     start, folder = uninterrupted
-    generation = yaml.safe_load((TRAINERS / "arm_tiny" / "sft_binding.yaml").read_text())["generation"]
+    generation = yaml.safe_load((TRAINERS / "arm_tiny" / "sft.yaml").read_text())["generation"]
     sections = {"start_from": str(folder / "model"), "generation": generation}
     tuned = {}
     for trainer in ("sft.py", "pretrain.py"):  # pre-training with `start_from` is continual training

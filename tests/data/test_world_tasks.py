@@ -123,6 +123,13 @@ def test_an_unknown_kind_of_caption_is_refused():
         tasks(captions={"long": 1.0, "full": 1.0})
 
 
+def test_an_unknown_kind_of_question_and_one_without_weight_are_refused():
+    with pytest.raises(ValueError, match="Unknown kind of question why in the mixture; use color, shape, "):
+        tasks(question_kinds={"why": 1.0})
+    with pytest.raises(ValueError, match="has weight 0; it must be above 0"):
+        tasks(question_kinds={"color": 0})
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(ValueError, match="Unknown task drawing in the mixture; use text, image_to_text, "):
         tasks(mixture={"drawing": 1.0, "text": 1.0})
@@ -162,6 +169,24 @@ def test_pictures_are_described_or_asked_about_and_all_answers_are_right():
 def test_the_number_of_questions_can_be_chosen():
     lengths = {len(messages) for messages in only("image_to_text", questions=1)}
     assert lengths == {2}
+
+
+def test_kinds_of_questions_are_asked_as_often_as_weighted_where_a_scene_allows_them():
+    asked = Counter()
+    for messages in only("image_to_text", 400, described=0, question_kinds={"location": 8}):
+        asked.update(parse_question(text)[0] for turn in messages[::2] for text in texts(turn))
+    assert 8 / 15 - 0.1 < asked["location"] / asked.total() < 8 / 14 + 0.1  # seven others, relations not always
+    assert len(asked) == 8
+
+
+def test_related_captions_are_of_two_objects_in_a_relation_and_wait_for_the_curriculum():
+    relations = Counter()
+    for index, messages in enumerate(only("text_to_image", 240, captions={"related": 1}, curriculum=(80, 160))):
+        (caption,), (scene,) = texts(messages[0]), drawn(messages)
+        assert caption_is_true(caption, scene)
+        relations[index // 80] += parse_caption(caption).relation is not None
+        assert len(scene.objects) == (1 if index < 80 else 2)
+    assert relations == {0: 0, 1: 80, 2: 80}
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,11 @@ import random
 
 from datasets import Dataset, Features, Image, Value
 
-from ..shapes.captions import loose_caption, related_caption
 from ..shapes.draw import draw_scene
 from ..shapes.edits import sample_editing_pair
 from ..shapes.prompts import GENERATION_TASKS, task_prompts
 from ..shapes.scene import MAX_OBJECTS, sample_scene
-from .world_tasks import CAPTIONS as TRAINING_CAPTIONS
-
-CAPTIONS = {**TRAINING_CAPTIONS, "loose": loose_caption, "related": related_caption}
+from .world_tasks import CAPTIONS
 
 
 def _caption(rng: random.Random, kind: str, split: str | None, held_out: frozenset[str]) -> str:

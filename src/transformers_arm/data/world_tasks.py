@@ -6,17 +6,23 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ..shapes.captions import full_caption, sample_caption, short_caption
+from ..shapes.captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
 from ..shapes.draw import render_scene
 from ..shapes.edits import sample_edit, sample_editing_pair
-from ..shapes.questions import sample_question
+from ..shapes.questions import QUESTION_KINDS, sample_question
 from ..shapes.scene import MAX_OBJECTS, Scene, sample_scene
 from .conversations import drop_conditions, message
 from .shapes import Canvas
 from .world_text import WorldText
 
 TASKS = ("text", "image_to_text", "text_to_image", "editing", "interleaved")
-CAPTIONS = {"full": lambda rng, scene: full_caption(scene), "short": short_caption, "any": sample_caption}
+CAPTIONS = {
+    "full": lambda rng, scene: full_caption(scene),
+    "short": short_caption,
+    "any": sample_caption,
+    "loose": loose_caption,
+    "related": related_caption,
+}
 DESCRIBE = "describe the picture"
 STORY = "tell a story of "
 
@@ -40,16 +46,20 @@ class WorldTasks(Dataset):
         batch_size: conversations of one task in a row: one step's batch over all processes.
         seed: two datasets with different seeds are disjoint streams.
         curriculum: `[a, b]`: scenes have one object up to conversation a, up to two until b, then up to three.
-        captions: weight of each kind of caption in text-to-image: `full`, `short` and `any` form of the language.
+        captions: weight of each kind of caption in text-to-image: `full`, `short`, `any` form of the language, `loose`
+            (no cells, no background) and `related` (two objects, one left of the other, ...; before the curriculum
+            has two, `loose` takes its place).
         described: share of captions in image-to-text; the rest are questions.
         question_first: share of the questions that stand before their picture, one to a picture.
         questions: questions in a row about a picture that stands before them.
+        question_kinds: weights of kinds of questions, above 0, where they are not 1.
         condition_dropout: probabilities in place of those that `drop_conditions` has by default.
         canvas: what pictures are drawn on, or a dict with its fields; None takes the default one.
         split: `"train"`, `"test"` or None for both.
 
     Raises:
-        ValueError: a task in `mixture` or a kind in `captions` that there is not.
+        ValueError: a task in `mixture` or a kind in `captions` or `question_kinds` that there is not, or a kind of
+            question without weight.
     """
 
     def __init__(
@@ -64,13 +74,21 @@ class WorldTasks(Dataset):
         described: float = 0.5,
         question_first: float = 0.0,
         questions: int = 3,
+        question_kinds: dict[str, float] | None = None,
         condition_dropout: dict[str, float] | None = None,
         canvas: Canvas | dict | None = None,
         split: str | None = "train",
     ):
-        for what, weights, known in (("task", mixture, TASKS), ("kind of caption", captions or {}, CAPTIONS)):
+        self.question_kinds = dict.fromkeys(QUESTION_KINDS, 1.0) | (question_kinds or {})
+        for what, weights, known in (
+            ("task", mixture, TASKS),
+            ("kind of caption", captions or {}, CAPTIONS),
+            ("kind of question", self.question_kinds, QUESTION_KINDS),
+        ):
             if unknown := set(weights) - set(known):
                 raise ValueError(f"Unknown {what} {', '.join(unknown)} in the mixture; use {', '.join(known)}.")
+        if (least := min(self.question_kinds.values())) <= 0:
+            raise ValueError(f"A kind of question has weight {least}; it must be above 0: a scene may allow no other.")
         self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
         self.captions = captions or {"full": 1.0}
         self.curriculum, self.questions = curriculum, questions
@@ -137,18 +155,20 @@ class WorldTasks(Dataset):
             return [message("user", self._draw(scene), DESCRIBE), message("assistant", full_caption(scene))]
         scene = self._scene(rng, index, num_objects=rng.randint(1, self._most_objects(index)))
         if self._of_batch("question first", index).random() < self.question_first:
-            asked = sample_question(rng, scene)
+            asked = sample_question(rng, scene, weights=self.question_kinds)
             return [message("user", asked.question, self._draw(scene)), message("assistant", asked.answer)]
         messages = []
         for number in range(self.questions):
-            asked = sample_question(rng, scene)
+            asked = sample_question(rng, scene, weights=self.question_kinds)
             messages.append(message("user", *([] if number else [self._draw(scene)]), asked.question))
             messages.append(message("assistant", asked.answer))
         return messages
 
     def _text_to_image(self, rng: random.Random, index: int) -> list[dict]:
-        scene = self._scene(rng, index, held_out_pairs=False)
         (kind,) = self._of_batch("captions", index).choices(list(self.captions), self.captions.values())
+        if kind == "related" and self._most_objects(index) < 2:
+            kind = "loose"
+        scene = self._scene(rng, index, held_out_pairs=False, **({"num_objects": 2} if kind == "related" else {}))
         return [message("user", CAPTIONS[kind](rng, scene)), message("assistant", self._draw(scene))]
 
     def _editing(self, rng: random.Random, index: int) -> list[dict]:

@@ -151,17 +151,31 @@ def sample_existence_question(
     return Question("existence", f"is there a {color} {shape}?", answer, negatives)
 
 
-def sample_question(rng: random.Random, scene: Scene, kind: str | None = None) -> Question:
-    """Draws a question, uniformly over the kinds the scene allows, then over the answers, then over the questions.
+def sample_question(
+    rng: random.Random, scene: Scene, kind: str | None = None, *, weights: dict[str, float] | None = None
+) -> Question:
+    """Draws a question over the kinds the scene allows, then over the answers, then over the questions.
 
     Balancing the answers keeps "no" and "zero" from outweighing the rest.
+
+    Args:
+        rng: source of randomness.
+        scene: the scene asked about.
+        kind: the kind of the question; None draws it.
+        weights: of the kinds, above 0; None weighs all alike.
 
     Raises:
         ValueError: unknown kind, or the scene allows no question of it (e.g. a relation with one object).
     """
     if kind is not None and kind not in _BUILDERS:
         raise ValueError(f"Unknown kind of question {kind!r}; use one of {', '.join(QUESTION_KINDS)}.")
-    for tried in (kind,) if kind else rng.sample(QUESTION_KINDS, len(QUESTION_KINDS)):
+    if kind:
+        kinds = (kind,)
+    elif weights:  # exponential waiting times end in an order drawn without replacement by weight
+        kinds = sorted(weights, key=lambda name: rng.expovariate(weights[name]))
+    else:
+        kinds = rng.sample(QUESTION_KINDS, len(QUESTION_KINDS))
+    for tried in kinds:
         if tried == "existence":
             return sample_existence_question(rng, scene)
         if asked := _BUILDERS[tried](scene):

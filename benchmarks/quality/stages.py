@@ -1,0 +1,71 @@
+"""Prints every score of the embedded world after each stage of a training, and what each stage changed.
+
+    python benchmarks/quality/stages.py pretrain=runs/arm-tiny/pretrain/model continual=runs/arm-tiny/continual/model \
+        sft=runs/arm-tiny/sft/model --detokenizer runs/arm-tiny/detokenizer/detokenizer [--output FILE]
+
+All stages meet the same held-out items and sample as the last one's generation config says, so that only the weights
+differ. Prints a table, and JSON into `--output`.
+"""
+
+import argparse
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
+from transformers_arm.evaluation import EVALUATION_SEED, hardware, text_scores
+from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
+from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.processing_arm import ArmProcessor
+
+
+def stage(argument: str) -> tuple[str, Path]:
+    """`name=folder` of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not of this form, or there is no model.
+    """
+    name, _, folder = argument.partition("=")
+    if not (name and folder and (Path(folder) / "config.json").is_file()):
+        raise argparse.ArgumentTypeError(f"{argument!r} is no NAME=FOLDER of a trained model; e.g. sft=runs/sft/model.")
+    return name, Path(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", type=stage, nargs="+", help="NAME=FOLDER, in the order of training")
+    parser.add_argument("--detokenizer", type=Path, required=True, help="renders the pictures of all stages")
+    parser.add_argument("--items", type=int, default=500, help="held-out items a row")
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+
+    detokenizer = ArmPixelDetokenizer.from_pretrained(arguments.detokenizer)
+    detokenizer.set_progress_bar_config(disable=True)
+    settings = {"count": arguments.items, "seed": arguments.seed}
+    folders, scores = dict(arguments.stages), {}
+    sampling = ArmForCausalLM.from_pretrained(arguments.stages[-1][1]).generation_config
+    for name, folder in folders.items():
+        model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model.generation_config = sampling
+        scores[name] = multimodal_scores(Arm(model, ArmProcessor.from_pretrained(folder), detokenizer), **settings)
+        scores[name] |= text_scores(folder, **settings)
+
+    print(f"| {arguments.items} held-out items a row | {' | '.join(folders)} |")
+    print("|---" * (len(folders) + 1) + "|")
+    for score in scores[name]:
+        print(f"| {score.replace('_', ' ')} | {' | '.join(f'{scores[name][score]:.3f}' for name in folders)} |")
+    if arguments.output:
+        result = {
+            "command": f"python {' '.join(sys.argv)}",
+            **settings,
+            "date": date.today().isoformat(),
+            "hardware": hardware(),
+            "sampling": sampling.image_generation,
+            "scores": scores,
+        }
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
