@@ -65,8 +65,8 @@ def main() -> None:
         train_dataset=data,
         data_collator=ImageTextCollator(),
         optimizers=(adamw(model, arguments), None),
-        callbacks=[ReconstructionCallback(**recipe["evaluation"])],
     )
+    trainer.add_callback(ReconstructionCallback(trainer, **recipe["evaluation"]))
     train(trainer)
     detokenizer = ArmPixelDetokenizer(
         model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **recipe["pipeline_defaults"]

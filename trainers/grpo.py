@@ -84,7 +84,7 @@ def main() -> None:
         peft_config=None if lora is None else lora_config(model, **lora),
     )
     if "evaluation" in recipe:
-        looks = TaskScoresCallback(trainer.processing_class, trainer.detokenizer, **recipe["evaluation"])
+        looks = TaskScoresCallback(trainer, trainer.processing_class, trainer.detokenizer, **recipe["evaluation"])
         trainer.add_callback(looks)
     train(trainer)
     folder = Path(arguments.output_dir) / "model"

@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig
 from PIL import Image as PILImage
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
@@ -433,7 +434,7 @@ def test_training_logs_what_a_run_is_judged_by(train, tmp_path):
     def alike(task, **_):
         return [1.0 if each == "editing" else None for each in task]
 
-    trainer = train([brightness, alike], picture_steps=1)
+    trainer = train([brightness, alike], picture_steps=1, report_to="tensorboard")
     entry = trainer.state.log_history[0]
     for name in (
         "rewards/brightness/mean", "rewards/brightness/failed", "rewards/text_to_image/brightness",
@@ -446,6 +447,10 @@ def test_training_logs_what_a_run_is_judged_by(train, tmp_path):
     sheet = PILImage.open(tmp_path / "run" / "rollouts" / "step-0000000.png")
     assert sheet.height == 2 * 48 and sheet.width == 5 * 48  # two groups of four, one behind its source
     assert len((tmp_path / "run" / "rollouts" / "step-0000001.txt").read_text().splitlines()) == 2
+    (events,) = (tmp_path / "run").glob("runs/*/events.*")
+    events = EventAccumulator(str(events)).Reload()
+    assert [event.step for event in events.Images("rollouts")] == [0, 1]
+    assert [event.step for event in events.Scalars("train/rewards/brightness/mean")] == [1, 2]
 
 
 def test_completion_tables_hold_rewards_as_they_were_given(train, tmp_path):

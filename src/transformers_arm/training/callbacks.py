@@ -1,50 +1,53 @@
-"""Callbacks that show, during training, what the tokenizer makes of pictures and what ARM does with them."""
+"""Callbacks that show, during training, what the tokenizer makes of pictures and what ARM does with them.
 
+They look on the main process, in whose logs, files and reporters all lands (`reporting.py`), and leave the training as
+it would be without them. Each takes its trainer: `trainer.add_callback(SamplesCallback(trainer, ...))`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
-from PIL import Image
-from transformers import TrainerCallback
+from PIL import Image, ImageOps
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer, TrainerCallback
 
+from ..data.columns import SOURCES, read_picture, read_text, row_error, undecoded
+from ..data.conversations import is_codes, message
 from ..data.shapes import ShapesDataset, to_pixel_values
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation_multimodal import Arm, editing, generation, understanding
+from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import ArmImagePipeline, batched
 from ..shapes.prompts import GENERATION_TASKS, generation_prompts
 from ..shapes.reader import read_scene, reading_equals
+from .reporting import log_samples, log_scores, picture_sheet
 
-
-def image_rows(*rows: np.ndarray) -> Image.Image:
-    """Stacks rows of pictures, each uint8 [N, H, W, 3], into one picture."""
-    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
-
-
-def log_look(args, state, scores: dict[str, float], name: str, sheet: Image.Image) -> None:
-    """Adds scores to the training's log and saves a sheet of pictures in `<output_dir>/<name>/`."""
-    scores = {"step": state.global_step, **scores}
-    state.log_history.append(scores)
-    print(scores, flush=True)
-    folder = Path(args.output_dir) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / f"step-{state.global_step:07d}.png")
+SAMPLE_BATCH = 8  # rows that are drawn, edited or answered together
+SAMPLE_SIDE = 384  # px of a picture on a sheet of samples, its longer side
 
 
 class ReconstructionCallback(TrainerCallback):
     """Every `every` steps: PSNR, read-back and codes in use on fresh training scenes, in the log, and a sheet of
-    originals above reconstructions in `<output_dir>/reconstructions/`.
+    originals above reconstructions, `reconstructions`.
 
     Args:
+        trainer: whose training is looked at.
         every: steps between two looks.
         pictures: number of pictures; never of the test split, so that no recipe is tuned on it.
         steps: Euler steps of the rendering.
     """
 
-    def __init__(self, every: int = 500, pictures: int = 128, steps: int = 4, seed: int = 900001):
+    def __init__(self, trainer: Trainer, every: int = 500, pictures: int = 128, steps: int = 4, seed: int = 900001):
         data = ShapesDataset(pictures, batch_size=pictures, seed=seed)
         self.scenes = [data.scene(index)[0] for index in range(pictures)]
         self.images = np.stack([data[index]["image"] for index in range(pictures)])
-        self.every, self.steps, self.seed = every, steps, seed
+        self.trainer, self.every, self.steps, self.seed = trainer, every, steps, seed
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
@@ -66,21 +69,26 @@ class ReconstructionCallback(TrainerCallback):
             "eval_read_back": round(float(np.mean(right)), 4),
             "eval_codes_used": len(encoded.codes.unique()),
         }
-        log_look(args, state, scores, "reconstructions", image_rows(self.images[:16], drawn[:16]))
+        log_scores(self.trainer, scores)
+        rows = [[Image.fromarray(image) for image in images[:16]] for images in (self.images, drawn)]
+        log_samples(self.trainer, "reconstructions", picture_sheet(rows))
 
 
 class TaskScoresCallback(TrainerCallback):
     """Every `every` steps: generation, editing and understanding of fresh training scenes, in the log, and a sheet of
-    pictures drawn from full captions in `<output_dir>/samples/`.
+    pictures drawn from full captions, `samples`.
 
     Args:
+        trainer: whose training is looked at.
         processor, detokenizer: what turns requests into tokens and tokens into pictures.
         every: steps between two looks.
         count: items a score; never of the test split, so that no recipe is tuned on it.
     """
 
-    def __init__(self, processor, detokenizer, every: int = 2000, count: int = 100, seed: int = 900002):
-        self.processor, self.detokenizer = processor, detokenizer
+    def __init__(
+        self, trainer: Trainer, processor, detokenizer, every: int = 2000, count: int = 100, seed: int = 900002
+    ):
+        self.trainer, self.processor, self.detokenizer = trainer, processor, detokenizer
         self.every, self.count, self.seed = every, count, seed
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -97,5 +105,162 @@ class TaskScoresCallback(TrainerCallback):
                 "eval_understanding": understanding(arm, **settings)["overall"],
             }
             prompts = generation_prompts("full", 16, seed=self.seed, split="train")
-            sheet = image_rows(np.stack([np.asarray(picture) for picture in arm.draw(prompts, seed=self.seed)]))
-        log_look(args, state, {name: round(value, 4) for name, value in scores.items()}, "samples", sheet)
+            sheet = picture_sheet([arm.draw(prompts, seed=self.seed)])
+        log_scores(self.trainer, {name: round(value, 4) for name, value in scores.items()})
+        log_samples(self.trainer, "samples", sheet)
+
+
+def load_rows(rows: list | str | dict) -> Iterable[Mapping]:
+    """The `rows` of a recipe's `samples` section.
+
+    Args:
+        rows: the rows themselves, the name of a JSON or YAML file that lists them, or arguments of `load_dataset`.
+
+    Raises:
+        ValueError: what the file holds is no list.
+    """
+    if isinstance(rows, dict):
+        return undecoded(load_dataset(**rows))
+    if isinstance(rows, list):
+        return rows
+    text = Path(rows).read_text(encoding="utf-8")
+    found = json.loads(text) if Path(rows).suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(found, list):
+        raise ValueError(f"{rows} holds a {type(found).__name__}, but must hold a list of rows; start each with '- '.")
+    return found
+
+
+def read_sample(row: Mapping, index: int) -> dict:
+    """A row of `SamplesCallback` -> its `prompt` or `question`, and its `image`, RGB, where it has one.
+
+    Raises:
+        ValueError: it has both or none of the two, or a picture that cannot be read or is not called as it must be;
+            names the row.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"Row {index} is {row!r}, but must be a dict, with a 'prompt' or a 'question'.")
+    asked = [column for column in ("prompt", "question") if row.get(column) is not None]
+    if len(asked) != 1:
+        problem = "a 'prompt' asks for a picture, a 'question' for a text. Fill in one of the two."
+        raise row_error(index, "prompt", problem)
+    own, *others = (*SOURCES, "image") if asked == ["prompt"] else ("image", *SOURCES)
+    for column in others:
+        if row.get(column) is not None:
+            problem = "a 'prompt' edits one 'source_image', a 'question' is about one 'image'. Rename or drop it."
+            raise row_error(index, column, problem)
+    sample = {asked[0]: read_text(row, index, asked[0])}
+    if row.get(own) is not None:
+        sample["image"] = read_picture(row[own], index, own)
+        if is_codes(sample["image"]):
+            raise row_error(index, own, "sheets show pictures, and codes are none. Give the picture.")
+    return sample
+
+
+class SamplesCallback(TrainerCallback):
+    """Every `every` steps: pictures drawn and edited as rows of your own ask for, on a labelled sheet, and lines of
+    text, the sheet's prompts and the answers to questions; both `requests`.
+
+    A row's `prompt` asks for a picture, or for an edit of its `source_image`; a row's `question` asks for a text,
+    about its `image` if it has one. Pictures are whatever `read_picture` takes. Each row has a generator of its own,
+    and answers are greedy, so that looks differ by the weights alone. Where FSDP2 shards these, all processes look.
+
+    Args:
+        trainer: whose training is looked at.
+        processor: the model's `ArmProcessor`.
+        rows: dicts.
+        every: steps between two looks.
+        detokenizer: renders the tokens; without one, questions alone are answered.
+        max_new_tokens: most tokens of an answer.
+        seed: of the pictures.
+
+    Raises:
+        ValueError: a row that cannot be used; nothing to show; or weights that ZeRO-3 or FSDP1 shard.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        processor,
+        rows: Iterable[Mapping],
+        every: int = 1000,
+        detokenizer: ArmPixelDetokenizer | None = None,
+        max_new_tokens: int = 64,
+        seed: int = 900003,
+    ):
+        samples = [read_sample(row, index) for index, row in enumerate(rows)]
+        self.questions = [sample for sample in samples if "question" in sample]
+        prompts = [sample for sample in samples if "prompt" in sample and detokenizer is not None]
+        self.edits = [sample for sample in prompts if "image" in sample]
+        self.drawings = [sample for sample in prompts if "image" not in sample]
+        if not (self.questions or prompts):
+            raise ValueError(
+                f"Of {len(samples)} rows none can be shown: add a detokenizer, which draws, or rows with a 'question'."
+            )
+        zero3 = trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
+        if zero3 or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
+            raise ValueError(
+                "Samples need weights that are whole or that FSDP2 shards, not ZeRO-3 or FSDP1: take FSDP2, or leave "
+                "the samples out."
+            )
+        self.trainer, self.processor, self.detokenizer = trainer, processor, detokenizer
+        self.every, self.max_new_tokens, self.seed = every, max_new_tokens, seed
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.every or not (state.is_world_process_zero or isinstance(model, FSDPModule)):
+            return
+        with torch.no_grad(), torch.random.fork_rng():
+            pictures = self._pictures(model)
+            answers = self._answers(model)
+        if isinstance(model, FSDPModule):
+            model.reshard()
+        if not state.is_world_process_zero:
+            return
+        prompts = [sample["prompt"] for sample in (*self.drawings, *self.edits)]
+        sources = [[]] * len(self.drawings) + [[sample["image"]] for sample in self.edits]
+        rows = [[*source, picture] for source, picture in zip(sources, pictures, strict=True)]
+        tiles = [[ImageOps.pad(each, (SAMPLE_SIDE, SAMPLE_SIDE), color="white") for each in row] for row in rows]
+        lines = [f"{each['question']} -> {answer}" for each, answer in zip(self.questions, answers, strict=True)]
+        sheet = picture_sheet(tiles, prompts) if tiles else None
+        log_samples(self.trainer, "requests", sheet, [*prompts, *lines])
+
+    def _arm(self, model) -> ArmForCausalLM:
+        """The model without adapters' wrapping, and with what FSDP2 keeps sharded outside of layers gathered; layers
+        gather their own as they run.
+        """
+        if isinstance(model, FSDPModule):
+            model.unshard()
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _pictures(self, model) -> list[Image.Image]:
+        """What is drawn, and then what is edited."""
+        pictures = []
+        for samples in filter(None, (self.drawings, self.edits)):
+            arm = self._arm(model)
+            draw = ArmImagePipeline(arm, processor=self.processor, detokenizer=self.detokenizer, device=arm.device)
+            generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(samples))]
+            pictures += draw(samples, batch_size=SAMPLE_BATCH, generator=generators)
+        return pictures
+
+    def _answers(self, model) -> list[str]:
+        """The answers to all questions, on one line each."""
+        answers = []
+        for samples in batched(self.questions, SAMPLE_BATCH):
+            arm = self._arm(model)  # each batch anew: a forward pass ends with sharding again
+            asked = [[sample[column] for column in ("image", "question") if column in sample] for sample in samples]
+            inputs = self.processor.apply_chat_template(
+                [[message("user", *parts)] for parts in asked],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            ).to(arm.device)
+            sequences = arm.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens,
+                synced_gpus=isinstance(model, FSDPModule),  # no process may stop while others gather
+            )
+            texts = self.processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            answers += [" ".join(text.split()) for text in texts]
+        return answers

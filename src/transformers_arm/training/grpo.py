@@ -34,6 +34,7 @@ from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched, load_detokenizer
 from ..processing_arm import ArmProcessor
 from ..rewards.errors import RewardError
+from .reporting import log_samples, picture_sheet
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu
 
@@ -464,7 +465,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                     self._metrics[mode][f"rewards/{task}/{name}"].append(mean)
 
     def _show(self, mode: str, rows: list[dict]) -> None:
-        """Saves a sheet of the first groups' pictures, each row behind its source, and what they were asked for."""
+        """Logs a sheet of the first groups' pictures, each row behind its source, and what they were asked for."""
         if self.log_completions and self.log_multimodal:
             self._logs["images"].extend(gather_object([[row["images"]] for row in rows]))
         step, every = self.state.global_step, self.args.picture_steps
@@ -473,11 +474,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             return
         self._sheet_step = step
         groups = list(batched(rows, min(self.num_generations, len(rows))))[:SHEET_GROUPS]
-        folder = Path(self.args.output_dir) / "rollouts"
-        folder.mkdir(parents=True, exist_ok=True)
         pictures = [[*group[0]["source_images"], *(row["images"] for row in group)] for group in groups]
-        picture_sheet(pictures).save(folder / f"step-{step:07d}.png")
-        (folder / f"step-{step:07d}.txt").write_text("".join(f"{group[0]['prompt']}\n" for group in groups))
+        log_samples(self, "rollouts", picture_sheet(pictures), [group[0]["prompt"] for group in groups])
 
 
 def read_grid(row: Mapping, index: int | str, image_processor: ArmImageProcessor) -> tuple[int, int]:
@@ -544,13 +542,3 @@ def check_requests(dataset: Dataset, name: str, image_processor: ArmImageProcess
             read_grid(row, index, image_processor)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-
-
-def picture_sheet(rows: list[list[PIL.Image.Image]]) -> PIL.Image.Image:
-    """Pictures in rows and columns, each resized to the first one's size."""
-    width, height = rows[0][0].size
-    sheet = PIL.Image.new("RGB", (width * max(len(row) for row in rows), height * len(rows)), "white")
-    for top, row in enumerate(rows):
-        for left, picture in enumerate(row):
-            sheet.paste(picture.resize((width, height)), (left * width, top * height))
-    return sheet

@@ -13,7 +13,7 @@ from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import DETOKENIZER_FOLDER, load_detokenizer
 from ..processing_arm import ArmProcessor
 from .adapters import lora_config, quantization
-from .callbacks import TaskScoresCallback
+from .callbacks import SamplesCallback, TaskScoresCallback, load_rows
 from .resumable_data import MixtureTrainer
 from .trainer import ArmTrainer, save_model, set_generation, train, training_arguments
 
@@ -59,7 +59,8 @@ def train_on_conversations(recipe: dict) -> None:
         recipe: what `load_model` takes; `output_dir`; `data`, either fields of `PackedMixture.from_recipe` (it has
             `sources`) or of `WorldTasks`; `training`, fields of `TrainingArguments`; `generation` (optional), fields
             of the generation config that is saved with the model; `evaluation` (optional), a detokenizer's folder and
-            fields of `TaskScoresCallback`, for the embedded world.
+            fields of `TaskScoresCallback`, for the embedded world; `samples` (optional), `rows`, what `load_rows`
+            takes, a detokenizer's folder (without it nothing is drawn) and fields of `SamplesCallback`.
     """
     arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
     set_seed(arguments.seed)  # of new rows and adapters
@@ -75,7 +76,13 @@ def train_on_conversations(recipe: dict) -> None:
     if "evaluation" in recipe:
         evaluation = dict(recipe["evaluation"])
         detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
-        trainer.add_callback(TaskScoresCallback(processor, detokenizer, **evaluation))
+        trainer.add_callback(TaskScoresCallback(trainer, processor, detokenizer, **evaluation))
+    if "samples" in recipe:
+        samples = dict(recipe["samples"])
+        rows = load_rows(samples.pop("rows"))
+        if "detokenizer" in samples:
+            samples["detokenizer"] = ArmPixelDetokenizer.from_pretrained(samples["detokenizer"])
+        trainer.add_callback(SamplesCallback(trainer, processor, rows, **samples))
     train(trainer)
     start, renderer = recipe.get("start_from"), {}
     if start is not None and (Path(start) / DETOKENIZER_FOLDER).is_dir():

@@ -1,0 +1,68 @@
+"""Scores, pictures and texts of a training: to the reporters of its `report_to`, and into its `output_dir`.
+
+Knows nothing about what they are of.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from transformers import Trainer
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+LABEL_LINES, LINE_HEIGHT, LETTER_WIDTH = 3, 14, 6  # of labels in PIL's own font; sizes in px
+
+
+def picture_sheet(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:
+    """Pictures in rows and columns, each resized to the first one's size; with labels, each row below its own, of
+    which as much is shown as fits into three lines of Latin letters.
+    """
+    width, height = rows[0][0].size
+    top = 0 if labels is None else LABEL_LINES * LINE_HEIGHT
+    sheet = Image.new("RGB", (width * max(len(row) for row in rows), (top + height) * len(rows)), "white")
+    for number, row in enumerate(rows):
+        above = (top + height) * number
+        if labels is not None:
+            lines = textwrap.wrap(labels[number], max(1, sheet.width // LETTER_WIDTH))[:LABEL_LINES]
+            ImageDraw.Draw(sheet).multiline_text((2, above), "\n".join(lines), fill="black", spacing=2)
+        for column, picture in enumerate(row):
+            sheet.paste(picture.resize((width, height)), (column * width, above + top))
+    return sheet
+
+
+def log_scores(trainer: Trainer, scores: dict[str, float]) -> None:
+    """Adds scores to the training's log, and hands them to all that its logs go to; to be called by the main process
+    alone.
+    """
+    state = trainer.state
+    state.log_history.append({"step": state.global_step, **scores})
+    # Not by `trainer.log`, where TRL's trainers empty their own metrics, nor by `CallbackHandler.on_log`, which calls
+    # off the log of losses that may be due after this step.
+    trainer.callback_handler.call_event("on_log", trainer.args, state, trainer.control, logs=dict(scores))
+
+
+def log_samples(trainer: Trainer, name: str, sheet: Image.Image | None = None, lines: Sequence[str] = ()) -> None:
+    """Saves a sheet of pictures and lines of text as `<output_dir>/<name>/step-0000100.png` and `.txt`, and shows them
+    in TensorBoard, W&B and Trackio, where the training reports to them; to be called by the main process alone.
+    """
+    step = trainer.state.global_step
+    file = Path(trainer.args.output_dir) / name / f"step-{step:07d}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if sheet is not None:
+        sheet.save(file.with_suffix(".png"))
+    if lines:
+        file.with_suffix(".txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            if sheet is not None:
+                callback.tb_writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
+            if lines:
+                callback.tb_writer.add_text(name, "\n\n".join(lines), step)  # it reads Markdown
+        elif isinstance(callback, (WandbCallback, TrackioCallback)) and callback._initialized:
+            library = callback._wandb if isinstance(callback, WandbCallback) else callback._trackio
+            shown = {} if sheet is None else {name: library.Image(sheet)}
+            if lines:
+                shown[f"{name}_texts"] = library.Table(columns=["text"], data=[[line] for line in lines])
+            library.log({**shown, "train/global_step": step})
