@@ -103,3 +103,18 @@ def arm_folder(tmp_path_factory):
     model.save_pretrained(folder)
     ArmProcessor.from_backbones(**backbones).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """A TorchScript file called as FID's Inception network is; its three features are the means of the colors."""
+    import torch
+
+    class MeanColors(torch.nn.Module):
+        def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+            means = images.float().mean((2, 3))
+            return means if return_features else means.softmax(-1)
+
+    file = tmp_path_factory.mktemp("inception") / "colors.pt"
+    torch.jit.script(MeanColors()).save(str(file))
+    return str(file)

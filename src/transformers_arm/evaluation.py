@@ -1,26 +1,20 @@
 """Scores a tokenizer and its detokenizer on held-out scenes: what the demo, the model card and the README print."""
 
-import itertools
 import os
 import platform
-import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .data.shapes import Canvas, ShapesDataset, siglip_input_ids, to_pixel_values
+from .data.shapes import Canvas, ShapesDataset, to_pixel_values
 from .data.world_text import ASKED, WorldText
-from .detokenizer_arm_pixel import ArmPixelDetokenizer
-from .image_processing_arm import ArmImageProcessor
+from .evaluation_tokenizer import Picture, Tokenizer, ZeroShot
 from .metrics.arm_reconstruction.arm_reconstruction import reconstruction_scores
-from .metrics.arm_zero_shot.arm_zero_shot import zero_shot_accuracy
-from .modeling_arm_vq import ArmVQModel
 from .shapes.captions import caption_is_true
 from .shapes.draw import HARD_JITTER, HARD_SIDE
 
@@ -33,35 +27,6 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
-
-
-@dataclass
-class Tokenizer:
-    """A tokenizer with what turns pictures into its input and its tokens into pictures."""
-
-    model: ArmVQModel
-    image_processor: ArmImageProcessor
-    detokenizer: ArmPixelDetokenizer
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
-        """Loads `vq_model/` and `detokenizer/` of a folder, in fp32."""
-        folder = Path(folder)
-        if not (folder / "vq_model" / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no vq_model/config.json; name a folder that hub_cards/export_tiny.py wrote."
-            )
-        model = ArmVQModel.from_pretrained(folder / "vq_model", dtype=torch.float32).eval()
-        detokenizer = ArmPixelDetokenizer.from_pretrained(folder / "detokenizer")
-        detokenizer.vq_model = model
-        detokenizer.set_progress_bar_config(disable=True)
-        return cls(model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
-
-    def reconstruct(self, images: list[np.ndarray], *, seed: int = 0) -> tuple[np.ndarray, list[Image.Image]]:
-        """uint8 pictures [H, W, 3] of one size -> codes [N, h, w] and the pictures they give back."""
-        codes = self.model.encode(to_pixel_values(images)).codes
-        generator = torch.Generator().manual_seed(seed)
-        return codes.numpy(), self.detokenizer(codes=codes, generator=generator).images
 
 
 def _batches(total: int, size: int, what: str):
@@ -83,6 +48,14 @@ def reconstruction(
     return reconstruction_scores(returned, originals, np.concatenate(all_codes), tokenizer.model.config.codebook_size)
 
 
+def world_pictures(count: int, *, seed: int = EVALUATION_SEED) -> Iterator[Picture]:
+    """Test scenes with their captions, and what says of other captions whether they are true of them."""
+    data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
+    for index in range(count):
+        is_described_by = partial(caption_is_true, scene=data.scene(index)[0])
+        yield Picture(**data[index], is_described_by=is_described_by, file="world", row=index)
+
+
 def zero_shot(
     tokenizer: Tokenizer,
     siglip_folder: str | Path,
@@ -94,29 +67,15 @@ def zero_shot(
     """Share of test scenes whose caption scores best among `candidates` captions of test scenes.
 
     The others are captions of other test scenes that are false of the picture. `z_q` and the frozen SigLIP's own
-    features pass through the same pooling head and stand before the same captions.
+    features pass through the same pooling head and stand before the same captions; see `ZeroShot`.
     """
-    siglip = SiglipModel.from_pretrained(siglip_folder, dtype=torch.float32).eval()
-    text_tokenizer = AutoTokenizer.from_pretrained(siglip_folder)
-    data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
-    samples, scenes = [data[index] for index in range(count)], [data.scene(index)[0] for index in range(count)]
-    captions = [sample["caption"] for sample in samples]
-    false = []  # for each scene, captions that are not true of it
-    for index, scene in enumerate(scenes):
-        others = random.Random(f"{seed}/{index}").sample(range(count), count)
-        untrue = (other for other in others if not caption_is_true(captions[other], scene))
-        false.append(list(itertools.islice(untrue, candidates - 1)))
-    hits = {"z_q": [], "siglip": []}
-    with torch.no_grad():
-        input_ids = siglip_input_ids(text_tokenizer, captions, siglip.config.text_config.max_position_embeddings)
-        text = nn.functional.normalize(siglip.get_text_features(input_ids=input_ids).pooler_output, dim=-1)
-        for batch in _batches(count, 100, "zero-shot"):
-            encoded = tokenizer.model.encode(to_pixel_values([samples[index]["image"] for index in batch]))
-            for name, patches in (("z_q", encoded.z_q), ("siglip", encoded.features)):
-                pooled = nn.functional.normalize(siglip.vision_model.head(patches.flatten(1, 2)), dim=-1)
-                for index, similarity in zip(batch, pooled @ text.t(), strict=True):
-                    hits[name].append(int(similarity[[index, *false[index]]].argmax()))
-    return {name: zero_shot_accuracy(found, [0] * count) for name, found in hits.items()}
+    choice = ZeroShot(siglip_folder, candidates=candidates, seed=seed)
+    pictures = list(world_pictures(count, seed=seed))
+    for batch in _batches(count, 100, "zero-shot"):
+        alike = [pictures[index] for index in batch]
+        choice.add(alike, tokenizer.model.encode(to_pixel_values([picture.image for picture in alike])))
+    scores = choice.scores()
+    return {"z_q": scores["zero_shot"], "siglip": scores["siglip_zero_shot"]}
 
 
 def text_scores(qwen2_folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:

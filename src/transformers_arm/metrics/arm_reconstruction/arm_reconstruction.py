@@ -6,6 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from transformers_arm.metrics.arm_fidelity.arm_fidelity import psnr
 from transformers_arm.shapes.reader import read_scene, reading_equals
 
 _DESCRIPTION = """\
@@ -23,23 +24,6 @@ Returns:
     back, are all those of the original. With `codes` also "codebook_usage", the share of the codebook in use (0..1),
     and "code_perplexity", the number of equally frequent codes that would say as much (1..codebook_size).
 """
-MAX_PSNR = 100.0  # dB; identical pictures would have infinitely many
-
-
-def psnr(image, reference) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures with values in 0..255, at most 100.
-
-    Args:
-        image, reference: PIL images or arrays [height, width, 3].
-
-    Raises:
-        ValueError: sizes differ.
-    """
-    image, reference = np.asarray(image, np.float64), np.asarray(reference, np.float64)
-    if image.shape != reference.shape:
-        raise ValueError(f"Shapes differ: {image.shape} and {reference.shape}; resize one picture to the other.")
-    error = np.square(image - reference).mean()
-    return MAX_PSNR if error == 0 else min(MAX_PSNR, float(10 * np.log10(255**2 / error)))
 
 
 def reads_back(image, reference) -> bool:
@@ -55,8 +39,8 @@ def _flat_codes(codes) -> np.ndarray:
     return np.asarray(codes).ravel()
 
 
-def codebook_scores(codes, codebook_size: int) -> dict[str, float]:
-    """Usage (share of the codebook met, 0..1) and perplexity (exp of the entropy in nats) of integer codes.
+def code_counts(codes, codebook_size: int) -> np.ndarray:
+    """How often integer codes, in any nesting, name each entry of the codebook: int64 [codebook_size].
 
     Raises:
         ValueError: no codes, codes that are no integers, or one outside the codebook.
@@ -69,12 +53,21 @@ def codebook_scores(codes, codebook_size: int) -> dict[str, float]:
             f"Codes {codes.min()}..{codes.max()} are outside the codebook 0..{codebook_size - 1}; "
             "pass the tokenizer's codebook size."
         )
-    counts = np.bincount(codes)
-    shares = counts[counts > 0] / codes.size
+    return np.bincount(codes, minlength=codebook_size)
+
+
+def usage_scores(counts: np.ndarray) -> dict[str, float]:
+    """`code_counts`, or sums of them -> usage (share of the codebook met, 0..1), perplexity (exp of the entropy)."""
+    shares = counts[counts > 0] / counts.sum()
     return {
-        "codebook_usage": len(shares) / codebook_size,
+        "codebook_usage": len(shares) / len(counts),
         "code_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
     }
+
+
+def codebook_scores(codes, codebook_size: int) -> dict[str, float]:
+    """`usage_scores` of integer codes; raises as `code_counts`."""
+    return usage_scores(code_counts(codes, codebook_size))
 
 
 def reconstruction_scores(
