@@ -173,6 +173,7 @@ def test_size_none_means_the_own_size_and_a_size_at_the_call_means_resizing(proc
         ((1024, 512), (720, 352)),
         ((1000, 20_000), (96, 2048)),  # shrunk to 128 patches a side
         ((2048, 16), (2048, 16)),
+        ((2063, 16), (2048, 16)),  # 128.9 patches, of which 128 can be stated
     ],
 )
 def test_keeping_the_aspect_ratio_gives_the_nearest_whole_patches_within_the_area(own, kept):
@@ -181,16 +182,35 @@ def test_keeping_the_aspect_ratio_gives_the_nearest_whole_patches_within_the_are
     assert size_with_aspect_ratio(*own[::-1], patch_size=16, max_pixels=512 * 512) == kept[::-1]
 
 
-def test_every_aspect_ratio_lands_inside_the_bounds_and_close_to_its_own():
-    random = np.random.default_rng(0)
-    for _ in range(2000):
-        height, width = np.exp(random.uniform(np.log(64), np.log(8000), size=2)).astype(int).tolist()
-        new_height, new_width = size_with_aspect_ratio(height, width, patch_size=16, max_pixels=512 * 512)
-        assert new_height % 16 == new_width % 16 == 0
-        assert 16 <= min(new_height, new_width) and max(new_height, new_width) <= 2048
-        assert new_height * new_width <= 512 * 512
-        rounding = 1 + 16 / min(new_height, new_width)  # a patch more or less on the short side
-        assert 1 / rounding**2 <= (new_height / new_width) / (height / width) <= rounding**2
+@pytest.mark.parametrize("patch_size", [14, 16])
+@pytest.mark.parametrize("side", [3, 16, 32, 61, 128])  # of the area, in patches
+def test_any_picture_keeps_its_proportions_within_a_patch_inside_the_bounds(side, patch_size):
+    random, max_pixels, longest = np.random.default_rng(side), (side * patch_size) ** 2, 128 * patch_size
+    sizes = np.exp(random.uniform(0, np.log(20_000), size=(4000, 2))).astype(int).tolist()
+    sizes += [[height, width] for height in range(1, 300, 13) for width in range(1, 3000, 37)]
+    refused = 0
+    for own in sizes:
+        try:
+            new = size_with_aspect_ratio(*own, patch_size, max_pixels)
+        except ValueError:
+            refused += 1
+            # With its short side at one patch, its long side has a patch more than there may be.
+            assert max(own) / min(own) >= min(side**2, 128) + 1 - 1e-9
+            continue
+        assert all(new_side % patch_size == 0 and patch_size <= new_side <= longest for new_side in new)
+        assert new[0] * new[1] <= max_pixels
+        # One factor takes both sides to less than a patch from the new ones, and the short one to a patch or more.
+        pairs = list(zip(new, own, strict=True))
+        smallest = max(patch_size / min(own), *((new_side - patch_size) / own_side for new_side, own_side in pairs))
+        largest = min((new_side + patch_size) / own_side for new_side, own_side in pairs)
+        assert smallest < largest * (1 + 1e-9)
+        # Nothing is shrunk that fits, and what must be shrunk fills the area or the longest side but for a patch.
+        larger = [new_side + patch_size for new_side in new]
+        if own[0] * own[1] <= max_pixels and max(own) <= longest:
+            assert larger[0] > own[0] and larger[1] > own[1]
+        else:
+            assert larger[0] * larger[1] > max_pixels or max(larger) > longest
+    assert 0 < refused < len(sizes) - 2000
 
 
 def test_an_image_too_long_to_keep_its_aspect_ratio_is_refused(processor):

@@ -465,6 +465,20 @@ def test_placeholders_become_the_codes_of_pictures_of_mixed_sizes(shared):
     assert_close(logits_of(shared, ids, pixel_values=images), logits_of(shared, filled))
 
 
+def test_of_a_list_pictures_of_one_size_are_encoded_together_and_as_each_alone(shared, monkeypatch):
+    sizes = [(32, 48), (48, 16), (32, 48), (16, 16), (48, 16), (32, 48)]
+    images = [pixels(1, *size, seed=seed)[0] for seed, size in enumerate(sizes)]
+    ids = torch.tensor([with_placeholders(shared.config, [(h // 16, w // 16) for h, w in sizes])])
+    alone = torch.cat([shared.vq_model.encode(image[None]).codes.flatten() for image in images])
+    batches, forward = [], shared.vq_model.forward
+    monkeypatch.setattr(
+        shared.vq_model, "forward", lambda pixels, **kwargs: batches.append(len(pixels)) or forward(pixels, **kwargs)
+    )
+    filled = shared.model.fill_image_tokens(ids, images)
+    assert torch.equal(filled[ids == shared.config.image_token_id], alone + shared.config.visual_token_offset)
+    assert batches == [3, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

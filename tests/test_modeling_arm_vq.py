@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 from transformers.models.siglip.modeling_siglip import SiglipAttention
 from vector_quantize_pytorch import FSQ
+from vector_quantize_pytorch.finite_scalar_perturbation import FSP
 
 from transformers_arm import ArmVQConfig, ArmVQModel
 from transformers_arm.modeling_arm_vq import FiniteScalarQuantizer, grid_positions
@@ -74,12 +75,15 @@ def test_with_two_levels_values_are_the_binary_digits_of_the_code_as_signs():
         assert quantizer.codes_to_values(torch.tensor(code)).tolist() == digits
 
 
+@pytest.mark.parametrize("activation", ["tanh", "ifsq"])
 @pytest.mark.parametrize("levels", ALL_LEVELS, ids=str)
-def test_the_forward_pass_lands_on_every_code_that_its_values_stand_for(levels):
-    quantizer = FiniteScalarQuantizer(levels)
+def test_the_forward_pass_lands_on_every_code_that_its_values_stand_for(levels, activation):
+    quantizer = FiniteScalarQuantizer(levels, activation)
     codes = torch.arange(math.prod(levels))
     values = quantizer.codes_to_values(codes)
-    again, found = quantizer(values.atanh())  # atanh undoes the bound; infinite at the outer levels
+    # The inverse of the bound; infinite at the outer levels.
+    channels = values.atanh() if activation == "tanh" else ((values + 1) / 2).logit() / 1.6
+    again, found = quantizer(channels)
     assert torch.equal(found, codes) and torch.equal(again, values)
 
 
@@ -108,6 +112,41 @@ def test_gradients_pass_the_rounding_straight_through_as_in_lucidrains_fsq(level
     torch.testing.assert_close(ours.grad, upstream * (1 - ours.detach().tanh() ** 2))
 
 
+@pytest.mark.parametrize("levels", ALL_LEVELS, ids=str)
+def test_ifsq_cuts_the_sigmoid_into_equal_parts_as_lucidrains_fsp(levels):
+    reference = FSP(levels, act_name="sigmoid", quantize_rate=1.0, vector_norm="none")
+    upstream = normal(3, 200, len(levels), seed=1)
+    ours, theirs = (normal(3, 200, len(levels)) for _ in range(2))
+    for channels in (ours, theirs):
+        channels[0, 0], channels[0, 1] = 100.0, -100.0
+        channels.requires_grad_()
+    values, codes = FiniteScalarQuantizer(levels, "ifsq")(ours)
+    expected, indices, *_ = reference(1.6 * theirs)
+    assert torch.equal(codes, indices.long())
+    (values * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad * 2 * 12**-0.5)  # FSP's values have variance 1, not 1/3
+    bounded = 2 * (1.6 * ours.detach()).sigmoid() - 1
+    torch.testing.assert_close(ours.grad, upstream * 0.8 * (1 - bounded**2))
+
+
+@pytest.mark.parametrize("levels", [3, 4, 5, 8, 16])
+def test_of_a_normal_channel_ifsq_uses_the_levels_more_evenly_than_tanh(levels):
+    channels, unused = normal(400_000, 1), {}
+    for activation in ("tanh", "ifsq"):
+        _, codes = FiniteScalarQuantizer([levels], activation)(channels)
+        shares = codes.bincount(minlength=levels) / len(codes)
+        unused[activation] = 1 + float((shares * shares.log()).sum()) / math.log(levels)  # 0 where all are equal
+    assert unused["ifsq"] < 0.003 < 0.006 < unused["tanh"]
+
+
+def test_with_two_levels_both_activations_are_the_sign():
+    channels = normal(1000, 10)
+    for activation in ("tanh", "ifsq"):
+        values, _ = FiniteScalarQuantizer([2] * 10, activation)(channels)
+        assert torch.equal(values, channels.sign())
+
+
 def test_a_grid_is_quantized_like_lucidrains_channel_first_images():
     channels = normal(2, 4, 3, 10)  # [B, h, w, C]
     expected, indices = FSQ(levels=[2] * 10, preserve_symmetry=True)(channels.permute(0, 3, 1, 2))
@@ -125,6 +164,25 @@ def test_channels_that_do_not_match_the_levels_are_refused():
 def test_levels_that_are_no_quantizer_are_refused(levels):
     with pytest.raises(ValueError, match="fsq_levels .* must hold at least one channel of 2 or more levels"):
         ArmVQConfig(fsq_levels=levels)
+
+
+def test_an_activation_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="fsq_activation 'erf' is not one of tanh, ifsq"):
+        ArmVQConfig(fsq_activation="erf")
+
+
+def test_the_activation_is_tanh_unless_the_config_says_otherwise_and_survives_saving(config, tmp_path):
+    assert ArmVQModel(config).quantizer.activation == "tanh"
+    other = copy.deepcopy(config)
+    other.fsq_levels, other.fsq_activation = [8, 5, 5, 5], "ifsq"
+    torch.manual_seed(0)
+    model = ArmVQModel(other).eval()
+    model.save_pretrained(tmp_path)
+    loaded, picture = AutoModel.from_pretrained(tmp_path), pictures(1, 48, 64)
+    assert loaded.quantizer.activation == loaded.config.fsq_activation == "ifsq"
+    encoded = loaded.encode(picture)
+    assert torch.equal(encoded.codes, model.encode(picture).codes)
+    assert torch.equal(loaded.decode_codes(encoded.codes), encoded.z_q)
 
 
 # --- codes in, codes out ---------------------------------------------------------------------------------------------
@@ -180,6 +238,29 @@ def test_a_batch_equals_its_members(model):
     assert len(together.codes.unique()) > 10
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_pictures_of_mixed_sizes_are_encoded_as_each_alone_wherever_they_stand(model, attention):
+    model = copy.deepcopy(model)
+    model.set_attn_implementation(attention)
+    sizes = [(48, 48), (16, 96), (48, 48), (32, 80), (96, 16), (16, 16), (144, 48), (48, 48), (16, 96)]
+    mixed = [pictures(1, *size, seed=seed)[0] for seed, size in enumerate(sizes)]
+    alone = [model.encode(picture[None]) for picture in mixed]
+    assert len({code for one in alone for code in one.codes.flatten().tolist()}) > 20
+    for order in (list(range(9)), list(range(8, -1, -1)), [4, 0, 8, 2, 6, 1, 7, 3, 5]):
+        together = model.encode([mixed[place] for place in order])
+        for number, place in enumerate(order):
+            assert torch.equal(together.codes[number], alone[place].codes[0])
+            for field in ("z_q", "features", "channels"):
+                torch.testing.assert_close(together[field][number], alone[place][field][0], atol=1e-4, rtol=0)
+
+
+def test_a_list_of_pictures_of_one_size_is_encoded_as_their_tensor(model):
+    batch = pictures(5, 48, 64)
+    listed, stacked = model.encode(list(batch)), model.encode(batch)
+    for field in ("z_q", "codes", "features", "channels"):
+        assert isinstance(listed[field], list) and torch.equal(torch.stack(listed[field]), stacked[field])
+
+
 def test_half_precision_keeps_codes_exact_through_decoding(config):
     torch.manual_seed(0)
     model = ArmVQModel(config).to(torch.bfloat16).eval()
@@ -218,6 +299,16 @@ def test_bad_codes_are_refused(model, codes, error, message):
 def test_bad_pixel_values_are_refused(model, shape, message):
     with pytest.raises(ValueError, match=message):
         model.encode(torch.zeros(shape))
+
+
+def test_no_pictures_and_lists_where_one_size_is_needed_are_refused(model):
+    for nothing in ([], torch.zeros(0, 3, 48, 48)):
+        with pytest.raises(ValueError, match="pixel_values holds no pictures"):
+            model.encode(nothing)
+    with pytest.raises(ValueError, match=r"one tensor \[B, 3, H, W\], got a list; `encode` takes lists"):
+        model([torch.zeros(3, 48, 48)])
+    with pytest.raises(ValueError, match="48x50 is not a multiple of the 16 px patch"):
+        model.encode([torch.zeros(3, 48, 48), torch.zeros(3, 48, 50)])
 
 
 # --- loading, freezing, sizes ----------------------------------------------------------------------------------------

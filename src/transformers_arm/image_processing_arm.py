@@ -144,17 +144,18 @@ def check_sides(name: str, height: int, width: int, patch_size: int, fix: str) -
 
 
 def size_with_aspect_ratio(height: int, width: int, patch_size: int, max_pixels: int) -> tuple[int, int]:
-    """The height and width, in whole patches, nearest to the image's own.
+    """The rule that makes any picture's size legal: both sides are scaled by one factor, and then, by less than a
+    patch each, to whole patches.
 
-    An image is shrunk only to fit `max_pixels` or 128 patches a side, and enlarged only to reach one patch. Raises a
-    ValueError for an image so long that it fits neither way.
+    The factor is 1, unless the picture must be shrunk to fit `max_pixels` or 128 patches a side, or enlarged to reach
+    one patch. Raises a ValueError for a picture so long that it fits neither way.
     """
     rows, columns, max_patches = height / patch_size, width / patch_size, max_pixels / patch_size**2
     scale = min(1, math.sqrt(max_patches / (rows * columns)), MAX_PATCHES_PER_SIDE / max(rows, columns))
     scale = max(scale, 1 / min(rows, columns))
     rows, columns = rows * scale, columns * scale
     grid = max(1, round(rows)), max(1, round(columns))
-    if math.prod(grid) > max_patches:  # both sides were rounded up
+    if math.prod(grid) > max_patches or max(grid) > MAX_PATCHES_PER_SIDE:  # what was rounded up does not fit
         grid = max(1, math.floor(rows)), max(1, math.floor(columns))
     if max(grid) > MAX_PATCHES_PER_SIDE or math.prod(grid) > max_patches:
         raise ValueError(
@@ -182,8 +183,9 @@ class ArmImageProcessor(PilBackend):
 
     **Size** (both sides are multiples of `patch_size`, 1..128 patches):
     - `size={"height": h, "width": w}` (default 512x512): resized to exactly that.
-    - `keep_aspect_ratio=True`: the nearest multiples to the image's own sides; shrunk to the area of `size` and to 128
-      patches a side, enlarged only to reach one patch. Images too long for that are refused.
+    - `keep_aspect_ratio=True`: both sides are scaled by one factor and then, by less than a patch each, to multiples;
+      shrunk only to the area of `size` and to 128 patches a side, enlarged only to reach one patch. Images too long
+      for that are refused.
     - `do_resize=False`, or `size=None`: the image's own size, refused if it is not a multiple.
 
     A `size` given at the call without `do_resize` switches resizing on. An image that already has its size is not

@@ -180,10 +180,15 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
             **kwargs,
         )
 
-    def get_image_tokens(self, pixel_values: torch.Tensor) -> torch.LongTensor:
-        """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]."""
-        pixel_values = pixel_values.to(self.vq_model.device, self.vq_model.dtype)
-        return self.vq_model.encode(pixel_values).codes + self.config.visual_token_offset
+    def get_image_tokens(
+        self, pixel_values: torch.Tensor | Sequence[torch.Tensor]
+    ) -> torch.LongTensor | list[torch.LongTensor]:
+        """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]; of a list [3, H, W], a list."""
+        device, dtype, offset = self.vq_model.device, self.vq_model.dtype, self.config.visual_token_offset
+        if isinstance(pixel_values, torch.Tensor):
+            return self.vq_model.encode(pixel_values.to(device, dtype)).codes + offset
+        codes = self.vq_model.encode([picture.to(device, dtype) for picture in pixel_values]).codes
+        return [grid + offset for grid in codes]
 
     def fill_image_tokens(
         self, input_ids: torch.LongTensor, pixel_values: torch.Tensor | Sequence[torch.Tensor]
@@ -199,10 +204,7 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
         """
         if input_ids is None:
             raise ValueError("pixel_values needs input_ids with placeholders for the pictures.")
-        if isinstance(pixel_values, torch.Tensor):
-            tokens = self.get_image_tokens(pixel_values).flatten()
-        else:
-            tokens = torch.cat([self.get_image_tokens(picture[None]).flatten() for picture in pixel_values])
+        tokens = torch.cat([grid.flatten() for grid in self.get_image_tokens(pixel_values)])
         return self.place_image_tokens(input_ids, tokens, f"{len(pixel_values)} pictures")
 
     def place_image_tokens(self, input_ids: torch.LongTensor, tokens: torch.LongTensor, what: str) -> torch.LongTensor:

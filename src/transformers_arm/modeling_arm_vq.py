@@ -7,6 +7,7 @@ quantizer, so that codes -> values -> codes is exact in every dtype. Knows nothi
 
 import copy
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from .configuration_arm import ArmVQConfig
 class ArmVQOutput(ModelOutput):
     """What the tokenizer makes of a batch of pictures with a grid of h x w patches.
 
+    Of a list of pictures each field is a list, with a member [h, w, ...] a picture.
+
     Args:
         z_q: [B, h, w, hidden_size], the quantized representation.
         codes: int64 [B, h, w], each in 0..codebook_size-1.
@@ -32,10 +35,10 @@ class ArmVQOutput(ModelOutput):
         hidden_states, attentions: on request, of the blocks before the quantizer and then of those after it.
     """
 
-    z_q: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    features: torch.FloatTensor | None = None
-    channels: torch.FloatTensor | None = None
+    z_q: torch.FloatTensor | list[torch.FloatTensor] | None = None
+    codes: torch.LongTensor | list[torch.LongTensor] | None = None
+    features: torch.FloatTensor | list[torch.FloatTensor] | None = None
+    channels: torch.FloatTensor | list[torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -43,13 +46,22 @@ class ArmVQOutput(ModelOutput):
 class FiniteScalarQuantizer(nn.Module):
     """Finite scalar quantization (arXiv 2309.15505) with levels symmetric about zero (arXiv 2411.19842).
 
-    Channel i takes one of `levels[i]` evenly spaced values in -1..1; with 2 levels that is the sign. Gradients pass
-    the rounding straight through. A code is the mixed-radix number of the levels, first channel least significant.
+    Channel i takes one of `levels[i]` evenly spaced values in -1..1. Gradients pass the rounding straight through. A
+    code is the mixed-radix number of the levels, first channel least significant.
+
+    Which value that is, the activation says: "tanh" rounds tanh(x) to the nearest. "ifsq" cuts the range of
+    2 * sigmoid(1.6 x) - 1 (arXiv 2601.17124), which spreads a standard normal channel almost evenly, into equal parts,
+    one a level; rounded to the nearest, the outer levels would get half of the others' share. With 2 levels both are
+    the sign, with other slopes.
+
+    Args:
+        levels: of each channel, 2 or more.
+        activation: "tanh" or "ifsq".
     """
 
-    def __init__(self, levels: list[int]):
+    def __init__(self, levels: list[int], activation: str = "tanh"):
         super().__init__()
-        self.levels = list(levels)
+        self.levels, self.activation = list(levels), activation
         self.radix = [math.prod(self.levels[:channel]) for channel in range(len(self.levels))]
         self.codebook_size = math.prod(self.levels)
 
@@ -60,7 +72,16 @@ class FiniteScalarQuantizer(nn.Module):
     def bound(self, channels: torch.Tensor) -> torch.Tensor:
         """[..., C] -> fp32 positions on the level axis, in 0..levels-1."""
         levels, _ = self._scales(channels.device)
-        return (channels.float().tanh() + 1) / 2 * (levels - 1)
+        channels = channels.float()
+        share = (channels.tanh() + 1) / 2 if self.activation == "tanh" else (1.6 * channels).sigmoid()
+        return share * (levels - 1)
+
+    def level_of(self, position: torch.Tensor) -> torch.Tensor:
+        """Positions [..., C] on the level axis -> the levels that stand for them, whole numbers in fp32."""
+        if self.activation == "tanh":
+            return (position + 0.5).floor()
+        levels, _ = self._scales(position.device)
+        return (position * levels / (levels - 1)).floor().minimum(levels - 1)
 
     def forward(self, channels: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
         """[..., C] -> quantized values in -1..1 of the same shape and dtype, and codes [...]."""
@@ -68,7 +89,7 @@ class FiniteScalarQuantizer(nn.Module):
             raise ValueError(f"Got {channels.shape[-1]} channels for {len(self.levels)} FSQ levels; they must agree.")
         levels, radix = self._scales(channels.device)
         position = self.bound(channels)
-        level = (position + 0.5).floor()
+        level = self.level_of(position)
         straight_through = position + (level - position).detach()
         values = 2 * straight_through / (levels - 1) - 1
         return values.to(channels.dtype), (level.long() * radix).sum(-1)
@@ -104,6 +125,20 @@ def grid_positions(height: int, width: int, dim: int, device=None, dtype=torch.f
     rows = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(-1, width, -1)
     columns = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, -1, -1)
     return torch.cat([rows, columns], -1).reshape(1, height * width, dim).to(dtype)
+
+
+def encoded_by_size(pictures: Sequence, encode: Callable[[list], Iterable]) -> list:
+    """What `encode` makes of lists of pictures of one size, for pictures of any, in their order.
+
+    Padded to one batch they would need masks and positions of each grid, for the same codes in up to three times the
+    time (measured on one CPU core).
+    """
+    encoded = [None] * len(pictures)
+    for size in dict.fromkeys(picture.shape for picture in pictures):
+        places = [place for place, picture in enumerate(pictures) if picture.shape == size]
+        for place, result in zip(places, encode([pictures[place] for place in places]), strict=True):
+            encoded[place] = result
+    return encoded
 
 
 class CompleteCheckpointMixin:
@@ -162,7 +197,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
         self.down_norm = nn.LayerNorm(dim)
         self.down_projection = nn.Linear(dim, channels)
         self.channel_norm = nn.BatchNorm1d(channels, affine=False, momentum=0.02)
-        self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
+        self.quantizer = FiniteScalarQuantizer(config.fsq_levels, config.fsq_activation)
         self.up_projection = nn.Linear(channels, dim)
         self.up_blocks = SiglipEncoder(blocks)
         self.up_norm = nn.LayerNorm(dim)
@@ -177,6 +212,11 @@ class ArmVQModel(ArmVQPreTrainedModel):
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         patch = self.config.patch_size
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"pixel_values must be one tensor [B, 3, H, W], got a {type(pixel_values).__name__}; `encode` takes "
+                "lists of pictures of any sizes, training takes batches of one size."
+            )
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(f"pixel_values must be [B, 3, H, W], got {list(pixel_values.shape)}.")
         height, width = pixel_values.shape[-2:]
@@ -216,9 +256,28 @@ class ArmVQModel(ArmVQPreTrainedModel):
         return self.up_norm(hidden_states).view(batch, height, width, -1)
 
     @torch.no_grad()
-    def encode(self, pixel_values: torch.Tensor) -> ArmVQOutput:
-        """Pictures [B, 3, H, W] in -1..1 -> codes [B, H/patch, W/patch] and `z_q`, without gradients."""
-        return self(pixel_values, return_dict=True)
+    def encode(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> ArmVQOutput:
+        """Pictures in -1..1 -> codes and `z_q`, without gradients.
+
+        Args:
+            pixel_values: [B, 3, H, W]; or a list of [3, H, W] of any sizes, of which those of one size are encoded
+                together and every field of the output is a list in the pictures' order.
+
+        Raises:
+            ValueError: no pictures, or as `forward`.
+        """
+        if not len(pixel_values):
+            raise ValueError("pixel_values holds no pictures; pass at least one.")
+        if isinstance(pixel_values, torch.Tensor):
+            return self(pixel_values, return_dict=True)
+
+        def encode_alike(alike: list[torch.Tensor]) -> Iterable[tuple[torch.Tensor, ...]]:
+            encoded = self(torch.stack(alike), return_dict=True)
+            return zip(encoded.z_q, encoded.codes, encoded.features, encoded.channels, strict=True)
+
+        encoded = zip(*encoded_by_size(pixel_values, encode_alike), strict=True)
+        z_q, codes, features, channels = (list(field) for field in encoded)
+        return ArmVQOutput(z_q=z_q, codes=codes, features=features, channels=channels)
 
     @torch.no_grad()
     def decode_codes(self, codes: torch.LongTensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
-from ..modeling_arm_vq import ArmVQModel
+from ..modeling_arm_vq import ArmVQModel, encoded_by_size
 from .shapes import to_pixel_values
 
 
@@ -56,16 +56,6 @@ def drop_conditions(
 def pixel_values_of(picture, image_processor: ArmImageProcessor) -> torch.Tensor:
     """A picture of any kind -> float32 [3, H, W], at the size that the processor gives it."""
     return torch.as_tensor(image_processor(picture).pixel_values[0])
-
-
-def encoded_by_size(pictures: Sequence, encode: Callable) -> list[torch.LongTensor]:
-    """What `encode` makes of lists of pictures of one size, for all pictures, in their order."""
-    encoded = [None] * len(pictures)
-    for size in {picture.shape for picture in pictures}:
-        places = [place for place, picture in enumerate(pictures) if picture.shape == size]
-        for place, result in zip(places, encode([pictures[place] for place in places]), strict=True):
-            encoded[place] = result
-    return encoded
 
 
 def pictures_of(messages: list[dict]) -> list:
