@@ -2,8 +2,10 @@
 
     python trainers/tokenizer.py --config trainers/arm_tiny/tokenizer.yaml
 
-Writes `output_dir`: the trained `ArmVQForPreTraining` in `pretraining/`, and `ArmVQModel` with its image processor in
-`vq_model/`. Interrupted, the same command goes on from the newest complete checkpoint.
+The recipe's `data` names sources of captioned pictures, streamed or not (fields of `ImageTextMixture.from_recipe`);
+without it, `canvases` are what the embedded world draws on. Writes `output_dir`: the trained `ArmVQForPreTraining` in
+`pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`. Interrupted, the same command goes on from the
+newest complete checkpoint, streamed data included.
 """
 
 from pathlib import Path
@@ -12,10 +14,12 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from transformers_arm.configuration_arm import ArmVQConfig
+from transformers_arm.data.image_text import ImageTextMixture
 from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
 from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 from transformers_arm.training.callbacks import ReconstructionCallback
+from transformers_arm.training.resumable_data import MixtureTrainer
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
 
 
@@ -29,26 +33,30 @@ def main() -> None:
         model = ArmVQForPreTraining.from_pretrained(recipe["start_from"], dtype=torch.float32, **recipe["model"])
     else:
         model = ArmVQForPreTraining.from_backbones(**backbones, **recipe["model"])
-    data = ShapesDataset.for_training(arguments, recipe["canvases"])
-    collator = ImageTextCollator(
-        AutoTokenizer.from_pretrained(backbones["vision"]),
-        model.config.text_config.max_position_embeddings,
-        AutoTokenizer.from_pretrained(backbones["captioner"]),
-    )
-    trainer = ArmTrainer(
-        model,
-        arguments,
-        train_dataset=data,
-        data_collator=collator,
-        optimizers=(adamw(model, arguments, fast=[model.logit_scale, model.logit_bias]), None),
-        callbacks=[ReconstructionCallback(**recipe["evaluation"])],
-    )
+    image_processor = ArmImageProcessor.from_pretrained(backbones["vision"], **recipe.get("image_processor", {}))
+    tokenizers = {}
+    if model.config.sigmoid_loss_weight:
+        tokenizers["siglip_tokenizer"] = AutoTokenizer.from_pretrained(backbones.get("text", backbones["vision"]))
+        tokenizers["max_length"] = model.config.text_config.max_position_embeddings
+    if model.config.caption_loss_weight:
+        tokenizers["caption_tokenizer"] = AutoTokenizer.from_pretrained(backbones["captioner"])
+    collator = ImageTextCollator(**tokenizers)
+    fast = [model.logit_scale, model.logit_bias] if model.config.sigmoid_loss_weight else []
+    optimizers = (adamw(model, arguments, fast=fast), None)
+    if "data" in recipe:
+        data = ImageTextMixture.from_recipe(image_processor, collator, seed=arguments.seed, **recipe["data"])
+        trainer = MixtureTrainer(model, arguments, train_dataset=data, optimizers=optimizers)
+    else:
+        data = ShapesDataset.for_training(arguments, recipe["canvases"])
+        trainer = ArmTrainer(model, arguments, train_dataset=data, data_collator=collator, optimizers=optimizers)
+    if "evaluation" in recipe and model.config.pixel_loss_weight:  # what renders the pictures is learnt by that loss
+        trainer.add_callback(ReconstructionCallback(trainer, **recipe["evaluation"]))
     train(trainer)
     model.save_pretrained(output / "pretraining")
     config = ArmVQConfig(**{**model.config.to_dict(), "text_config": None, "captioner_config": None})
     model.vq_model.config = config
     model.vq_model.save_pretrained(output / "vq_model")
-    ArmImageProcessor.from_pretrained(backbones["vision"]).save_pretrained(output / "vq_model")
+    image_processor.save_pretrained(output / "vq_model")
 
 
 if __name__ == "__main__":

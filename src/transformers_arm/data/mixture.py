@@ -279,6 +279,11 @@ class Mixture:
         self.sources, self.seed, self.streams, self.max_skipped = sources, seed, streams, max_skipped
         self.readers = {name: source.reader(f"{name}/{seed}") for name, source in sources.items()}
 
+    @classmethod
+    def from_recipe(cls, sources: Mapping[str, Mapping], *, seed: int, **fields) -> "Mixture":
+        """A mixture of sources as `Source.from_recipe` takes them, and fields of this class."""
+        return cls({name: Source.from_recipe(each, seed=seed) for name, each in sources.items()}, seed=seed, **fields)
+
     def draw(
         self,
         stream: int,

@@ -86,20 +86,27 @@ class ImageTextCollator:
         siglip_tokenizer: gives `input_ids`, padded to `max_length` as SigLIP is trained, without an attention mask.
         max_length: SigLIP's number of text positions.
         caption_tokenizer: gives `caption_ids` [B, T], closed by its end-of-text token, -100 where padded.
+        max_caption_length: most tokens of a caption; longer ones are cut and stay open.
     """
 
     siglip_tokenizer: object | None = None
     max_length: int = 64
     caption_tokenizer: object | None = None
+    max_caption_length: int = 256
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        batch = {"pixel_values": to_pixel_values([sample["image"] for sample in samples])}
-        captions = [sample["caption"] for sample in samples]
+        images = to_pixel_values([sample["image"] for sample in samples])
+        return {"pixel_values": images, **self.ids([sample["caption"] for sample in samples])}
+
+    def ids(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """The ids of captions, as each tokenizer's model wants them."""
+        batch = {}
         if self.siglip_tokenizer is not None:
             batch["input_ids"] = siglip_input_ids(self.siglip_tokenizer, captions, self.max_length)
         if self.caption_tokenizer is not None:
             ended = [caption + self.caption_tokenizer.eos_token for caption in captions]
-            encoded = self.caption_tokenizer(ended, padding=True, padding_side="right", return_tensors="pt")
+            padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+            encoded = self.caption_tokenizer(ended, truncation=True, max_length=self.max_caption_length, **padded)
             batch["caption_ids"] = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
         return batch
 
