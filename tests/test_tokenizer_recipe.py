@@ -36,7 +36,8 @@ def pairs(tmp_path, monkeypatch):
         with tarfile.open(tmp_path / "data" / "pairs" / f"{tar}.tar", "w") as file:
             for number in range(20):
                 picture = io.BytesIO()
-                Image.new("RGB", (64, 32) if number % 2 else (32, 48), (9 * number, 99, 12 * tar)).save(picture, "jpeg")
+                size, color = (64, 32) if number % 2 else (32, 48), (9 * number, 99, 12 * tar)
+                Image.new("RGB", size, color).save(picture, "jpeg")
                 content = b"no picture" if number % 10 == 3 else picture.getvalue()
                 for suffix, data in (("jpg", content), ("txt", f"picture {number}".encode())):
                     member = tarfile.TarInfo(f"{tar}-{number:03}.{suffix}")
@@ -53,7 +54,8 @@ def train(pairs, tiny_backbones, monkeypatch):
     changed |= {"image_processor.size": {"height": 32, "width": 32}, "model.num_projection_layers": 1}
     changed |= {"data.pixel_budget": 4 * 32 * 32, "data.streams": 2, "data.max_skipped": 0.2}
     short = {"max_steps": STEPS, "save_steps": 2, "logging_steps": 1, "gradient_accumulation_steps": 1, "bf16": False}
-    short |= {"dataloader_num_workers": 0, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "warmup_steps": 1}
+    short |= {"dataloader_num_workers": 0, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    short["warmup_steps"] = 1
     changed |= {f"training.{name}": value for name, value in short.items()}
 
     def run(output_dir, **overrides):

@@ -4,8 +4,8 @@
 
 The recipe's `data` names sources of captioned pictures, streamed or not (fields of `ImageTextMixture.from_recipe`);
 without it, `canvases` are what the embedded world draws on. Writes `output_dir`: the trained `ArmVQForPreTraining` in
-`pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`. Interrupted, the same command goes on from the
-newest complete checkpoint, streamed data included.
+`pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`. Interrupted, the same command goes on from
+the newest complete checkpoint, streamed data included.
 """
 
 from pathlib import Path

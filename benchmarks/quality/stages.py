@@ -30,7 +30,7 @@ def stage(argument: str) -> tuple[str, Path]:
     """
     name, _, folder = argument.partition("=")
     if not (name and folder and (Path(folder) / "config.json").is_file()):
-        raise argparse.ArgumentTypeError(f"{argument!r} is no NAME=FOLDER of a trained model; e.g. sft=runs/sft/model.")
+        raise argparse.ArgumentTypeError(f"{argument!r} is no NAME=FOLDER of a model; e.g. sft=runs/sft/model.")
     return name, Path(folder)
 
 

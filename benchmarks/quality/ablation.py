@@ -1,0 +1,114 @@
+"""Trains arm-tiny's tokenizer with and without two of its losses, and prints what each earns beside the paper's table.
+
+    python benchmarks/quality/ablation.py [--seeds 1 2 3] [--jobs 2] [--output FILE] [training.max_steps=2000 ...]
+
+Runs `trainers/tokenizer.py` with `trainers/arm_tiny/ablation.yaml` for each set of losses and seed, in `--jobs`
+processes of one thread; `name=value` replaces a field of the recipe in all of them. A run that has finished is not
+repeated, one that was interrupted goes on. All are scored on the same held-out scenes; pictures are rendered by the
+pixel transformer that each was trained with. Prints a table, and JSON into `--output`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
+from transformers_arm.evaluation import EVALUATION_SEED, Tokenizer, hardware, reconstruction, zero_shot
+from transformers_arm.image_processing_arm import ArmImageProcessor
+from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
+
+ROOT = Path(__file__).parents[2]
+TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", ROOT / "trainers" / "arm_tiny" / "ablation.yaml"
+SIGLIP = ROOT / "checkpoints" / "arm-tiny" / "backbones" / "siglip"
+# The losses that are left out, and the paper's zero-shot (%, ImageNet), PSNR (dB) and codebook usage (%).
+LOSSES = {
+    "caption + pixel": (("sigmoid", "feature"), (0.2, 15.2, 69.4)),
+    "+ sigmoid": (("feature",), (79.4, 9.3, 70.5)),
+    "+ feature": (("sigmoid",), (58.1, 17.1, 71.0)),
+    "all four": ((), (80.2, 19.6, 75.6)),
+}
+SCORES = {"zero_shot": "zero-shot", "psnr": "PSNR", "read_back": "read-back", "codebook_usage": "usage"}
+
+
+def train(losses: str, seed: int, runs: Path, overrides: list[str]) -> Path:
+    """Trains with a set of losses unless that was done; the run's folder, with its log in `training.log`.
+
+    Raises:
+        RuntimeError: the training failed.
+    """
+    left_out, _ = LOSSES[losses]
+    folder = runs / f"{losses.strip('+ ').replace(' ', '_').replace('_+_', '_')}-{seed}"
+    if (folder / "vq_model").is_dir():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = [f"model.{loss}_loss_weight=0" for loss in left_out]
+    command = [sys.executable, str(TRAINER), "--config", str(RECIPE), f"output_dir={folder}", f"training.seed={seed}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(folder / "training.log", "w") as log:
+        done = subprocess.run([*command, *weights, *overrides], env=environment, stdout=log, stderr=log, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"The training of {losses!r} with seed {seed} failed; see {folder / 'training.log'}.")
+    return folder
+
+
+def scores_of(folder: Path, *, count: int, seed: int) -> dict[str, float]:
+    """Zero-shot, PSNR, read-back and codebook usage of a run, on held-out scenes."""
+    trained = ArmVQForPreTraining.from_pretrained(folder / "pretraining", dtype=torch.float32).eval()
+    detokenizer = ArmPixelDetokenizer(trained.pixel_transformer, FlowMatchEulerDiscreteScheduler())
+    detokenizer.register_to_config(default_steps=4, default_guidance_scale=1.0)  # that training signal has no null
+    detokenizer.vq_model = trained.vq_model
+    detokenizer.set_progress_bar_config(disable=True)
+    tokenizer = Tokenizer(trained.vq_model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
+    drawn = reconstruction(tokenizer, count=count, seed=seed)
+    found = {"zero_shot": zero_shot(tokenizer, SIGLIP, count=count, seed=seed)["z_q"], **drawn}
+    return {name: found[name] for name in SCORES}
+
+
+def shown(values: list[float]) -> str:
+    return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the trainings")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument("--items", type=int, default=500, help="held-out scenes a score")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the trainings go")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="fields of the recipe to replace")
+    arguments = parser.parse_args()
+
+    runs = [(losses, seed) for seed in arguments.seeds for losses in LOSSES]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        trainings = [pool.submit(train, *run, arguments.runs.absolute(), arguments.overrides) for run in runs]
+        folders = {run: training.result() for run, training in zip(runs, trainings, strict=True)}
+    found = {losses: [] for losses in LOSSES}
+    for (losses, seed), folder in folders.items():
+        scores = scores_of(folder, count=arguments.items, seed=EVALUATION_SEED)
+        found[losses].append({"seed": seed, **scores})
+
+    print(f"| {len(arguments.seeds)} seeds, +- standard deviation | {' | '.join(SCORES.values())} | in the paper |")
+    print("|---" * (len(SCORES) + 2) + "|")
+    for losses, (_, paper) in LOSSES.items():
+        values = [shown([row[name] for row in found[losses]]) for name in SCORES]
+        print(f"| {losses} | {' | '.join(values)} | zero-shot {paper[0]}%, PSNR {paper[1]}, usage {paper[2]}% |")
+    if arguments.output:
+        result = {
+            "command": f"python {' '.join(sys.argv)}",
+            "date": date.today().isoformat(),
+            "hardware": hardware(),
+            "items": arguments.items,
+            "scores": found,
+            "paper": {losses: paper for losses, (_, paper) in LOSSES.items()},
+        }
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
