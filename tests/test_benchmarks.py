@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -65,4 +66,45 @@ def test_a_stage_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["stages.py", f"sft={tmp_path}", "--detokenizer", "unused"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(BENCHMARKS / "quality" / "stages.py"), run_name="__main__")
-    assert "is no NAME=FOLDER of a trained model" in capsys.readouterr().err
+    assert "is no NAME=FOLDER of a model" in capsys.readouterr().err
+
+
+def test_a_tokenizer_is_measured_on_a_folder_of_pictures(tmp_path, monkeypatch, capsys, inception_file):
+    pictures, shipped = tmp_path / "pictures", BENCHMARKS.parent / "checkpoints" / "arm-tiny"
+    pictures.mkdir()
+    for number, size in enumerate([(48, 48), (64, 32), (48, 48), (100, 70)]):
+        Image.effect_noise(size, 60).convert("RGB").save(pictures / f"{number}.jpg")
+    (pictures / "broken.jpg").write_text("no picture")
+    captions = "".join(f"{number}.jpg,a picture of noise {number}\n" for number in range(4))
+    (pictures / "metadata.csv").write_text(f"file_name,text\n{captions}broken.jpg,none\n")
+    output = tmp_path / "results" / "scores.json"
+    command = ["tokenizer.py", "--tokenizer", shipped, "--detokenizer", shipped / "detokenizer", "--dataset", pictures]
+    command += ["--siglip", shipped / "backbones" / "siglip", "--inception", inception_file, "--output", output]
+    command += ["--size", 64, 64, "--keep-aspect-ratio", "--shown", 3, "--candidates", 4]
+    monkeypatch.setattr(sys, "argv", [str(each) for each in command])
+    runpy.run_path(str(BENCHMARKS / "quality" / "tokenizer.py"), run_name="__main__")
+    result, printed = json.loads(output.read_text()), capsys.readouterr().out
+    assert {"command", "date", "hardware", "seed", "options"} < set(result) and result["items"] == 4
+    scores = result["scores"]
+    assert scores["skipped"] == 1 and "broken.jpg" in scores["skipped_examples"][0]["problem"]
+    assert scores["tokens_per_picture"] == (9 + 8 + 9 + 15) / 4  # 100x70 px become 80x48
+    assert 0 < scores["psnr"] < 40 and scores["rfid"] > 0 and scores["zero_shot_candidates"] == 4
+    assert "| rFID of 4 pictures" in printed and "| PSNR, dB |" in printed and "broken.jpg" in printed
+    with Image.open(output.with_suffix(".png")) as sheet:
+        assert sheet.width > 3 * 48 and sheet.height > 2 * 48
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--world", "--rename", "jpg=picture"], "--rename jpg=picture must say their name and one of image, caption"),
+        (["--world", "--items", "0"], "count 0 must be at least 1"),
+        (["--world", "--size", "50", "48"], "multiples of 16"),
+    ],
+)
+def test_measuring_a_tokenizer_names_what_is_wrong(options, message, monkeypatch):
+    shipped = str(BENCHMARKS.parent / "checkpoints" / "arm-tiny")
+    monkeypatch.setattr(sys, "argv", ["tokenizer.py", "--tokenizer", shipped, *options])
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(BENCHMARKS / "quality" / "tokenizer.py"), run_name="__main__")

@@ -152,6 +152,12 @@ def test_memory_says_what_to_install(arm, monkeypatch):
     assert (status, out, err) == (1, "", message)
 
 
+def test_parameters_prints_both_tables(arm):
+    status, out, _ = arm("parameters", checkpoint="nowhere")
+    assert status == 0 and out.startswith("tokenizer in training\n\n| part | trained | frozen |")
+    assert "\n\narm-7b\n\n| part | trained | frozen |" in out
+
+
 def language_parameters(folder):
     from transformers_arm import ArmForCausalLM
 
@@ -169,4 +175,6 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     listed = capsys.readouterr().out.partition("{")[2].partition("}")[0].split(",")
-    assert {"generate", "edit", "ask", "tokenize", "demo", "init", "memory"} <= {name.strip() for name in listed}
+    assert {"generate", "edit", "ask", "tokenize", "demo", "init", "memory", "parameters"} <= {
+        name.strip() for name in listed
+    }

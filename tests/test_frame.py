@@ -21,7 +21,7 @@ LAYERS = [
     {"modeling_arm*", "pixel_transformer_arm"},
     {"detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
     {"pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub", "assembly"},
-    {"cli", "demo", "memory", "__init__"},
+    {"cli", "demo", "memory", "parameters", "__init__"},
 ]
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 
@@ -111,7 +111,7 @@ def test_installed_version_is_the_package_version():
 
 def test_extras_are_the_documented_ones():
     extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
-    assert set(extras) == {"train", "rl", "app", "eval", "flash", "qlora", "dev"}
+    assert set(extras) == {"train", "rl", "metrics", "app", "eval", "flash", "qlora", "dev"}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "trl"])

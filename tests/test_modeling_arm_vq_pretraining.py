@@ -1,11 +1,25 @@
 """The tokenizer's training: towers are taken over exactly, each loss is its formula, only learners get gradients."""
 
+import os
+import subprocess
+import sys
+import weakref
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForPreTraining, AutoTokenizer, Qwen2ForCausalLM, SiglipModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from transformers_arm import ArmVQConfig, ArmVQForPreTraining, ArmVQModel
+from transformers_arm import modeling_arm_vq_pretraining as pretraining
 from transformers_arm.data.shapes import Canvas, ImageTextCollator, ShapesDataset
 from transformers_arm.modeling_arm_vq_pretraining import decorrelation_loss, sigmoid_loss
 
@@ -65,6 +79,7 @@ def test_the_backbones_are_taken_over_bit_by_bit(model, tiny_backbones):
         assert theirs and theirs.keys() == ours.keys()
         assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
     assert model.logit_scale.item() == 2.0 and model.logit_bias.item() == -3.0
+    assert tiny_backbones["captioner"] not in model.config.to_json_string(use_diff=False)  # no paths of this disk
 
 
 def test_embeddings_are_siglip_s_own(model, tiny_backbones, batch):
@@ -80,10 +95,103 @@ def test_embeddings_are_siglip_s_own(model, tiny_backbones, batch):
     torch.testing.assert_close(loss, expected.loss)
 
 
+@pytest.fixture(scope="module")
+def other_backbones(tmp_path_factory):
+    """Backbones in other formats: shards of bfloat16; a text tower wider than its embeddings; a head of its own."""
+    folder = tmp_path_factory.mktemp("other_backbones")
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = size | {"hidden_size": 64, "vocab_size": 400, "max_position_embeddings": 32, "projection_size": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        siglip = SiglipModel(
+            SiglipConfig(vision_config=size | {"image_size": 64, "patch_size": 16}, text_config=text | ids)
+        )
+        qwen2 = Qwen2ForCausalLM(Qwen2Config(**size, **ids, num_key_value_heads=1, vocab_size=400))
+    for model, name in ((siglip, "vision"), (qwen2, "captioner")):
+        model.to(torch.bfloat16).save_pretrained(folder / name, max_shard_size="30KB")
+        assert len(list((folder / name).glob("model-*-of-*.safetensors"))) > 2
+    return {name: str(folder / name) for name in ("vision", "captioner")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shards_of_any_dtype_are_taken_over(other_backbones, batch, dtype):
+    model = new_model(other_backbones, dtype=dtype)
+    siglip = SiglipModel.from_pretrained(other_backbones["vision"]).state_dict()
+    captioner = Qwen2ForCausalLM.from_pretrained(other_backbones["captioner"]).state_dict()
+    theirs = {name.replace("vision_model.head.", "pooling_head."): value for name, value in siglip.items()}
+    theirs = {name.replace("vision_model.", "vq_model.vision_model."): value for name, value in theirs.items()}
+    theirs |= {f"captioner.{name}": value for name, value in captioner.items()}
+    ours = model.state_dict()
+    assert len(theirs) > 90 and {value.dtype for value in theirs.values()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value.to(dtype)), name
+    assert model.captioner.lm_head.weight is not model.captioner.model.embed_tokens.weight
+    assert all(part.isfinite() for part in run(model, batch).losses.values())
+
+
+def test_the_text_tower_may_be_another_siglip_s(tiny_backbones, other_backbones):
+    model = new_model(tiny_backbones | {"text": other_backbones["vision"]})
+    siglip = SiglipModel.from_pretrained(other_backbones["vision"], dtype=torch.float32)
+    for name, value in siglip.text_model.state_dict().items():
+        assert torch.equal(model.text_model.state_dict()[name], value), name
+    assert torch.equal(model.logit_scale, siglip.logit_scale) and model.logit_bias.item() != -3.0
+    head = SiglipModel.from_pretrained(tiny_backbones["vision"]).vision_model.head.state_dict()
+    assert all(torch.equal(value, head[name]) for name, value in model.pooling_head.state_dict().items())
+
+
+def test_one_backbone_at_a_time_is_in_memory(tiny_backbones, monkeypatch):
+    read, living = pretraining.read_backbone, []
+
+    def watched(kind, path):
+        assert not any(tensor() is not None for tensor in living), kind
+        tensors = read(kind, path)
+        living.extend(weakref.ref(tensor.untyped_storage()) for tensor in tensors.values())
+        return tensors
+
+    monkeypatch.setattr(pretraining, "read_backbone", watched)
+    new_model(tiny_backbones)
+    assert len(living) > 60 and not any(tensor() is not None for tensor in living)
+
+
+def test_towers_whose_embeddings_differ_in_size_are_refused(tiny_backbones, tmp_path):
+    siglip = SiglipModel.from_pretrained(tiny_backbones["vision"])
+    siglip.config.text_config.projection_size = 24
+    siglip.config.save_pretrained(tmp_path)
+    message = f"Text embeddings of {tmp_path} have 24 numbers, picture embeddings of .*vision 32; take both towers"
+    with pytest.raises(ValueError, match=message):
+        new_model(tiny_backbones | {"text": str(tmp_path)})
+
+
+def test_a_picture_of_no_whole_number_of_patches_is_refused(tiny_backbones, tmp_path):
+    config = SiglipModel.from_pretrained(tiny_backbones["vision"]).config
+    config.vision_config.image_size, config.vision_config.patch_size = 384, 14
+    config.save_pretrained(tmp_path)
+    message = "pictures of 384 px, which are no whole number of patches of 14 px; take one such as google/"
+    with pytest.raises(ValueError, match=message):
+        new_model(tiny_backbones | {"vision": str(tmp_path)})
+
+
+def test_a_backbone_that_lacks_tensors_is_refused(tiny_backbones, tmp_path):
+    SiglipModel.from_pretrained(tiny_backbones["vision"]).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["text_model.head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 of the tensors of SiglipModel: text_model.head.weight"):
+        new_model(tiny_backbones | {"text": str(tmp_path)})
+
+
+def test_the_caption_loss_needs_a_captioner(tiny_backbones):
+    with pytest.raises(ValueError, match="caption_loss_weight of 1.0 needs a captioner; name a Qwen2ForCausalLM"):
+        new_model({"vision": tiny_backbones["vision"]})
+
+
 @pytest.mark.parametrize(
     ("swapped", "message"),
     [
         ({"vision": "captioner"}, "captioner holds a 'qwen2' model where a 'siglip' one is needed"),
+        ({"text": "captioner"}, "captioner holds a 'qwen2' model where a 'siglip' one is needed"),
         ({"captioner": "vision"}, "vision holds a 'siglip' model where a 'qwen2' one is needed"),
     ],
 )
@@ -96,8 +204,52 @@ def test_a_folder_with_another_model_is_refused(tiny_backbones, swapped, message
 @pytest.mark.parametrize("missing", ["text_config", "captioner_config"])
 def test_a_config_without_the_training_only_parts_is_refused(model, missing):
     config = ArmVQConfig(**(model.config.to_dict() | {missing: None}))
-    with pytest.raises(ValueError, match=f"needs config.{missing}.*from_backbones"):
+    with pytest.raises(ValueError, match=f"needs config.{missing}.*from_backbones.*_loss_weight to 0"):
         ArmVQForPreTraining(config)
+
+
+# What only one loss needs, by the beginnings of parameter names.
+NEEDED_BY = {
+    "caption": ("captioner.", "caption_connector."),
+    "pixel": ("pixel_transformer.",),
+    "sigmoid": ("text_model.", "pooling_head.", "logit_"),
+}
+
+
+@pytest.mark.parametrize("name", NEEDED_BY)
+def test_what_only_a_loss_of_weight_0_needs_is_neither_read_nor_built(
+    tiny_backbones, model, batch, name, tmp_path, monkeypatch
+):
+    """Neither from backbones nor from a checkpoint that has it; what is left trains, is saved and loaded."""
+    read, kinds = pretraining.read_backbone, []
+    monkeypatch.setattr(
+        pretraining, "read_backbone", lambda kind, path: (kinds.append(kind.__name__), read(kind, path))[1]
+    )
+    backbones = dict(tiny_backbones)
+    if name == "caption":
+        del backbones["captioner"]
+    without = {f"{name}_loss_weight": 0.0}
+    lean = new_model(backbones, **without)
+    unneeded = {"caption": {"Qwen2ForCausalLM"}, "sigmoid": {"SiglipModel"}}.get(name, set())
+    assert set(kinds) == {"SiglipVisionModel", "SiglipModel", "Qwen2ForCausalLM"} - unneeded
+    theirs = {key: value for key, value in model.state_dict().items() if not key.startswith(NEEDED_BY[name])}
+    assert lean.state_dict().keys() == theirs.keys() and len(theirs) < len(model.state_dict())
+
+    model.save_pretrained(tmp_path / "all")
+    loaded, info = ArmVQForPreTraining.from_pretrained(tmp_path / "all", **without, output_loading_info=True)
+    assert not any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(torch.equal(value, theirs[key]) for key, value in loaded.state_dict().items())
+    loaded.save_pretrained(tmp_path / "lean")
+    again = ArmVQForPreTraining.from_pretrained(tmp_path / "lean").train()
+    inputs = {key: batch[key] for key in batch if key != {"caption": "caption_ids", "sigmoid": "input_ids"}.get(name)}
+    output = run(again, inputs)
+    assert set(output.losses) == set(LOSSES) - {name} and output.loss.requires_grad
+
+
+def test_a_loss_that_the_checkpoint_was_not_trained_with_is_refused(tiny_backbones, tmp_path):
+    new_model(tiny_backbones, pixel_loss_weight=0.0).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks .* of the tensors of ArmVQForPreTraining: pixel_transformer"):
+        ArmVQForPreTraining.from_pretrained(tmp_path, pixel_loss_weight=5.0)
 
 
 # --- the losses, each against its own formula ------------------------------------------------------------------------
@@ -250,9 +402,23 @@ def test_gradients_reach_all_that_learns_and_nothing_frozen(tiny_backbones, batc
 
 def test_frozen_parts_stay_in_evaluation_mode(model):
     model.train()
+    layers = set(model.captioner.model.layers)  # in training they checkpoint gradients, and do nothing else
     for part in (model.vq_model.vision_model, model.text_model, model.pooling_head, model.captioner):
-        assert not any(module.training for module in part.modules())
+        assert not any(module.training for module in set(part.modules()) - layers)
     assert model.vq_model.channel_norm.training and model.pixel_transformer.training
+    assert all(layer.training for layer in layers)
+    assert not any(layer.training for layer in model.eval().captioner.model.layers)
+
+
+def test_a_captioner_s_dropout_stays_off(tiny_backbones, batch, tmp_path):
+    captioner = Qwen2ForCausalLM.from_pretrained(tiny_backbones["captioner"])
+    captioner.config.attention_dropout = 0.5
+    captioner.save_pretrained(tmp_path)
+    model = new_model(tiny_backbones | {"captioner": str(tmp_path)})
+    z_q = torch.randn(4, 3, 4, 32)
+    expected = model.eval().caption_loss(z_q, batch["caption_ids"])
+    assert model.captioner.model.layers[0].self_attn.attention_dropout == 0.5
+    assert torch.equal(model.train().caption_loss(z_q, batch["caption_ids"]), expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -274,6 +440,108 @@ def test_a_few_steps_lower_the_loss(tiny_backbones, batch):
         output.loss.backward()
         optimizer.step()
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+
+
+# --- precision and memory --------------------------------------------------------------------------------------------
+
+
+def losses_and_gradients(model, batch):
+    output = run(model, batch)
+    output.loss.backward()
+    return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_loss_and_no_gradient(tiny_backbones, batch, use_reentrant):
+    model = new_model(tiny_backbones)
+    expected, gradients = losses_and_gradients(model, batch)
+    model = new_model(tiny_backbones)
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    calls = dict.fromkeys(
+        ["vq_model.down_blocks.layers.0.mlp", "vq_model.up_blocks.layers.0.mlp", "pixel_transformer.blocks.0.ff"]
+        + ["captioner.model.layers.0.mlp", "vq_model.vision_model.encoder.layers.0.mlp"],
+        0,
+    )
+    for name in calls:
+        model.get_submodule(name).register_forward_hook(
+            lambda *args, name=name: calls.update({name: calls[name] + 1}), always_call=True
+        )
+    found, checkpointed = losses_and_gradients(model, batch)
+    assert calls.pop("vq_model.vision_model.encoder.layers.0.mlp") == 1  # it has no gradients
+    assert set(calls.values()) == {2}  # forward, and again in the backward pass
+    torch.testing.assert_close(found.losses, expected.losses)
+    assert checkpointed.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("mode", ["autocast", "weights"])
+def test_bfloat16_gives_about_the_losses_and_gradients_of_fp32(tiny_backbones, batch, mode):
+    expected, gradients = losses_and_gradients(new_model(tiny_backbones), batch)
+    model = new_model(tiny_backbones, dtype=torch.bfloat16 if mode == "weights" else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        found, rounded = losses_and_gradients(model, batch)
+    assert (found.codes == expected.codes).float().mean() > 0.9  # a bit may flip where a channel is nearly 0
+    for name, value in expected.losses.items():
+        assert found.losses[name].item() == pytest.approx(value.item(), rel=0.01), name
+        assert found.losses[name].dtype == torch.float32
+    assert rounded.keys() == gradients.keys()
+    for part in ("vq_model.down", "vq_model.up", "caption_connector", "pixel_transformer", "logit"):
+        names = [name for name in gradients if name.startswith(part)]
+        ours, theirs = (torch.cat([each[name].float().flatten() for name in names]) for each in (rounded, gradients))
+        assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99, part
+        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05), part
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+TWO_PROCESSES = """
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from transformers_arm import ArmVQForPreTraining
+
+dist.init_process_group("gloo")
+folder, rank = sys.argv[1], dist.get_rank()
+expected = torch.load(f"{folder}/expected.pt")
+model = ArmVQForPreTraining.from_pretrained(folder, dtype=torch.float32).train()
+model.vq_model.channel_norm.eval()  # whose statistics are each process's own
+parallel = DistributedDataParallel(model)
+batch = {name: value.chunk(2)[rank] for name, value in expected["batch"].items()}
+output = parallel(**batch)
+output.loss.backward()
+loss = output.loss.detach().clone()
+dist.all_reduce(loss)
+torch.testing.assert_close(loss / 2, expected["loss"], atol=1e-4, rtol=0)
+assert (output.loss - expected["loss"]).abs() > 1e-3  # it takes both
+found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+assert found.keys() == expected["gradients"].keys() and "logit_scale" in found
+for name, gradient in expected["gradients"].items():
+    torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+batch = {name: value[3 * rank : 3 + rank] for name, value in expected["batch"].items()}  # 3 and 1: no process hangs
+assert parallel(**batch).loss.isfinite()
+local = model.eval()(**batch)  # evaluation needs no other process
+assert local.loss.isfinite()
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_give_the_sigmoid_loss_and_gradients_of_one_with_both_batches(tiny_backbones, batch, tmp_path):
+    model = new_model(tiny_backbones, caption_loss_weight=0, pixel_loss_weight=0, decorrelation_loss_weight=0)
+    model.save_pretrained(tmp_path)
+    model.vq_model.channel_norm.eval()
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids")}
+    output, gradients = losses_and_gradients(model, inputs)
+    assert set(output.losses) == {"sigmoid", "feature"}
+    torch.save({"batch": inputs, "loss": output.loss.detach(), "gradients": gradients}, tmp_path / "expected.pt")
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(tmp_path / "two.py"), str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from transformers_arm import ArmForCausalLM
-from transformers_arm.presets import arm_7b_config
+from transformers_arm import ArmForCausalLM, ArmVQForPreTraining
+from transformers_arm.presets import arm_7b_config, arm_vq_pretraining_config
 
 
 def test_arm_7b_is_qwen2_5_7b_with_65536_visual_rows_and_the_so400m_tokenizer():
@@ -23,6 +23,23 @@ def test_arm_7b_is_qwen2_5_7b_with_65536_visual_rows_and_the_so400m_tokenizer():
     assert config.vq_config.codebook_size == 65_536 and config.rope_parameters["rope_theta"] == 1e6
 
 
+def test_the_tokenizer_trains_with_siglip2_so400m_and_qwen2_5_0_5b_and_the_paper_s_weights():
+    config = arm_vq_pretraining_config()
+    assert config.vision_config.to_dict() == arm_7b_config().vq_config.vision_config.to_dict()
+    with torch.device("meta"):
+        model = ArmVQForPreTraining(config)
+    # Those of the public checkpoints.
+    assert model.captioner.num_parameters() == 494_032_768
+    towers = (model.vq_model.vision_model, model.pooling_head, model.text_model)
+    counts = [sum(parameter.numel() for parameter in tower.parameters()) for tower in towers]
+    assert counts[:2] == [413_534_448, 428_772_800 - 413_534_448]
+    assert sum(counts) + 2 == 1_136_555_698  # with temperature and bias
+    assert len(model.pixel_transformer.blocks) == 24
+    assert config.pixel_hidden_size == 3 * config.patch_size**2 == 64 * config.pixel_num_heads
+
+
 def test_a_preset_is_new_on_each_call():
     arm_7b_config().num_hidden_layers = 1
+    arm_vq_pretraining_config().captioner_config.num_hidden_layers = 1
     assert arm_7b_config().num_hidden_layers == 28
+    assert arm_vq_pretraining_config().captioner_config.num_hidden_layers == 24

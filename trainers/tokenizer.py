@@ -5,7 +5,7 @@
 The recipe's `data` names sources of captioned pictures, streamed or not (fields of `ImageTextMixture.from_recipe`);
 without it, `canvases` are what the embedded world draws on. Writes `output_dir`: the trained `ArmVQForPreTraining` in
 `pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`. Interrupted, the same command goes on from
-the newest complete checkpoint, streamed data included.
+the newest complete checkpoint, streamed data included; what is frozen is read from the backbones again.
 """
 
 from pathlib import Path
@@ -51,6 +51,8 @@ def main() -> None:
         trainer = ArmTrainer(model, arguments, train_dataset=data, data_collator=collator, optimizers=optimizers)
     if "evaluation" in recipe and model.config.pixel_loss_weight:  # what renders the pictures is learnt by that loss
         trainer.add_callback(ReconstructionCallback(trainer, **recipe["evaluation"]))
+    if arguments.process_index:
+        set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)
     model.save_pretrained(output / "pretraining")
     config = ArmVQConfig(**{**model.config.to_dict(), "text_config": None, "captioner_config": None})

@@ -1,4 +1,4 @@
-"""The command line: `transformers-arm generate | edit | ask | tokenize | demo | init | memory`."""
+"""The command line: `transformers-arm generate | edit | ask | tokenize | demo | init | memory | parameters`."""
 
 import argparse
 import sys
@@ -129,6 +129,12 @@ def memory(arguments: argparse.Namespace) -> None:
     print(memory_table(config, tokens=arguments.tokens, gpus=arguments.gpus, rank=arguments.rank))
 
 
+def parameters(arguments: argparse.Namespace) -> None:
+    from .parameters import paper_tables
+
+    print(paper_tables())
+
+
 def init(arguments: argparse.Namespace) -> None:
     from .assembly import assemble
 
@@ -204,6 +210,9 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--gpus", type=int, default=8, help="that ZeRO and FSDP shard over (default: %(default)s)")
     command.add_argument("--rank", type=int, default=16, help="of LoRA (default: %(default)s)")
     command.set_defaults(run=memory, checkpoint=None)
+
+    command = commands.add_parser("parameters", help="parameters of the tokenizer in training and of arm-7b, by part")
+    command.set_defaults(run=parameters, checkpoint=None)
 
     command = commands.add_parser(
         "init",

@@ -9,6 +9,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+FSQ_ACTIVATIONS = ("tanh", "ifsq")
+
 
 class ArmVQConfig(PreTrainedConfig):
     """Configuration of `ArmVQModel`, ARM's visual tokenizer, and of `ArmVQForPreTraining`, which trains it.
@@ -17,9 +19,13 @@ class ArmVQConfig(PreTrainedConfig):
         vision_config: the frozen SigLIP vision tower; the paper's SigLIP2-SO400M at patch 16, 512 px.
         num_projection_layers: transformer blocks before the quantizer, and again after it.
         fsq_levels: levels of each quantized channel; the codebook size is their product (2^16 = 65,536).
+        fsq_activation: what bounds a channel before it is quantized, "tanh" or "ifsq" (arXiv 2601.17124), which uses
+            the levels more evenly; with 2 levels both are the sign. See `FiniteScalarQuantizer`.
         text_config, captioner_config: the frozen text tower and captioner; only `ArmVQForPreTraining` has them.
-        pixel_num_layers, pixel_hidden_size, pixel_num_heads: the pixel-space diffusion transformer.
-        caption_loss_weight, pixel_loss_weight, sigmoid_loss_weight, feature_loss_weight: the four losses.
+        pixel_num_layers, pixel_hidden_size, pixel_num_heads: the pixel-space diffusion transformer, 24 layers in the
+            paper. Ours: it is as wide as a patch of 16 px has numbers, 3 * 16^2, so that no layer must compress.
+        caption_loss_weight, pixel_loss_weight, sigmoid_loss_weight, feature_loss_weight: the four losses; what only
+            a loss of weight 0 needs is not built.
         decorrelation_loss_weight: penalty on the covariance of the channels before the quantizer (ours: small
             worlds need it, or the bits copy each other; 0 is the paper's loss).
         pixel_regression_share: share of the samples whose pixel loss is taken at t = 0, where the input is pure noise
@@ -35,9 +41,10 @@ class ArmVQConfig(PreTrainedConfig):
     captioner_config: dict | PreTrainedConfig | None = None
     num_projection_layers: int = 6
     fsq_levels: list[int] | tuple[int, ...] = (2,) * 16
+    fsq_activation: str = "tanh"
     pixel_num_layers: int = 24
-    pixel_hidden_size: int = 1152
-    pixel_num_heads: int = 16
+    pixel_hidden_size: int = 768
+    pixel_num_heads: int = 12
     caption_loss_weight: float = 1.0
     pixel_loss_weight: float = 5.0
     sigmoid_loss_weight: float = 5.0
@@ -66,6 +73,8 @@ class ArmVQConfig(PreTrainedConfig):
         self.fsq_levels = list(self.fsq_levels)
         if not self.fsq_levels or min(self.fsq_levels) < 2:
             raise ValueError(f"fsq_levels {self.fsq_levels} must hold at least one channel of 2 or more levels.")
+        if self.fsq_activation not in FSQ_ACTIVATIONS:
+            raise ValueError(f"fsq_activation {self.fsq_activation!r} is not one of {', '.join(FSQ_ACTIVATIONS)}.")
         super().__post_init__(**kwargs)
 
     @property

@@ -1,20 +1,32 @@
 """Trains ARM's tokenizer: `ArmVQModel` with the four losses of paper section 3.1 and the parts only they need.
 
 L = caption + pixel + sigmoid + feature, each with its weight from the configuration, plus (ours) a penalty on
-correlated channels. A loss of weight 0 is not computed.
+correlated channels. A loss of weight 0 costs nothing: what only it needs is neither read, built nor computed.
+
+Knows nothing about optimizers and checkpoints. What is frozen comes from the backbones and has no gradients.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM, SiglipModel, SiglipTextModel
+from torch import distributed, nn
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    SiglipModel,
+    SiglipTextModel,
+    SiglipVisionModel,
+)
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 from transformers.utils import ModelOutput
 
 from .configuration_arm import ArmVQConfig
-from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel
+from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel, CompleteCheckpointMixin
 from .pixel_transformer_arm import ArmPixelTransformer, flow_matching_loss
+
+FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision tower, which ArmVQModel freezes
 
 
 @dataclass
@@ -27,20 +39,64 @@ class ArmVQPreTrainingOutput(ModelOutput):
     z_q: torch.FloatTensor | None = None
 
 
-def sigmoid_loss(image_embeds: torch.Tensor, text_embeds: torch.Tensor, scale, bias) -> torch.Tensor:
-    """SigLIP's loss (arXiv 2303.15343) of unit embeddings [B, D]; scale is the temperature's logarithm."""
-    logits = text_embeds @ image_embeds.t() * scale.exp() + bias
-    signs = 2 * torch.eye(len(logits), device=logits.device) - 1
+def gather_texts(text_embeds: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Frozen text embeddings [B, D] of each process, in their order, and the row where this process's begin.
+
+    Returns:
+        [B of all processes, D] without gradients, and the row. Processes may hold different numbers of texts.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return text_embeds, 0
+    rank, processes = distributed.get_rank(), distributed.get_world_size()
+    sizes = torch.zeros(processes, dtype=torch.long, device=text_embeds.device)
+    sizes[rank] = len(text_embeds)
+    distributed.all_reduce(sizes)
+    first = int(sizes[:rank].sum())
+    # A sum in which all other processes hold zeros: `all_gather` would ask for equal sizes.
+    gathered = text_embeds.new_zeros(int(sizes.sum()), text_embeds.shape[1])
+    gathered[first : first + len(text_embeds)] = text_embeds
+    distributed.all_reduce(gathered)
+    return gathered, first
+
+
+def sigmoid_loss(image_embeds: torch.Tensor, text_embeds: torch.Tensor, scale, bias, *, first: int = 0):
+    """SigLIP's loss (arXiv 2303.15343) of every picture with every text, in fp32: a sum over pairs per picture.
+
+    Args:
+        image_embeds: [B, D], of length 1.
+        text_embeds: [N, D], of length 1; picture i belongs to text `first` + i.
+        scale, bias: [1], of the similarities; scale is the temperature's logarithm.
+    """
+    with torch.autocast(image_embeds.device.type, enabled=False):  # bfloat16 resolves logits of 100 to 0.5 only
+        logits = image_embeds.float() @ text_embeds.float().t() * scale.float().exp() + bias.float()
+    signs = torch.full_like(logits, -1)
+    signs.diagonal(first).fill_(1)
     return -nn.functional.logsigmoid(signs * logits).sum(-1).mean()
 
 
 def decorrelation_loss(channels: torch.Tensor) -> torch.Tensor:
     """Mean squared covariance between different channels of [..., C] (arXiv 2105.04906, covariance term)."""
-    centered = channels.float().flatten(0, -2)
-    centered = centered - centered.mean(0)
-    covariance = centered.t() @ centered / max(1, len(centered) - 1)
+    with torch.autocast(channels.device.type, enabled=False):
+        centered = channels.float().flatten(0, -2)
+        centered = centered - centered.mean(0)
+        covariance = centered.t() @ centered / max(1, len(centered) - 1)
     off_diagonal = covariance - covariance.diag().diag()
     return off_diagonal.square().sum() / covariance.shape[0]
+
+
+def backbone_config(path: str, model_type: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint. Raises ValueError if it is of another type of model."""
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != model_type:
+        raise ValueError(f"{path} holds a {config.model_type!r} model where a {model_type!r} one is needed.")
+    config.name_or_path = ""  # it may be a path of somebody's disk, and is saved
+    return config
+
+
+def read_backbone(kind: type[PreTrainedModel], path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, or of the part of it that `kind` is, in its dtype; ValueError if it lacks some."""
+    others_are_welcome = {"_keys_to_ignore_on_load_unexpected": ["."]}
+    return type(kind.__name__, (CompleteCheckpointMixin, kind), others_are_welcome).from_pretrained(path).state_dict()
 
 
 class ArmVQForPreTraining(ArmVQPreTrainedModel):
@@ -48,81 +104,141 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     frozen, a linear connector into the captioner, and the pixel-space diffusion transformer.
 
     The pooling head stays SigLIP's own, so that `z_q` can stand wherever SigLIP's features can.
+
+    In several processes the mean of their gradients is that of one process with the whole batch for the sigmoid and
+    the feature loss, if batches are equally large. What still sees a process's own batch: the statistics of
+    `vq_model.channel_norm` (on GPUs `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)` makes them common), the
+    decorrelation loss, which is a covariance, the caption loss, a mean over as many tokens as the captions happen to
+    have, and `caption_share`, a share of each process's batch.
     """
 
     base_model_prefix = "vq_model"
+    frozen_from_backbones = True  # for trainers: checkpoints to go on from need not hold what is frozen
+    # Of a checkpoint trained with a loss that has weight 0 now.
+    _keys_to_ignore_on_load_unexpected = [
+        *(r"^text_model\.", r"^pooling_head\.", r"^logit_(scale|bias)$"),
+        *(r"^captioner\.", r"^caption_connector\.", r"^pixel_transformer\."),
+    ]
 
     def __init__(self, config: ArmVQConfig):
         super().__init__(config)
-        for name in ("text_config", "captioner_config"):
-            if getattr(config, name) is None:
-                raise ValueError(f"ArmVQForPreTraining needs config.{name}; build it with from_backbones.")
-        self.vq_model = ArmVQModel._from_config(config)
-        self.text_model = SiglipTextModel._from_config(config.text_config)
-        self.pooling_head = SiglipMultiheadAttentionPoolingHead(config.vision_config)
-        self.logit_scale = nn.Parameter(torch.zeros(1))
-        self.logit_bias = nn.Parameter(torch.zeros(1))
-        self.captioner = Qwen2ForCausalLM._from_config(config.captioner_config)
-        self.caption_connector = nn.Linear(config.hidden_size, config.captioner_config.hidden_size)
-        self.pixel_transformer = ArmPixelTransformer(
-            condition_size=config.hidden_size,
-            hidden_size=config.pixel_hidden_size,
-            num_layers=config.pixel_num_layers,
-            num_attention_heads=config.pixel_num_heads,
-            patch_size=config.patch_size,
-        )
+        for loss, name in (("sigmoid", "text_config"), ("caption", "captioner_config")):
+            if getattr(config, f"{loss}_loss_weight") and getattr(config, name) is None:
+                raise ValueError(
+                    f"ArmVQForPreTraining needs config.{name} for its {loss} loss; build it with from_backbones, or "
+                    f"set {loss}_loss_weight to 0."
+                )
+        dtype = torch.get_default_dtype()  # the one this model is being made in, not the backbones'
+        self.vq_model = ArmVQModel._from_config(config, dtype=dtype)
+        if config.sigmoid_loss_weight:
+            self.text_model = SiglipTextModel._from_config(config.text_config, dtype=dtype)
+            self.pooling_head = SiglipMultiheadAttentionPoolingHead(config.vision_config)
+            self.logit_scale = nn.Parameter(torch.zeros(1))
+            self.logit_bias = nn.Parameter(torch.zeros(1))
+        if config.caption_loss_weight:
+            self.captioner = Qwen2ForCausalLM._from_config(config.captioner_config, dtype=dtype)
+            self.caption_connector = nn.Linear(config.hidden_size, config.captioner_config.hidden_size)
+        if config.pixel_loss_weight:
+            self.pixel_transformer = ArmPixelTransformer(
+                condition_size=config.hidden_size,
+                hidden_size=config.pixel_hidden_size,
+                num_layers=config.pixel_num_layers,
+                num_attention_heads=config.pixel_num_heads,
+                patch_size=config.patch_size,
+            )
         self.train(self.training)
         self.post_init()
 
     @classmethod
-    def from_backbones(cls, vision: str, captioner: str, **config) -> "ArmVQForPreTraining":
-        """A tokenizer to be trained, from a SiglipModel checkpoint and a Qwen2ForCausalLM checkpoint.
+    def from_backbones(
+        cls,
+        *,
+        vision: str,
+        text: str | None = None,
+        captioner: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config,
+    ) -> "ArmVQForPreTraining":
+        """A tokenizer to be trained, from SiglipModel checkpoints and a Qwen2ForCausalLM checkpoint.
+
+        Backbones may be sharded and of any dtype. One at a time is in memory beside the new model.
 
         Args:
-            vision: folder or Hub id of a SiglipModel (FixRes SigLIP2 is one); gives both towers, the pooling head and
-                the start of temperature and bias.
-            captioner: folder or Hub id of a Qwen2ForCausalLM.
+            vision: folder or Hub id of a SiglipModel (FixRes SigLIP2 is one); gives vision tower and pooling head.
+            text: the same of another one, which gives text tower and the start of temperature and bias; None is
+                `vision`'s own. Not needed for a sigmoid loss of weight 0.
+            captioner: folder or Hub id of a Qwen2ForCausalLM; not needed for a caption loss of weight 0.
+            dtype: of the new model. What learns wants fp32; autocast makes the computation bfloat16.
             **config: the rest of `ArmVQConfig`.
+
+        Raises:
+            ValueError: a checkpoint is of another type or lacks tensors; text and picture embeddings differ in size;
+                the vision tower's picture is not made of whole patches; there is no captioner for the caption loss.
         """
-        for path, needed in ((vision, "siglip"), (captioner, "qwen2")):
-            found = AutoConfig.from_pretrained(path).model_type
-            if found != needed:
-                raise ValueError(f"{path} holds a {found!r} model where a {needed!r} one is needed.")
-        siglip = SiglipModel.from_pretrained(vision)
-        language_model = AutoModelForCausalLM.from_pretrained(captioner)
-        model = cls(
-            ArmVQConfig(
-                vision_config=siglip.config.vision_config.to_dict(),
-                text_config=siglip.config.text_config.to_dict(),
-                captioner_config=language_model.config.to_dict(),
-                **config,
+        text = text or vision
+        vision_config = backbone_config(vision, "siglip").vision_config
+        if vision_config.image_size % vision_config.patch_size:
+            raise ValueError(
+                f"{vision} is for pictures of {vision_config.image_size} px, which are no whole number of patches of "
+                f"{vision_config.patch_size} px; take one such as google/siglip2-so400m-patch16-512."
             )
-        )
-        tower = siglip.vision_model.state_dict()
-        head = {name: tower.pop(name) for name in list(tower) if name.startswith("head.")}
-        model.vq_model.vision_model.load_state_dict(tower)
-        model.pooling_head.load_state_dict({name.removeprefix("head."): value for name, value in head.items()})
-        model.text_model.load_state_dict(siglip.text_model.state_dict())
-        model.captioner.load_state_dict(language_model.state_dict())
-        model.logit_scale.data.copy_(siglip.logit_scale.data)
-        model.logit_bias.data.copy_(siglip.logit_bias.data)
+        config = ArmVQConfig(vision_config=vision_config.to_dict(), **config)
+        if config.sigmoid_loss_weight:
+            config.text_config = backbone_config(text, "siglip").text_config
+            if config.text_config.projection_size != config.hidden_size:
+                raise ValueError(
+                    f"Text embeddings of {text} have {config.text_config.projection_size} numbers, picture embeddings "
+                    f"of {vision} {config.hidden_size}; take both towers of one SiglipModel."
+                )
+        if config.caption_loss_weight:
+            if captioner is None:
+                raise ValueError(
+                    f"A caption_loss_weight of {config.caption_loss_weight} needs a captioner; name a "
+                    "Qwen2ForCausalLM, or set it to 0."
+                )
+            config.captioner_config = backbone_config(captioner, "qwen2")
+        model = cls._from_config(config, dtype=dtype)
+        model._take_vision(vision)
+        if config.sigmoid_loss_weight:
+            model._take_text(text)
+        if config.caption_loss_weight:
+            model.captioner.load_state_dict(read_backbone(Qwen2ForCausalLM, captioner))
         return model
+
+    def _take_vision(self, path: str) -> None:
+        tower = read_backbone(SiglipVisionModel, path)
+        head = {name.removeprefix("head."): tower.pop(name) for name in list(tower) if name.startswith("head.")}
+        self.vq_model.vision_model.load_state_dict(tower)
+        if self.config.sigmoid_loss_weight:
+            self.pooling_head.load_state_dict(head)
+
+    def _take_text(self, path: str) -> None:
+        siglip, prefix = read_backbone(SiglipModel, path), "text_model."
+        tower = {name.removeprefix(prefix): value for name, value in siglip.items() if name.startswith(prefix)}
+        self.text_model.load_state_dict(tower)
+        for name in ("logit_scale", "logit_bias"):
+            self.get_parameter(name).data.copy_(siglip[name])
 
     def train(self, mode: bool = True):
         super().train(mode)
-        for frozen in (self.text_model, self.pooling_head, self.captioner):
-            frozen.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
-        self.pixel_transformer.null_condition.requires_grad_(False)  # a training signal is never guided
+        for name, part in self.named_children():
+            if name in FROZEN_PARTS:
+                part.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
+        if self.config.caption_loss_weight:
+            for layer in self.captioner.model.layers:
+                layer.training = mode  # it alone, not what is in it: layers in training can checkpoint gradients
+        if self.config.pixel_loss_weight:
+            self.pixel_transformer.null_condition.requires_grad_(False)  # a training signal is never guided
         return self
 
     def image_embeds(self, z_q: torch.Tensor) -> torch.Tensor:
-        """`z_q` [B, h, w, C] -> unit embeddings [B, C] beside SigLIP's text embeddings."""
-        return nn.functional.normalize(self.pooling_head(z_q.flatten(1, 2)), dim=-1)
+        """`z_q` [B, h, w, C] -> fp32 unit embeddings [B, C] beside SigLIP's text embeddings."""
+        return nn.functional.normalize(self.pooling_head(z_q.flatten(1, 2)).float(), dim=-1)
 
     @torch.no_grad()
     def text_embeds(self, input_ids: torch.LongTensor) -> torch.Tensor:
-        """SigLIP text ids [B, T] (padded to its full length) -> unit embeddings [B, C]."""
-        return nn.functional.normalize(self.text_model(input_ids=input_ids).pooler_output, dim=-1)
+        """SigLIP text ids [B, T] (padded to its full length) -> fp32 unit embeddings [B, C]."""
+        return nn.functional.normalize(self.text_model(input_ids=input_ids).pooler_output.float(), dim=-1)
 
     def caption_loss(self, z_q: torch.Tensor, caption_ids: torch.LongTensor) -> torch.Tensor:
         """L_cap: cross-entropy of captions [B, T] (-100 where padded) that the frozen captioner reads off `z_q`."""
@@ -138,7 +254,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         caption_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> ArmVQPreTrainingOutput:
-        """The weighted sum of the losses.
+        """The weighted sum of the losses. In training on several processes all must come here together.
 
         Args:
             pixel_values: [B, 3, H, W] in -1..1.
@@ -155,11 +271,14 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 self.pixel_transformer, pixel_values, encoded.z_q, regression_share=config.pixel_regression_share
             )
         if config.sigmoid_loss_weight:
+            text_embeds = self.text_embeds(input_ids)
+            texts, first = gather_texts(text_embeds) if self.training else (text_embeds, 0)
             losses["sigmoid"] = sigmoid_loss(
-                self.image_embeds(encoded.z_q), self.text_embeds(input_ids), self.logit_scale, self.logit_bias
+                self.image_embeds(encoded.z_q), texts, self.logit_scale, self.logit_bias, first=first
             )
         if config.feature_loss_weight:
-            losses["feature"] = 1 - nn.functional.cosine_similarity(encoded.z_q, encoded.features, dim=-1).mean()
+            cosines = nn.functional.cosine_similarity(encoded.z_q.float(), encoded.features.float(), dim=-1)
+            losses["feature"] = 1 - cosines.mean()
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
         loss = sum(getattr(config, f"{name}_loss_weight") * value for name, value in losses.items())

@@ -26,13 +26,16 @@ class ArmPixelTransformer(ModelMixin, ConfigMixin):
         patch_size: pixels a side of the square that one token of `z_q` covers.
     """
 
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
+
     @register_to_config
     def __init__(
         self,
         condition_size: int = 1152,
-        hidden_size: int = 1152,
+        hidden_size: int = 768,
         num_layers: int = 24,
-        num_attention_heads: int = 16,
+        num_attention_heads: int = 12,
         patch_size: int = 16,
     ):
         super().__init__()
@@ -78,7 +81,8 @@ class ArmPixelTransformer(ModelMixin, ConfigMixin):
             drop_condition: [B], True where `z_q` is replaced by the learned null condition.
 
         Returns:
-            noise - data, like `sample`.
+            noise - data, in the shape and dtype of `sample`: of one in fp32, weights in bfloat16 leave the division by
+            sigma in fp32.
 
         Raises:
             ValueError: `sample` and `z_q` disagree on the grid.
@@ -91,17 +95,21 @@ class ArmPixelTransformer(ModelMixin, ConfigMixin):
         condition = self.condition_projection(self.condition_norm(z_q.flatten(1, 2)))
         if drop_condition is not None:
             condition = torch.where(drop_condition[:, None, None], self.null(batch, height, width), condition)
-        patches = nn.functional.unfold(sample, patch, stride=patch).transpose(1, 2)
-        positions = grid_positions(height, width, self.config.hidden_size, sample.device, sample.dtype)
+        patches = nn.functional.unfold(sample.to(self.dtype), patch, stride=patch).transpose(1, 2)
+        positions = grid_positions(height, width, self.config.hidden_size, sample.device, self.dtype)
         # The share of the picture in the sample: at pure noise there is nothing to see, and z_q alone speaks.
-        visible = (1 - sigma).to(sample.dtype)[:, None, None]
+        visible = (1 - sigma).to(self.dtype)[:, None, None]
         hidden_states = visible * self.patch_projection(patches) + condition + positions
-        timestep, _ = self.time_embedding(1000 * sigma, batch_size=batch, hidden_dtype=sample.dtype)
+        timestep, _ = self.time_embedding(1000 * sigma, batch_size=batch, hidden_dtype=self.dtype)
         for block in self.blocks:
-            hidden_states = block(hidden_states, timestep=timestep)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                # By place, for `checkpoint`: no mask, nothing to attend to but itself.
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, None, None, None, timestep)
+            else:
+                hidden_states = block(hidden_states, timestep=timestep)
         # The long skip lets detail pass from z_q to the picture beside the blocks.
         clean = self.output_projection(self.output_norm(hidden_states + condition)).transpose(1, 2)
-        clean = nn.functional.fold(clean, sample.shape[-2:], patch, stride=patch)
+        clean = nn.functional.fold(clean.to(sample.dtype), sample.shape[-2:], patch, stride=patch)
         return (sample - clean) / sigma.clamp(min=MIN_SIGMA)[:, None, None, None]
 
 

@@ -1,6 +1,7 @@
 """Training: interrupted, it goes on as if it never was; checkpoints are complete or absent; recipes are read."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -147,6 +149,41 @@ def test_the_frozen_towers_are_not_trained(uninterrupted, new_trainer, tmp_path)
         theirs = uninterrupted.model.get_submodule(part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in before.get_submodule(part).state_dict().items())
     assert not torch.equal(before.logit_bias, uninterrupted.model.logit_bias)
+
+
+# --- checkpoints without what is frozen ------------------------------------------------------------------------------
+
+
+def test_checkpoints_hold_what_learns_and_the_final_folder_all(new_trainer, uninterrupted, tmp_path, caplog):
+    model = uninterrupted.model
+    model.save_pretrained(tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    checkpoint = load_file(Path(uninterrupted.args.output_dir) / "checkpoint-6" / "model.safetensors")
+    frozen = ("vq_model.vision_model.", "text_model.", "pooling_head.", "captioner.", "pixel_transformer.null_")
+    assert checkpoint.keys() == {name for name in whole if not name.startswith(frozen)}
+    assert {"vq_model.channel_norm.running_mean", "logit_scale", "caption_connector.weight"} <= checkpoint.keys()
+    size, less = (sum(tensor.nbytes for tensor in tensors.values()) for tensors in (whole, checkpoint))
+    assert less < 0.7 * size
+    loaded = ArmVQForPreTraining.from_pretrained(tmp_path / "whole")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+    logger = logging.getLogger("transformers.trainer")
+    logger.addHandler(caplog.handler)  # transformers' do not propagate
+    try:
+        train(new_trainer(uninterrupted.args.output_dir, seed=1))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "missing keys" not in caplog.text  # what is left out is no surprise
+
+
+def test_an_older_checkpoint_with_what_is_frozen_still_goes_on(new_trainer, uninterrupted, tmp_path):
+    interrupted = new_trainer(tmp_path, callbacks=[StopAt(2, politely=True)])
+    interrupted.model.frozen_from_backbones = False  # as it was
+    train(interrupted)
+    assert "captioner.model.norm.weight" in load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    resumed = new_trainer(tmp_path, seed=1)
+    train(resumed)
+    assert_same_training(resumed, uninterrupted)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -298,7 +335,8 @@ def test_only_training_counts_among_the_parts_of_the_loss(new_trainer, tmp_path)
 
 
 def test_the_reconstruction_callback_looks_without_leaving_a_trace(new_trainer, uninterrupted, tmp_path):
-    trainer = new_trainer(tmp_path, callbacks=[ReconstructionCallback(every=3, pictures=4, steps=1)])
+    trainer = new_trainer(tmp_path)
+    trainer.add_callback(ReconstructionCallback(trainer, every=3, pictures=4, steps=1))
     train(trainer)
     assert_same_training(trainer, uninterrupted)
     looks = [log for log in trainer.state.log_history if "eval_psnr" in log]
@@ -386,11 +424,12 @@ def test_a_missing_recipe_is_refused_by_name(read, capsys, tmp_path):
 # --- the entry point -------------------------------------------------------------------------------------------------
 
 
-def test_the_tokenizer_s_recipe_trains_from_the_command_line(tiny_backbones, tmp_path):
-    recipe = yaml.safe_load((ROOT / "trainers" / "arm_tiny" / "tokenizer.yaml").read_text())
-    recipe["model"] |= MODEL
+def train_tokenizer(stage, tmp_path, *, model, **sections):
+    """Runs trainers/tokenizer.py on one of arm-tiny's recipes, for 3 steps; the folder it wrote."""
+    recipe = yaml.safe_load((ROOT / "trainers" / "arm_tiny" / f"{stage}.yaml").read_text())
+    recipe["model"] |= model
     recipe["training"] |= {"max_steps": 3, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
-    recipe |= {"backbones": tiny_backbones, "evaluation": {"every": 2, "pictures": 4}}
+    recipe |= {"evaluation": {"every": 2, "pictures": 4}, **sections}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     output = tmp_path / "out"
     subprocess.run(
@@ -403,6 +442,24 @@ def test_the_tokenizer_s_recipe_trains_from_the_command_line(tiny_backbones, tmp
         check=True,
         timeout=300,
     )
+    return output
+
+
+def test_a_further_phase_may_leave_losses_out_and_their_backbones(tiny_backbones, tmp_path):
+    ArmVQForPreTraining.from_backbones(**tiny_backbones, **MODEL).save_pretrained(tmp_path / "before")
+    weights = {f"{name}_loss_weight": 0.0 for name in ("caption", "sigmoid", "pixel")}
+    sections = {"start_from": str(tmp_path / "before"), "backbones": {"vision": tiny_backbones["vision"]}}
+    output = train_tokenizer("tokenizer_detail", tmp_path, model=weights, **sections)
+    checkpoint = load_file(output / "checkpoint-3" / "model.safetensors")
+    assert checkpoint and all(name.startswith("vq_model.") for name in checkpoint)
+    trained = ArmVQForPreTraining.from_pretrained(output / "pretraining")
+    assert [name for name, _ in trained.named_children()] == ["vq_model"]
+    before = ArmVQModel.from_pretrained(tmp_path / "before")
+    assert not torch.equal(trained.vq_model.down_projection.weight, before.down_projection.weight)
+
+
+def test_the_tokenizer_s_recipe_trains_from_the_command_line(tiny_backbones, tmp_path):
+    output = train_tokenizer("tokenizer", tmp_path, model=MODEL, backbones=tiny_backbones)
     assert checkpoints(output) == ["checkpoint-2", "checkpoint-3"]
     assert [path.name for path in (output / "reconstructions").iterdir()] == ["step-0000002.png"]
 

@@ -127,8 +127,26 @@ class LossPartsMixin:
         super().log(logs, *args, **kwargs)
 
 
-class ArmTrainer(AtomicCheckpointMixin, LossPartsMixin, Trainer):
-    """`transformers.Trainer` with both mixins. Samples are taken in order: the datasets here are shuffled by
+class FrozenPartsMixin:
+    """For a `Trainer`: checkpoints of a model that is `frozen_from_backbones` hold only what learns. Going on from one
+    takes the rest from the model at hand, which the recipe has made of its backbones. What is saved after training is
+    whole.
+    """
+
+    def train(self, *args, **kwargs):
+        if not getattr(self.model, "frozen_from_backbones", False):
+            return super().train(*args, **kwargs)
+        named = self.model.named_parameters(remove_duplicate=False)  # tied ones under each of their names
+        before = self.model._keys_to_ignore_on_save
+        self.model._keys_to_ignore_on_save = {name for name, parameter in named if not parameter.requires_grad}
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.model._keys_to_ignore_on_save = before
+
+
+class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, LossPartsMixin, Trainer):
+    """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
 
