@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -349,11 +350,17 @@ def test_a_finished_folder_is_left_alone_and_says_the_same(codes, mixture, arm_f
     assert contents(folder) == before
 
 
-def test_going_on_with_another_tokenizer_or_other_options_is_refused(codes, mixture, arm_folder, tiny_arm_backbones):
+def test_going_on_with_another_tokenizer_or_other_options_is_refused(
+    codes, mixture, arm_folder, tiny_arm_backbones, tmp_path
+):
     folder, options = codes[0], {"workers": 1, "rows_per_file": 5}
+    other_map = shutil.copytree(f"{arm_folder}/vq_model", tmp_path / "vq_model")
+    config = json.loads((other_map / "config.json").read_text())
+    (other_map / "config.json").write_text(json.dumps(config | {"fsq_activation": "ifsq"}))
     before = contents(folder)
     for tokenizer, changed, named in (
         (tiny_arm_backbones["vq"], {}, "tokenizer.weights"),
+        (str(other_map), {}, "tokenizer.quantizer"),
         (arm_folder, {"dtype": "bfloat16"}, "tokenizer.weights, tokenizer.dtype"),
         (arm_folder, {"rows_per_file": 6}, "options.rows_per_file"),
         (arm_folder, {"task": "text", "batch_size": 1}, "options.task, options.batch_size"),

@@ -113,6 +113,7 @@ def describe_tokenizer(folder: str, dtype: str) -> dict:
     return {
         "weights": weights_fingerprint(vq_model),
         "codebook_size": vq_model.config.codebook_size,
+        "quantizer": {name: getattr(vq_model.config, name) for name in ("fsq_levels", "fsq_activation")},
         "dtype": dtype,
         "image_processor": json.loads(image_processor.to_json_string()),
     }
