@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl lint clean
+.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl ablation lint clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,9 +46,9 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 
 # Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
 # faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
-train-tiny train-tiny-rl: export MALLOC_MMAP_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl: export MALLOC_TOP_PAD_ := 67108864
+train-tiny train-tiny-rl ablation: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+train-tiny train-tiny-rl ablation: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+train-tiny train-tiny-rl ablation: export MALLOC_TOP_PAD_ := 67108864
 
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
@@ -72,6 +72,9 @@ train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, edi
 		--output benchmarks/results/arm_tiny_rl.json
 	$(PYTHON) hub_cards/export_tiny_rl.py --results benchmarks/results/arm_tiny_rl.json --run \
 		$(foreach stage,text_to_image editing joint,grpo_$(stage)=runs/arm-tiny/grpo_$(stage))
+
+ablation: install ## Train the tokenizer with and without its losses, three seeds each, and print what each loss earns
+	$(PYTHON) benchmarks/quality/ablation.py --output benchmarks/results/ablation.json
 
 lint: install ## Check style and formatting
 	$(PYTHON) -m ruff check .

@@ -108,3 +108,21 @@ def test_measuring_a_tokenizer_names_what_is_wrong(options, message, monkeypatch
     monkeypatch.setattr(sys, "argv", ["tokenizer.py", "--tokenizer", shipped, *options])
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(BENCHMARKS / "quality" / "tokenizer.py"), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_with_each_set_of_losses_and_repeats_nothing(tmp_path, monkeypatch, capsys):
+    short = ["training.max_steps=2", "training.per_device_train_batch_size=4", "evaluation.every=1000"]
+    command = ["ablation.py", "--seeds", "1", "--items", "8", "--runs", str(tmp_path / "runs")]
+    command += ["--output", str(tmp_path / "ablation.json"), *short]
+    found = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(str(BENCHMARKS / "quality" / "ablation.py"), run_name="__main__")
+        weights = (tmp_path / "runs").glob("*/vq_model/model.safetensors")
+        written = {file: file.stat().st_mtime_ns for file in weights}
+        scores = json.loads((tmp_path / "ablation.json").read_text())["scores"]
+        assert len(written) == 4 and [len(rows) for rows in scores.values()] == [1] * 4
+        assert "| all four |" in capsys.readouterr().out
+        found.append((written, scores))
+    assert found[0] == found[1]
