@@ -18,13 +18,8 @@ from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-
-from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
-from transformers_arm.evaluation import EVALUATION_SEED, Tokenizer, hardware, reconstruction, zero_shot
-from transformers_arm.image_processing_arm import ArmImageProcessor
-from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
+from transformers_arm.evaluation import EVALUATION_SEED, hardware, reconstruction, zero_shot
+from transformers_arm.evaluation_tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", ROOT / "trainers" / "arm_tiny" / "ablation.yaml"
@@ -62,12 +57,7 @@ def train(losses: str, seed: int, runs: Path, overrides: list[str]) -> Path:
 
 def scores_of(folder: Path, *, count: int, seed: int) -> dict[str, float]:
     """Zero-shot, PSNR, read-back and codebook usage of a run, on held-out scenes."""
-    trained = ArmVQForPreTraining.from_pretrained(folder / "pretraining", dtype=torch.float32).eval()
-    detokenizer = ArmPixelDetokenizer(trained.pixel_transformer, FlowMatchEulerDiscreteScheduler())
-    detokenizer.register_to_config(default_steps=4, default_guidance_scale=1.0)  # that training signal has no null
-    detokenizer.vq_model = trained.vq_model
-    detokenizer.set_progress_bar_config(disable=True)
-    tokenizer = Tokenizer(trained.vq_model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
+    tokenizer = Tokenizer.from_training(folder, steps=4)
     drawn = reconstruction(tokenizer, count=count, seed=seed)
     found = {"zero_shot": zero_shot(tokenizer, SIGLIP, count=count, seed=seed)["z_q"], **drawn}
     return {name: found[name] for name in SCORES}

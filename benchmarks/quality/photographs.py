@@ -26,19 +26,14 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from transformers_arm.data.input_files import find_sources
 from transformers_arm.data.photographs import HELD_OUT, read_photograph, write_crops
 from transformers_arm.demo import sheet
-from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
 from transformers_arm.evaluation import EVALUATION_SEED, hardware
 from transformers_arm.evaluation_tokenizer import Fidelity, Picture, Tokenizer, dataset_pictures, tokenizer_scores
-from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.metrics.arm_fidelity.arm_fidelity import fidelity_scores, psnr
-from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 
 SCALES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16)
 QUALITIES = range(1, 96)  # beyond 95 files grow and pictures do not
@@ -112,15 +107,6 @@ def run(argument: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def tokenizer_of(folder: Path) -> Tokenizer:
-    """The tokenizer of a run, rendered by the pixel transformer it was trained with."""
-    trained = ArmVQForPreTraining.from_pretrained(folder / "pretraining", dtype=torch.float32).eval()
-    detokenizer = ArmPixelDetokenizer(trained.pixel_transformer, FlowMatchEulerDiscreteScheduler())
-    detokenizer.register_to_config(default_steps=1, default_guidance_scale=1.0)  # it learnt pure noise, and no null
-    detokenizer.set_progress_bar_config(disable=True)
-    return Tokenizer(trained.vq_model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
-
-
 def token_bits(tokenizer: Tokenizer) -> int:
     """Whole bits of a token."""
     return math.ceil(math.log2(tokenizer.model.config.codebook_size))
@@ -174,7 +160,7 @@ def measure(runs: dict[str, Path], crops: list[Picture], seed: int) -> tuple[dic
     Raises:
         ValueError: tokens of different numbers of bits, or on patches of different sizes.
     """
-    tokenizers = {name: tokenizer_of(folder) for name, folder in runs.items()}
+    tokenizers = {name: Tokenizer.from_training(folder, steps=1) for name, folder in runs.items()}
     rules = {(token_bits(each), each.image_processor.patch_size) for each in tokenizers.values()}
     if len(rules) > 1:
         raise ValueError(f"Runs differ in (bits, pixels a side) of a token: {sorted(rules)}; measure them one by one.")

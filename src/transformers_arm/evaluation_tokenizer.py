@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from datasets import ClassLabel, load_dataset
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
@@ -37,6 +38,7 @@ from .metrics.arm_fidelity.arm_fidelity import fidelity_scores
 from .metrics.arm_reconstruction.arm_reconstruction import code_counts, usage_scores
 from .metrics.arm_zero_shot.arm_zero_shot import zero_shot_accuracy
 from .modeling_arm_vq import ArmVQModel, ArmVQOutput
+from .modeling_arm_vq_pretraining import ArmVQForPreTraining
 
 CLASS_PROMPT = "a photo of a {}."
 COLUMNS = ("image", "caption", "label")
@@ -67,6 +69,22 @@ class Tokenizer:
                 f"{folder} holds no vq_model/config.json; name a folder that hub_cards/export_tiny.py wrote."
             )
         return cls.from_parts(folder / "vq_model", folder / "detokenizer")
+
+    @classmethod
+    def from_training(cls, folder: str | PathLike, *, steps: int) -> "Tokenizer":
+        """Loads what `trainers/tokenizer.py` wrote, in fp32; pictures are rendered by the pixel transformer of the
+        training itself, in so many Euler steps and without guidance, whose null it never learnt.
+        """
+        trained = ArmVQForPreTraining.from_pretrained(Path(folder) / "pretraining", dtype=torch.float32).eval()
+        detokenizer = ArmPixelDetokenizer(
+            trained.pixel_transformer,
+            FlowMatchEulerDiscreteScheduler(),
+            default_steps=steps,
+            default_guidance_scale=1.0,
+        )
+        detokenizer.vq_model = trained.vq_model
+        detokenizer.set_progress_bar_config(disable=True)
+        return cls(trained.vq_model, ArmImageProcessor.from_pretrained(Path(folder) / "vq_model"), detokenizer)
 
     @classmethod
     def from_parts(
