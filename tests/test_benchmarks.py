@@ -110,6 +110,17 @@ def test_measuring_a_tokenizer_names_what_is_wrong(options, message, monkeypatch
         runpy.run_path(str(BENCHMARKS / "quality" / "tokenizer.py"), run_name="__main__")
 
 
+def test_in_the_ablation_the_sigmoid_and_the_feature_loss_bring_semantics_in_the_paper_s_order():
+    result = json.loads((BENCHMARKS / "results" / "ablation.json").read_text())
+    assert all(len({row["seed"] for row in rows}) == 3 for rows in result["scores"].values())
+    means = {losses: sum(row["zero_shot"] for row in rows) / 3 for losses, rows in result["scores"].items()}
+    paper = {losses: figures[0] for losses, figures in result["paper"].items()}
+    assert sorted(means, key=means.get) == sorted(paper, key=paper.get)
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    for losses, mean in means.items():
+        assert f"| {losses} | {mean:.3f} +- " in readme
+
+
 @pytest.mark.slow
 def test_the_ablation_trains_with_each_set_of_losses_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     short = ["training.max_steps=2", "training.per_device_train_batch_size=4", "evaluation.every=1000"]
