@@ -9,16 +9,14 @@ pixel transformer that each was trained with. Prints a table, and JSON into `--o
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 
-from transformers_arm.evaluation import EVALUATION_SEED, hardware, reconstruction, zero_shot
+from transformers_arm.evaluation import EVALUATION_SEED, reconstruction, write_result, zero_shot
 from transformers_arm.evaluation_tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -92,13 +90,5 @@ if __name__ == "__main__":
         values = [shown([row[name] for row in found[losses]]) for name in SCORES]
         print(f"| {losses} | {' | '.join(values)} | zero-shot {paper[0]}%, PSNR {paper[1]}, usage {paper[2]}% |")
     if arguments.output:
-        result = {
-            "command": f"python {' '.join(sys.argv)}",
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-            "items": arguments.items,
-            "scores": found,
-            "paper": {losses: paper for losses, (_, paper) in LOSSES.items()},
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        paper = {losses: figures for losses, (_, figures) in LOSSES.items()}
+        write_result(arguments.output, items=arguments.items, scores=found, paper=paper)

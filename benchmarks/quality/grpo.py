@@ -10,13 +10,10 @@ JSON into `--output`.
 """
 
 import argparse
-import json
 import statistics
-import sys
-from datetime import date
 from pathlib import Path
 
-from transformers_arm.evaluation import EVALUATION_SEED, hardware
+from transformers_arm.evaluation import EVALUATION_SEED, write_result
 from transformers_arm.evaluation_multimodal import UNGUIDED, Arm, editing, generation, understanding
 from transformers_arm.evaluation_reader import load_or_train
 from transformers_arm.shapes.prompts import GENERATION_TASKS
@@ -91,16 +88,5 @@ if __name__ == "__main__":
         old, new = (shown(row[which], row[f"{which}_spread"]) for which in ("before", "after"))
         print(f"| {name} | {old} | {new} | {row['gain']:+.3f} |")
     if arguments.output:
-        result = {
-            "command": f"python {' '.join(sys.argv)}",
-            "before": str(arguments.before),
-            "after": [str(folder) for folder in arguments.after],
-            "items": arguments.items,
-            "seeds": list(seeds),
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-            "table": table,
-            "all": found,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        compared = {"before": arguments.before, "after": arguments.after, "items": arguments.items}
+        write_result(arguments.output, **compared, seeds=list(seeds), table=table, all=found)

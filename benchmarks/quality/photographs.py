@@ -17,11 +17,8 @@ those of its coded coefficients, as if its tables and size were known, as a toke
 
 import argparse
 import io
-import json
 import math
-import shlex
 import sys
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +28,7 @@ from PIL import Image
 from transformers_arm.data.input_files import find_sources
 from transformers_arm.data.photographs import HELD_OUT, read_photograph, write_crops
 from transformers_arm.demo import sheet
-from transformers_arm.evaluation import EVALUATION_SEED, hardware
+from transformers_arm.evaluation import EVALUATION_SEED, write_result
 from transformers_arm.evaluation_tokenizer import Fidelity, Picture, Tokenizer, dataset_pictures, tokenizer_scores
 from transformers_arm.metrics.arm_fidelity.arm_fidelity import fidelity_scores, psnr
 
@@ -209,15 +206,7 @@ def report(arguments: argparse.Namespace) -> None:
     scores, shown = measure(dict(arguments.runs), crops, arguments.seed)
     print_tables(scores)
     if arguments.output:
-        result = {
-            "command": f"python {shlex.join(sys.argv)}",
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-            "seed": arguments.seed,
-            "scores": scores,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(arguments.output, seed=arguments.seed, scores=scores)
     if arguments.picture:
         page = sheet([[middle(picture) for picture in column] for column in shown])
         page.quantize().save(arguments.picture, optimize=True)  # 256 colors make a small file

@@ -8,15 +8,12 @@ differ. Prints a table, and JSON into `--output`.
 """
 
 import argparse
-import json
-import sys
-from datetime import date
 from pathlib import Path
 
 import torch
 
 from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
-from transformers_arm.evaluation import EVALUATION_SEED, hardware, text_scores
+from transformers_arm.evaluation import EVALUATION_SEED, text_scores, write_result
 from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.processing_arm import ArmProcessor
@@ -59,13 +56,4 @@ if __name__ == "__main__":
     for score in scores[name]:
         print(f"| {score.replace('_', ' ')} | {' | '.join(f'{scores[name][score]:.3f}' for name in folders)} |")
     if arguments.output:
-        result = {
-            "command": f"python {' '.join(sys.argv)}",
-            **settings,
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-            "sampling": sampling.image_generation,
-            "scores": scores,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(arguments.output, **settings, sampling=sampling.image_generation, scores=scores)

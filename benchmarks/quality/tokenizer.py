@@ -12,16 +12,14 @@ a sheet of originals above their reconstructions.
 """
 
 import argparse
-import json
 import sys
-from datetime import date
 from pathlib import Path
 
 import torch
 
 from transformers_arm.data.input_files import find_sources
 from transformers_arm.demo import sheet
-from transformers_arm.evaluation import EVALUATION_SEED, hardware, world_pictures
+from transformers_arm.evaluation import EVALUATION_SEED, world_pictures, write_result
 from transformers_arm.evaluation_tokenizer import (
     COLUMNS,
     RENAME,
@@ -125,16 +123,7 @@ if __name__ == "__main__":
         print(f"skipped: {example['file']}: {example['problem']}")
     if arguments.output:
         asked = {name: value for name, value in vars(arguments).items() if name not in ("items", "seed", "output")}
-        result = {
-            "command": f"python {' '.join(sys.argv)}",
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-            "seed": arguments.seed,
-            "items": scores["pictures"],
-            "options": asked,
-            "scores": scores,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2, default=str) + "\n")
+        measured = {"seed": arguments.seed, "items": scores["pictures"]}
+        write_result(arguments.output, **measured, options=asked, scores=scores)
         if shown:
             sheet([list(pair) for pair in shown]).save(arguments.output.with_suffix(".png"))

@@ -8,18 +8,16 @@ TRL's.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from datetime import date
 
 import torch
 from transformers import TrainerCallback
 
 from transformers_arm.data.world_requests import world_requests
-from transformers_arm.evaluation import hardware
+from transformers_arm.evaluation import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.rewards import world_alignment, world_instruction, world_preservation, world_quality
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
@@ -130,13 +128,7 @@ if __name__ == "__main__":
     for part in PARTS:
         print(f"| {part} | {watch.seconds[part] / steps.steps:.3f} | {watch.seconds[part] / total:.1%} |")
     if arguments.output:
-        result = {
-            **vars(arguments),
-            "seconds": {part: watch.seconds[part] / steps.steps for part in PARTS},
-            "share": {part: watch.seconds[part] / total for part in PARTS},
-            "threads": torch.get_num_threads(),
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-        }
-        with open(arguments.output, "w") as file:
-            json.dump(result, file, indent=2)
+        seconds = {part: watch.seconds[part] / steps.steps for part in PARTS}
+        share = {part: watch.seconds[part] / total for part in PARTS}
+        threads = torch.get_num_threads()
+        write_result(arguments.output, **vars(arguments), seconds=seconds, share=share, threads=threads)

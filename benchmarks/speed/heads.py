@@ -10,11 +10,9 @@ is the process's own, so that other jobs are not measured.
 """
 
 import argparse
-import json
 import re
 import statistics
 import time
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 
 from transformers_arm.configuration_arm import ArmConfig
-from transformers_arm.evaluation import hardware
+from transformers_arm.evaluation import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.presets import arm_7b_config
 
@@ -133,12 +131,4 @@ if __name__ == "__main__":
                 flush=True,
             )
     if arguments.output:
-        result = {
-            **vars(arguments),
-            "rows": rows,
-            "threads": torch.get_num_threads(),
-            "date": date.today().isoformat(),
-            "hardware": hardware(),
-        }
-        with open(arguments.output, "w") as file:
-            json.dump(result, file, indent=2)
+        write_result(arguments.output, **vars(arguments), rows=rows, threads=torch.get_num_threads())

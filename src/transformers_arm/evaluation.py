@@ -1,8 +1,12 @@
 """Scores a tokenizer and its detokenizer on held-out scenes: what the demo, the model card and the README print."""
 
+import json
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterator
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +31,14 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+
+
+def write_result(file: str | Path, /, **fields) -> None:
+    """Writes a benchmark's result as JSON: the command that ran, date, hardware, and `fields`."""
+    command = f"python {shlex.join(sys.argv)}"
+    result = {"command": command, "date": date.today().isoformat(), "hardware": hardware(), **fields}
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(json.dumps(result, indent=2, default=str) + "\n")
 
 
 def _batches(total: int, size: int, what: str):

@@ -1,4 +1,4 @@
-"""A Trainer on packed mixtures whose checkpoints hold where the data stood, to the row.
+"""A Trainer on rows of mixtures whose checkpoints hold where the data stood, to the row.
 
 transformers' own way back to the middle of an epoch is to read all batches before it once more. Knows nothing about
 what rows are made of.
@@ -10,22 +10,21 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from ..data.packing import PackedMixture
+from ..data.streams import MixtureRows
 from .trainer import ArmTrainer
 
 DATA_STATE_NAME = "data_state.json"
 
 
 class MixtureTrainer(ArmTrainer):
-    """`ArmTrainer` for a `PackedMixture` as `train_dataset`; `max_steps` says how long.
+    """`ArmTrainer` for `MixtureRows` as `train_dataset`; `max_steps` says how long.
 
     Each process reads its own share of the rows, in `dataloader_num_workers` workers; one with all of them sees the
-    same rows in the same steps. `per_device_train_batch_size` counts rows of the mixture's token budget. What
-    `PackedMixture.summary` says is logged beside the loss. A checkpoint can be resumed with other numbers of processes
-    and workers.
+    same rows in the same steps. `per_device_train_batch_size` counts rows. What `MixtureRows.summary` says is logged
+    beside the loss. A checkpoint can be resumed with other numbers of processes and workers.
     """
 
-    train_dataset: PackedMixture
+    train_dataset: MixtureRows
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
