@@ -137,3 +137,11 @@ def test_the_ablation_trains_with_each_set_of_losses_and_repeats_nothing(tmp_pat
         assert "| all four |" in capsys.readouterr().out
         found.append((written, scores))
     assert found[0] == found[1]
+
+
+def test_the_ablation_takes_no_run_for_one_with_other_fields(tmp_path, monkeypatch):
+    (tmp_path / "all_four-1").mkdir()
+    (tmp_path / "all_four-1" / "fields.json").write_text('["training.seed=1", "training.max_steps=2"]')
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit, match="all_four-1 holds a run with .*max_steps=2; name another folder"):
+        runpy.run_path(str(BENCHMARKS / "quality" / "ablation.py"), run_name="__main__")

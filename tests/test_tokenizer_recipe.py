@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import runpy
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -47,8 +49,8 @@ def pairs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train(pairs, tiny_backbones, monkeypatch):
-    """Runs trainers/tokenizer.py on arm-7b's recipe, on tiny backbones and for few steps, as its command line does."""
+def overrides(tiny_backbones):
+    """What makes arm-7b's recipe run on tiny backbones for few steps, as the end of a command line."""
     changed = {f"backbones.{name}": folder for name, folder in tiny_backbones.items()}
     changed |= {"model.pixel_num_layers": 1, "model.pixel_hidden_size": 32, "model.pixel_num_heads": 2}
     changed |= {"image_processor.size": {"height": 32, "width": 32}, "model.num_projection_layers": 1}
@@ -57,10 +59,15 @@ def train(pairs, tiny_backbones, monkeypatch):
     short |= {"dataloader_num_workers": 0, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     short["warmup_steps"] = 1
     changed |= {f"training.{name}": value for name, value in short.items()}
+    return lambda **others: [f"{name}={json.dumps(value)}" for name, value in {**changed, **others}.items()]
 
-    def run(output_dir, **overrides):
-        fields = {**changed, "output_dir": output_dir, **overrides}
-        command = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+
+@pytest.fixture
+def train(pairs, overrides, monkeypatch):
+    """Runs trainers/tokenizer.py in this process, as its command line does."""
+
+    def run(output_dir, **others):
+        command = overrides(output_dir=output_dir, **others)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [str(TRAINER), "--config", str(RECIPE), *command])
             runpy.run_path(str(TRAINER), run_name="__main__")
@@ -120,3 +127,32 @@ def test_losses_without_weight_need_no_texts_and_no_captioner(train):
     folder = train("run", **off, **{"backbones.captioner": None})
     trained = ArmVQForPreTraining.from_pretrained(folder / "pretraining")
     assert {name for name, _ in trained.named_children()} == {"vq_model", "pixel_transformer"}
+
+
+WATCHED = """
+import runpy, sys
+import torch
+from torch import distributed
+from transformers_arm import modeling_arm_vq_pretraining as modeling
+
+plain_loss = modeling.flow_matching_loss
+
+def watched(transformer, pictures, z_q, **kwargs):
+    torch.save([torch.get_rng_state(), pictures.sum()], f"noise-{distributed.get_rank()}.pt")
+    return plain_loss(transformer, pictures, z_q, **kwargs)
+
+modeling.flow_matching_loss = watched
+trainer = sys.argv.pop(1)
+runpy.run_path(trainer, run_name="__main__")
+"""
+
+
+def test_each_process_draws_its_own_noise_for_its_own_pictures(pairs, overrides):
+    (pairs / "watched.py").write_text(WATCHED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["watched.py", str(TRAINER), "--config", str(RECIPE), *overrides(output_dir="run")]
+    subprocess.run([*torchrun, *command], check=True, cwd=pairs, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    noise, pictures = zip(*(torch.load(pairs / f"noise-{rank}.pt") for rank in range(2)), strict=True)
+    assert not torch.equal(*noise)
+    assert not torch.equal(*pictures)
+    ArmVQForPreTraining.from_pretrained(pairs / "run" / "pretraining")  # written by one of them, whole

@@ -3,12 +3,13 @@
     python benchmarks/quality/ablation.py [--seeds 1 2 3] [--jobs 2] [--output FILE] [training.max_steps=2000 ...]
 
 Runs `trainers/tokenizer.py` with `trainers/arm_tiny/ablation.yaml` for each set of losses and seed, in `--jobs`
-processes of one thread; `name=value` replaces a field of the recipe in all of them. A run that has finished is not
-repeated, one that was interrupted goes on. All are scored on the same held-out scenes; pictures are rendered by the
-pixel transformer that each was trained with. Prints a table, and JSON into `--output`.
+processes of one thread; `name=value` replaces a field of the recipe in all of them. A run of the same fields that has
+finished is not repeated, one that was interrupted goes on. All are scored on the same held-out scenes; pictures are
+rendered by the pixel transformer that each was trained with. Prints a table, and JSON into `--output`.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -32,25 +33,37 @@ LOSSES = {
 SCORES = {"zero_shot": "zero-shot", "psnr": "PSNR", "read_back": "read-back", "codebook_usage": "usage"}
 
 
-def train(losses: str, seed: int, runs: Path, overrides: list[str]) -> Path:
-    """Trains with a set of losses unless that was done; the run's folder, with its log in `training.log`.
+def prepare(losses: str, seed: int, runs: Path, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The folder of a run, and the recipe's fields that it replaces, which are noted there.
+
+    Raises:
+        ValueError: the folder holds a run with other fields.
+    """
+    left_out, _ = LOSSES[losses]
+    folder = runs / f"{losses.strip('+ ').replace(' ', '_').replace('_+_', '_')}-{seed}"
+    fields = [f"training.seed={seed}", *overrides, *(f"model.{loss}_loss_weight=0" for loss in left_out)]
+    note = folder / "fields.json"
+    if note.is_file() and (found := json.loads(note.read_text())) != fields:
+        raise ValueError(f"{folder} holds a run with {' '.join(found)}; name another folder with --runs.")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(fields))
+    return folder, fields
+
+
+def train(folder: Path, fields: list[str]) -> None:
+    """Trains into a folder unless that was done; its log is in `training.log`.
 
     Raises:
         RuntimeError: the training failed.
     """
-    left_out, _ = LOSSES[losses]
-    folder = runs / f"{losses.strip('+ ').replace(' ', '_').replace('_+_', '_')}-{seed}"
     if (folder / "vq_model").is_dir():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = [f"model.{loss}_loss_weight=0" for loss in left_out]
-    command = [sys.executable, str(TRAINER), "--config", str(RECIPE), f"output_dir={folder}", f"training.seed={seed}"]
+        return
+    command = [sys.executable, str(TRAINER), "--config", str(RECIPE), f"output_dir={folder}", *fields]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "training.log", "w") as log:
-        done = subprocess.run([*command, *weights, *overrides], env=environment, stdout=log, stderr=log, cwd=ROOT)
+        done = subprocess.run(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
     if done.returncode:
-        raise RuntimeError(f"The training of {losses!r} with seed {seed} failed; see {folder / 'training.log'}.")
-    return folder
+        raise RuntimeError(f"The training in {folder} failed; see {folder / 'training.log'}.")
 
 
 def scores_of(folder: Path, *, count: int, seed: int) -> dict[str, float]:
@@ -76,11 +89,14 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
 
     runs = [(losses, seed) for seed in arguments.seeds for losses in LOSSES]
+    try:
+        prepared = {run: prepare(*run, arguments.runs.absolute(), arguments.overrides) for run in runs}
+    except ValueError as error:
+        sys.exit(f"ablation.py: {error}")
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        trainings = [pool.submit(train, *run, arguments.runs.absolute(), arguments.overrides) for run in runs]
-        folders = {run: training.result() for run, training in zip(runs, trainings, strict=True)}
+        list(pool.map(train, *zip(*prepared.values(), strict=True)))
     found = {losses: [] for losses in LOSSES}
-    for (losses, seed), folder in folders.items():
+    for (losses, seed), (folder, _) in prepared.items():
         scores = scores_of(folder, count=arguments.items, seed=EVALUATION_SEED)
         found[losses].append({"seed": seed, **scores})
 
