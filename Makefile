@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl ablation lint clean
+.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -72,6 +72,10 @@ train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, edi
 		--output benchmarks/results/arm_tiny_rl.json
 	$(PYTHON) hub_cards/export_tiny_rl.py --results benchmarks/results/arm_tiny_rl.json --run \
 		$(foreach stage,text_to_image editing joint,grpo_$(stage)=runs/arm-tiny/grpo_$(stage))
+
+cards: install ## Write the cards in checkpoints/ anew, from the results that lie beside them
+	$(PYTHON) hub_cards/export_tiny.py --card-only
+	$(PYTHON) hub_cards/export_tiny_rl.py --card-only
 
 ablation: install ## Train the tokenizer with and without its losses, three seeds each, and print what each loss earns
 	$(PYTHON) benchmarks/quality/ablation.py --output benchmarks/results/ablation.json

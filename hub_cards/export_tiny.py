@@ -1,30 +1,30 @@
-"""Gathers what the trainers wrote into the folder that ships: fp16 weights that load in fp32, scores, and the card.
+"""Gathers what the trainers wrote into the folder that ships: fp16 weights, results, pictures and the card.
 
 python hub_cards/export_tiny.py [--runs runs/arm-tiny] [--checkpoint checkpoints/arm-tiny] [--remark "..."]
+python hub_cards/export_tiny.py --card-only
 """
 
 import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from card import TEMPLATES, WORLD, write_card
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from transformers_arm.evaluation import EVALUATION_SEED, hardware, tiny_scores
+from transformers_arm.configuration_arm import ArmVQConfig
+from transformers_arm.demo import draw_edits, draw_prompts, enlarged, heat_map, sheet
+from transformers_arm.evaluation import EVALUATION_SEED, Tokenizer, tiny_scores, world_pictures, write_result
 from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
-from transformers_arm.shapes.edits import EDIT_KINDS
-from transformers_arm.shapes.prompts import GENERATION_TASKS
-from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS
 
-CARD_TEMPLATE = Path(__file__).with_name("arm-tiny.md")
+SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
 RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
 MAX_BYTES = 30_000_000
 TWO_PROCESSES = "torchrun --nproc_per_node 2"
@@ -58,21 +58,21 @@ class Stage(NamedTuple):
             return None
         raise FileNotFoundError(f"{runs / self.source} is missing; run trainers/{self.trainer}.py first.")
 
-    def training_log(self, runs: Path, card: str) -> str:
-        """A row of the card's table: command, seed, steps and minutes of the training.
+    def training_log(self, runs: Path, logged: Sequence[dict] = ()) -> dict:
+        """Name, command, seed, steps and minutes of the training.
 
-        A stage that was not trained under `runs` keeps its row of the present card.
+        A stage that was not trained under `runs` keeps what was `logged` of it.
 
         Raises:
-            FileNotFoundError: there is no log of the training, and no row.
+            FileNotFoundError: there is no log of the training, old or new.
         """
         stage = self.run.removesuffix("/run")
         command = f"{self.launcher} trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
         states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
         if not states:
-            for row in card.splitlines():
-                if row.startswith(f"| {stage} | `{command}` |"):
-                    return row
+            for log in logged:
+                if (log["stage"], log["command"]) == (stage, command):
+                    return log
             raise FileNotFoundError(f"{runs / self.run} holds no checkpoint to read the training's log from.")
         training = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
         training = training[self.section] if self.section else training
@@ -80,7 +80,8 @@ class Stage(NamedTuple):
         # Each call of the trainer left one event file, whose name holds the second it began in.
         events = (runs / self.run).rglob("events.out.tfevents.*")
         seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
-        return f"| {stage} | `{command}` | {training['training']['seed']} | {steps} | {seconds / 60:.0f} |"
+        log = {"stage": stage, "command": command, "seed": training["training"]["seed"], "steps": steps}
+        return log | {"minutes": round(seconds / 60)}
 
 
 STAGES = (
@@ -93,46 +94,24 @@ STAGES = (
     Stage("pretrain", "continual", "continual/model", "continual", None, launcher=TWO_PROCESSES),
     Stage("sft", "sft", "sft/model", "sft", ".", launcher=TWO_PROCESSES),
 )
-MULTIMODAL = {
-    "understanding": ("understanding, mean over question kinds", "0.85", "0.97"),
-    "understanding_question_first": ("understanding, the question before its picture", "report", ""),
-    **{f"understanding_{kind}": (f"understanding: {kind}", "", "") for kind in QUESTION_KINDS},
-    **{
-        f"understanding_{negatives}_{name}": (f"existence, {negatives} negatives: {name.replace('_', ' ')}", "", "")
-        for negatives in NEGATIVES
-        for name in ("accuracy", "f1", "yes_share")
-    },
-    "generation": ("generation, mean of the six tasks", "0.60", "0.90"),
-    **{f"generation_{task}": (f"generation: {task}", "", "") for task in GENERATION_TASKS},
-    "generation_full": ("generation, full captions of test scenes", "0.45", "0.85"),
-    "generation_composition": ("generation, unseen pairs (composition)", "report", "0.50"),
-    "editing_exact": ("editing, exact target scene", "0.50", "0.80"),
-    **{f"editing_{kind}": (f"editing: {kind}, exact", "", "") for kind in EDIT_KINDS},
-    "editing_sc": ("editing, SC (instruction done, the rest kept), of 10", "", ""),
-    "editing_pq": ("editing, PQ (quality), of 10", "", ""),
-    "editing_o": ("editing, O = sqrt(SC * PQ), of 10", "", ""),
-    "unguided_generation": ("without guidance: the six tasks", "report", ""),
-    "unguided_generation_full": ("without guidance: full captions", "report", ""),
-    "unguided_generation_composition": ("without guidance: composition", "report", ""),
-    "unguided_editing_exact": ("without guidance: editing, exact", "report", ""),
-    "hard_understanding": ("hard variant: understanding", "report", ""),
-    "hard_generation": ("hard variant: the six tasks", "report", ""),
-    "hard_generation_full": ("hard variant: full captions", "report", ""),
-    "hard_generation_composition": ("hard variant: composition", "report", ""),
-    "hard_editing_exact": ("hard variant: editing, exact", "report", ""),
+# What the scores have to reach, and what they should; those of `zero_shot` follow from the frozen SigLIP's.
+MUST = {
+    "understanding": 0.85,
+    "generation": 0.6,
+    "generation_full": 0.45,
+    "editing_exact": 0.5,
+    "read_back": 0.95,
+    "psnr": 30,
 }
-TOKENIZER = {
-    "read_back": ("reconstructions read back, everything right", "0.95", "0.995"),
-    "hard_read_back": ("the same, hard variant (64x64, jitter)", "report", "0.85"),
-    "psnr": ("PSNR, dB", "30", "40"),
-    "hard_psnr": ("PSNR, hard variant, dB", "report", ""),
-    "zero_shot": ("zero-shot of z_q, 1 of 100 captions", "frozen SigLIP - 0.05", "frozen SigLIP"),
-    "siglip_zero_shot": ("zero-shot of the frozen SigLIP", "", ""),
-    "text_question": ("backbones/qwen2: questions about scenes told in words", "", ""),
-    "text_edit": ("backbones/qwen2: edits of scenes told in words", "", ""),
-    "text_paraphrase": ("backbones/qwen2: captions put in order", "", ""),
-    "codebook_usage": ("codebook usage", "report", ""),
-    "code_perplexity": ("code perplexity", "report", ""),
+AIM = {
+    "understanding": 0.97,
+    "generation": 0.9,
+    "generation_full": 0.85,
+    "generation_composition": 0.5,
+    "editing_exact": 0.8,
+    "read_back": 0.995,
+    "hard_read_back": 0.85,
+    "psnr": 40,
 }
 
 
@@ -147,27 +126,48 @@ def to_half(file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
 
 
-def _rows(wanted: dict[str, tuple[str, str, str]], scores: dict[str, float]) -> str:
-    return "\n".join(f"| {what} | {scores[name]:.3f} | {must} | {aim} |" for name, (what, must, aim) in wanted.items())
+def draw_pictures(folder: Path) -> None:
+    """Writes what the folder's model makes of held-out prompts and edits into `pictures`."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    arm = Arm.from_pretrained(folder)
+    draw_prompts(arm).save(folder / "pictures" / "prompts.png")
+    draw_edits(arm).save(folder / "pictures" / "edits.png")
 
 
-def write_card(folder: Path, stages: str, sampling: dict, scores: dict[str, float], count: int, remark: str) -> None:
-    """Fills the card's template with scores, training logs, seeds, hardware, date and a remark on this training."""
-    data = ModelCardData(license="apache-2.0", library_name="transformers", pipeline_tag="any-to-any", tags=["arm"])
-    card = ModelCard.from_template(
-        data,
-        template_path=str(CARD_TEMPLATE),
-        multimodal_rows=_rows(MULTIMODAL, scores),
-        tokenizer_rows=_rows(TOKENIZER, scores),
-        sampling=", ".join(f"{name} {value}" for name, value in sampling.items()),
-        stages=stages,
-        remark=remark,
-        count=count,
-        seed=EVALUATION_SEED,
-        date=date.today().isoformat(),
-        hardware=hardware(),
+def draw_world(folder: Path, count: int = 8) -> None:
+    """Writes held-out scenes, what comes back of them, and their tokens into `pictures`."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    tokenizer, config = Tokenizer.from_pretrained(folder), ArmVQConfig.from_pretrained(folder / "vq_model")
+    columns = []
+    for picture in world_pictures(count):
+        (codes,), (returned,) = tokenizer.reconstruct([picture.image])
+        heat = heat_map(codes, config.codebook_size, config.patch_size)
+        columns.append([enlarged(Image.fromarray(picture.image)), enlarged(returned), heat])
+    sheet(columns).save(folder / "pictures" / "world.png")
+
+
+def write_scores(folder: Path, scores: dict[str, float], **measured) -> None:
+    """Writes a folder's scores and their bounds as a result file; `measured` says how they came about."""
+    siglip = scores["siglip_zero_shot"]
+    bounds = {"must": MUST | {"zero_shot": siglip - 0.05}, "aim": AIM | {"zero_shot": siglip}}
+    write_result(folder / SCORES, command="python benchmarks/quality/arm_tiny.py", **measured, scores=scores, **bounds)
+
+
+def write_tiny_card(folder: Path, repo: str = "checkpoints/arm-tiny") -> None:
+    """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing.
+
+    `repo` is what the card loads.
+    """
+    write_card(
+        folder,
+        "model",
+        repo=repo,
+        license="apache-2.0",
+        results=[folder / SCORES],
+        dataset=WORLD,
+        training=folder / TRAINING,
+        text=TEMPLATES / "arm-tiny.md",
     )
-    card.save(folder / "README.md")
 
 
 @contextmanager
@@ -188,20 +188,20 @@ def replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "") -> None:
+def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "", **options) -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
 
     A stage that was not trained under `runs` is taken from `checkpoint` as it is. The folder is built aside and
-    replaces the old one only when it is whole.
+    replaces the old one only when it is whole. `options` are those of `write_tiny_card`.
 
     Raises:
         FileNotFoundError: a stage is missing.
         ValueError: the folder would be larger than 30 MB.
     """
     folders = {stage: stage.find(runs, checkpoint) for stage in STAGES}
-    card = checkpoint / "README.md"
-    card = card.read_text() if card.is_file() else ""
-    stages = "\n".join(stage.training_log(runs, card) for stage in STAGES)
+    training = checkpoint / TRAINING
+    logged = json.loads(training.read_text())["stages"] if training.is_file() else []
+    stages = [stage.training_log(runs, logged) for stage in STAGES]
     with replacing(checkpoint) as aside:
         for stage, folder in folders.items():
             if stage.target is not None:
@@ -212,10 +212,12 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
-        sampling = json.loads((aside / "generation_config.json").read_text())["image_generation"]
         scores = {**multimodal_scores(Arm.from_pretrained(aside), count=count), **tiny_scores(aside, count=count)}
-        (aside / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        write_card(aside, stages, sampling, scores, count, remark)
+        write_scores(aside, scores, seed=EVALUATION_SEED, items=count)
+        write_result(aside / TRAINING, stages=stages, remark=remark)
+        draw_pictures(aside)
+        draw_world(aside)
+        write_tiny_card(aside, **options)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(scores, indent=2))
 
@@ -225,5 +227,10 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs/arm-tiny"), help="what the trainers wrote")
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/arm-tiny"), help="folder to write")
     parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
+    parser.add_argument("--repo", default="checkpoints/arm-tiny", help="what the card loads: a folder, or its id")
+    parser.add_argument("--card-only", action="store_true", help="write the card anew, from the folder's own results")
     arguments = parser.parse_args()
-    export_tiny(arguments.runs, arguments.checkpoint, remark=arguments.remark)
+    if arguments.card_only:
+        write_tiny_card(arguments.checkpoint, arguments.repo)
+    else:
+        export_tiny(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)

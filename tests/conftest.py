@@ -105,6 +105,29 @@ def arm_folder(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A running `HubServer` (see tests/hub_server.py): for fresh processes through `hub.run`, and for this process,
+    which reaches nothing else and is logged in as nobody; `monkeypatch.setenv("HF_TOKEN", hub.token)` logs in.
+    """
+    from huggingface_hub import constants
+    from transformers.utils import hub as transformers_hub
+
+    server = runpy.run_path(str(ROOT / "tests" / "hub_server.py"))["HubServer"]
+    with server(tmp_path_factory.mktemp("hub")) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_TOKEN", raising=False)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "ENDPOINT", hub.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub.folder / "own_cache"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(hub.folder / "no_token"))
+        patch.setattr(transformers_hub, "_hf_api", None)  # its client keeps the address that it saw first
+        yield hub
+
+
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory):
     """A TorchScript file called as FID's Inception network is; its three features are the means of the colors."""

@@ -94,6 +94,20 @@ def test_a_tokenizer_is_measured_on_a_folder_of_pictures(tmp_path, monkeypatch, 
         assert sheet.width > 3 * 48 and sheet.height > 2 * 48
 
 
+def test_masks_with_hard_edges_keep_every_byte_outside(arm_folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "masks.json"
+    command = ["masked_editing.py", "--checkpoint", arm_folder, "--items", "6", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(BENCHMARKS / "quality" / "masked_editing.py"), run_name="__main__")
+    ran, shipped = (json.loads(file.read_text()) for file in (output, BENCHMARKS / "results" / "masked_editing.json"))
+    assert ran["items"] == 6 and list(ran["scores"]) == list(shipped["scores"])
+    assert "| 6 held-out edits | no mask | mask |" in capsys.readouterr().out
+    for scores in (ran["scores"], shipped["scores"]):
+        assert scores["mask, guidance 3, hard edge"]["pictures_kept_outside"] == 1
+        assert scores["no mask"]["bytes_kept_outside"] < scores["mask"]["bytes_kept_outside"] < 1
+        assert scores["no mask"]["pictures_kept_outside"] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -62,6 +62,17 @@ def test_edit_writes_a_picture_of_its_sources_size(arm, source, tmp_path):
     assert written(tmp_path) == ["new.webp", "source.png"]
 
 
+def test_edit_leaves_what_the_mask_does_not_select(arm, source, tmp_path):
+    mask = Image.new("L", (100, 80))
+    mask.paste(255, (0, 0, 10, 10))
+    mask.save(tmp_path / "mask.png")
+    assert arm("edit", source, "make the red circle green", "--mask", "mask.png")[:2] == (0, "edited.png\n")
+    edited = Image.open(tmp_path / "edited.png")
+    red = Image.new("RGB", (100, 80), "red")
+    assert edited.crop((50, 0, 100, 80)).tobytes() == red.crop((50, 0, 100, 80)).tobytes()
+    assert edited.crop((0, 0, 10, 10)).tobytes() != red.crop((0, 0, 10, 10)).tobytes()
+
+
 def test_ask_prints_the_bare_answer(arm, source, monkeypatch):
     import torch
 
@@ -93,6 +104,8 @@ def test_ask_answers_with_the_model(arm, source):
         (("edit", "nowhere.png", "remove it"), "'nowhere.png' is no image file"),
         (("edit", "source.png", "remove it", "--output", "new"), "new must end in"),
         (("edit", "notes.png", "remove it"), "notes.png"),
+        (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "'nowhere.png' is no image file"),
+        (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
         (("ask", "nowhere.png", "what is it?"), "'nowhere.png' is no image file"),
         (("ask", "http://127.0.0.1:9/none.png", "what is it?"), "cannot be read"),
         (("memory", "--config", "nowhere"), "nowhere"),
@@ -108,11 +121,12 @@ def test_ask_answers_with_the_model(arm, source):
 )
 def test_errors_are_told_and_nothing_is_written(arm, source, tmp_path, command, message):
     (tmp_path / "notes.png").write_text("no picture")
+    Image.new("L", (48, 48), "white").save(tmp_path / "small.png")
     status, out, err = arm(*command)
     assert (status, out) == (1, "")
     assert message in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("transformers-arm: ")
-    assert written(tmp_path) == ["notes.png", "source.png"]
+    assert written(tmp_path) == ["notes.png", "small.png", "source.png"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +189,6 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     listed = capsys.readouterr().out.partition("{")[2].partition("}")[0].split(",")
-    assert {"generate", "edit", "ask", "tokenize", "demo", "init", "memory", "parameters"} <= {
+    assert {"generate", "edit", "ask", "tokenize", "demo", "init", "memory", "parameters", "push"} <= {
         name.strip() for name in listed
     }

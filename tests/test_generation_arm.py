@@ -344,6 +344,119 @@ def test_each_step_of_editing_guides_by_uncached_logits_of_three_sequences(share
     assert likeliest != image_part(shared, image, grid).flatten().tolist()
 
 
+# --- masks keep tokens of the source ---------------------------------------------------------------------------------
+
+
+def masked_inputs(config, batch=1):
+    """Edits of a 3x3 picture each, and a mask each of half of its cells: keywords of `generate`."""
+    source = with_pictures(config, (3, 3), text=prompts(1, 2)).expand(batch, -1)
+    return {
+        "input_ids": torch.cat([source, prompts(batch, 5, seed=2)], 1),
+        "image_prompt_ids": source,
+        "negative_prompt_ids": prompts(1, 2).expand(batch, -1),
+        "pixel_values": torch.rand(batch, 3, 48, 48, generator=seed(3)) * 2 - 1,
+        "edit_mask": torch.rand(batch, 3, 3, generator=seed(4)) < 0.5,
+    }
+
+
+def source_codes(model, inputs):
+    return model.vq_model.encode(inputs["pixel_values"]).codes
+
+
+GUIDED = {"guidance_scale": 1.5, "image_guidance_scale": 1.25}
+
+
+def test_masked_edits_keep_the_sources_tokens_and_draw_the_others_given_them(shared):
+    inputs = masked_inputs(shared.config)
+    image = draw(shared, grid=(3, 3), **inputs, **GUIDED, **GREEDY)
+    codes, mask = source_codes(shared, inputs), inputs["edit_mask"].flatten().tolist()
+    sequences = []
+    for name in ("input_ids", "image_prompt_ids", "negative_prompt_ids"):
+        ids = inputs[name].clone()
+        if name != "negative_prompt_ids":
+            ids[ids == shared.config.image_token_id] = codes.flatten() + shared.config.visual_token_offset
+        sequences.append(opened(shared.config, ids, 3, 3))
+    changed = 0
+    drawn = image_part(shared, image, (3, 3)).flatten()
+    for token, source, free in zip(drawn, codes.flatten(), mask, strict=True):
+        if free:
+            both, picture, nothing = (next_image_logits(shared, ids) for ids in sequences)
+            assert (nothing + 1.25 * (picture - nothing) + 1.5 * (both - picture)).argmax() == token
+            changed += token != source
+        else:
+            assert token == source
+        sequences = [torch.cat([ids, token.view(1, 1) + shared.config.visual_token_offset], 1) for ids in sequences]
+    assert changed and not all(mask)
+
+
+def test_a_mask_of_everything_is_no_mask_and_one_of_nothing_gives_the_source(shared):
+    inputs = masked_inputs(shared.config, batch=2)
+    mask = inputs.pop("edit_mask")
+    plain = draw(shared, grid=(3, 3), **inputs, generator=seed(0))
+    assert torch.equal(draw(shared, grid=(3, 3), **inputs, edit_mask=mask | True, generator=seed(0)), plain)
+    kept = draw(shared, grid=(3, 3), **inputs, edit_mask=mask & False, generator=seed(0))
+    assert torch.equal(image_part(shared, kept, (3, 3)), source_codes(shared, inputs)) and not torch.equal(kept, plain)
+
+
+@pytest.mark.parametrize("scales", [PLAIN, GUIDED], ids=["plain", "guided"])
+def test_masked_draws_do_not_depend_on_what_else_is_in_the_batch(shared, scales):
+    inputs = masked_inputs(shared.config, batch=3)
+    inputs["edit_mask"][1] = True
+    generators = [seed(number) for number in range(6)]
+    together = draw(shared, grid=(3, 3), **inputs, **scales, num_return_sequences=2, generator=generators)
+    assert len(together.unique(dim=0)) == 6
+    for index, image in enumerate(together):
+        alone = {name: value[index // 2][None] for name, value in inputs.items()}
+        assert torch.equal(draw(shared, grid=(3, 3), **alone, **scales, generator=seed(index))[0], image)
+    unmasked = {name: value for name, value in inputs.items() if name != "edit_mask"}
+    generators = [seed(number) for number in range(6)]
+    unmasked = draw(shared, grid=(3, 3), **unmasked, **scales, num_return_sequences=2, generator=generators)
+    assert torch.equal(unmasked[2:4], together[2:4])
+
+
+def test_the_last_picture_of_a_prompt_is_the_source_also_where_tokens_stand_in_the_prompt(shared):
+    grids = ((3, 2), (3, 2))
+    ids = torch.cat([with_pictures(shared.config, *grids, text=prompts(1, 2)), prompts(1, 3)], 1)
+    mask = torch.zeros(1, 3, 2, dtype=bool)
+    kept = draw(shared, ids, (3, 2), pixel_values=pictures(*grids), edit_mask=mask)
+    filled = shared.model.fill_image_tokens(ids, pictures(*grids))
+    assert torch.equal(draw(shared, filled, (3, 2), edit_mask=mask), kept)
+    both = [shared.vq_model.encode(torch.rand(1, 3, 48, 32, generator=seed(n)) * 2 - 1).codes for n in (5, 6)]
+    assert not torch.equal(*both)
+    filled = shared.model.place_image_tokens(
+        ids, torch.cat([codes.flatten() for codes in both]) + shared.config.visual_token_offset, "they"
+    )
+    assert torch.equal(image_part(shared, draw(shared, filled, (3, 2), edit_mask=mask), (3, 2)), both[1])
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (torch.ones(2, 3, 3), r"edit_mask must be a bool tensor \[2, 3, 3\], not torch.float32; True is where"),
+        ([[[True] * 3] * 3] * 2, r"edit_mask must be a bool tensor \[2, 3, 3\], not list"),
+        (torch.ones(2, 9, dtype=bool), r"edit_mask \[2, 9\] must be \[2, 3, 3\]"),
+        (torch.ones(1, 3, 3, dtype=bool), r"edit_mask \[1, 3, 3\] must be \[2, 3, 3\]"),
+    ],
+    ids=["float", "list", "flat", "one"],
+)
+def test_masks_of_other_kinds_and_shapes_are_refused(shared, mask, message):
+    with pytest.raises(ValueError, match=message):
+        draw(shared, grid=(3, 3), **masked_inputs(shared.config, batch=2) | {"edit_mask": mask})
+
+
+def test_a_mask_needs_a_picture_of_its_grid_in_every_prompt(shared):
+    mask, message = torch.ones(2, 2, 3, dtype=bool), "not every prompt of input_ids has one of grid 2x3"
+    with pytest.raises(ValueError, match=message):
+        draw(shared, prompts(2), (2, 3), edit_mask=mask)
+    ids = with_pictures(shared.config, (3, 2), text=prompts(2, 2)[:1]).expand(2, -1)
+    with pytest.raises(ValueError, match=message):
+        draw(shared, ids, (2, 3), edit_mask=mask, pixel_values=pictures((3, 2), (3, 2)))
+    rows = [with_pictures(shared.config, (2, 3), text=prompts(1, 2))[0].tolist(), prompts(1)[0].tolist()]
+    ids, attention_mask = left_padded(rows)
+    with pytest.raises(ValueError, match=message):
+        draw(shared, ids, (2, 3), edit_mask=mask, attention_mask=attention_mask, pixel_values=pictures((2, 3)))
+
+
 def test_pictures_of_one_size_may_come_stacked(shared):
     inputs = editing_inputs(shared.config)
     for name in ("input_ids", "image_prompt_ids"):
@@ -939,6 +1052,7 @@ def test_image_mode_refuses_processors_of_the_flat_vocabulary(shared):
         {"generator": 0},
         {"image_prompt_ids": prompts(1)},
         {"image_prompt_attention_mask": prompts(1)},
+        {"edit_mask": torch.ones(1, 2, 2, dtype=bool)},
     ],
     ids=lambda value: ",".join(value),
 )

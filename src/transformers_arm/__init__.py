@@ -7,7 +7,6 @@ from importlib import import_module
 
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -17,10 +16,12 @@ from transformers import (
     AutoTokenizer,
     Qwen2Tokenizer,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the other name asks for torchvision
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_arm import ArmConfig, ArmVQConfig
 from .detokenizer_arm_pixel import ArmPixelDetokenizer
+from .diffusers_pipeline_arm import ArmPipeline
 from .image_processing_arm import ArmImageProcessor
 from .modeling_arm import ArmForCausalLM, ArmModel
 from .modeling_arm_vq import ArmVQModel
@@ -45,6 +46,7 @@ __all__ = [
     "ArmImageEditingPipeline",
     "ArmImageProcessor",
     "ArmModel",
+    "ArmPipeline",
     "ArmPixelDetokenizer",
     "ArmPixelTransformer",
     "ArmProcessor",

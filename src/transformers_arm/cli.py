@@ -1,4 +1,4 @@
-"""The command line: `transformers-arm generate | edit | ask | tokenize | demo | init | memory | parameters`."""
+"""Commands: `transformers-arm generate | edit | ask | tokenize | demo | init | memory | parameters | push | env`."""
 
 import argparse
 import sys
@@ -51,7 +51,8 @@ def edit(arguments: argparse.Namespace) -> None:
     sampling = _sampling(arguments)
     if arguments.image_guidance_scale is not None:
         sampling["image_guidance_scale"] = arguments.image_guidance_scale
-    _pipeline("image-editing", arguments)(arguments.image, arguments.instruction, **sampling).save(output)
+    pipe = _pipeline("image-editing", arguments)
+    pipe(arguments.image, arguments.instruction, arguments.mask, **sampling).save(output)
     print(output)
 
 
@@ -135,11 +136,32 @@ def parameters(arguments: argparse.Namespace) -> None:
     print(paper_tables())
 
 
+def env(arguments: argparse.Namespace) -> None:
+    from .environment import environment_report
+
+    print(environment_report())
+
+
 def init(arguments: argparse.Namespace) -> None:
     from .assembly import assemble
 
     names = ("text", "vq", "detokenizer", "preset", "dtype", "seed")
     print(assemble(arguments.output, **{name: getattr(arguments, name) for name in names}))
+
+
+def push(arguments: argparse.Namespace) -> None:
+    from . import hub
+
+    if arguments.dry_run:
+        with hub.staged(arguments.folder) as copies:
+            files = [file for file in sorted(copies.rglob("*")) if file.is_file()]
+            for file in files:
+                print(f"{file.stat().st_size:>15,}  {file.relative_to(copies).as_posix()}")
+            print(f"{sum(file.stat().st_size for file in files):>15,}  bytes in {len(files)} files; nothing was sent")
+        return
+    names = ("private", "revision", "message")
+    commit = hub.push(arguments.folder, arguments.repo, **{name: getattr(arguments, name) for name in names})
+    print(commit.commit_url)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("edit", parents=[drawing], help="edit a picture as an instruction says")
     command.add_argument("image", help="image file or address")
     command.add_argument("instruction", help='e.g. "make the red circle blue"')
+    command.add_argument("--mask", help="image file of the same size, white where the picture may change")
     command.add_argument("--output", type=Path, default=Path("edited.png"), help="file (default: %(default)s)")
     command.add_argument("--image-guidance-scale", type=float, help="of the source (default: the folder's)")
     command.set_defaults(run=edit)
@@ -214,6 +237,9 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("parameters", help="parameters of the tokenizer in training and of arm-7b, by part")
     command.set_defaults(run=parameters, checkpoint=None)
 
+    command = commands.add_parser("env", help="versions, devices and optional packages, to paste into an issue")
+    command.set_defaults(run=env, checkpoint=None)
+
     command = commands.add_parser(
         "init",
         help="build an untrained ARM from a Qwen2.5 checkpoint and a visual tokenizer; says what to download",
@@ -229,6 +255,19 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--dtype", choices=dtypes, default="auto", help="of the weights (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="of the new rows (default: %(default)s)")
     command.set_defaults(run=init, checkpoint=None)
+
+    command = commands.add_parser(
+        "push",
+        help="publish a folder on the Hub, in one commit; run it again to go on after an interruption",
+        description="Publish an ARM, a tokenizer or an adapter on the Hub. Log in with `hf auth login` first.",
+    )
+    command.add_argument("folder", type=Path, help="folder of the model, with its card")
+    command.add_argument("--repo", required=True, metavar="ORG/NAME", help="where to; made if there is none")
+    command.add_argument("--private", action="store_true", help="make a new repo private")
+    command.add_argument("--revision", help="branch, made if there is none (default: main)")
+    command.add_argument("--message", help="of the commit (default: Upload and the folder's name)")
+    command.add_argument("--dry-run", action="store_true", help="check the folder, list its files, and send nothing")
+    command.set_defaults(run=push, checkpoint=None)
 
     arguments = parser.parse_args(argv)
     try:

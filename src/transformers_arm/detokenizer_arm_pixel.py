@@ -3,6 +3,8 @@
 Knows nothing about how `z_q` was made, except that a tokenizer may be attached to turn codes into it.
 """
 
+import os
+
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -39,6 +41,18 @@ class ArmPixelDetokenizer(DiffusionPipeline):
         self.register_to_config(default_steps=default_steps, default_guidance_scale=default_guidance_scale)
         self.vq_model: ArmVQModel | None = None
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+
+    # `model_index.json` names the transformer's module as it is called where this package is installed. Code that came
+    # with a model's folder runs under other names: there, and everywhere, the class is the one beside this.
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        transformer = [ArmPixelTransformer.__module__, ArmPixelTransformer.__name__]
+        return super().extract_init_dict({**config_dict, "transformer": transformer}, **kwargs)
+
+    def save_config(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        self.register_to_config(transformer=("transformers_arm.pixel_transformer_arm", ArmPixelTransformer.__name__))
+        super().save_config(save_directory, **kwargs)
 
     def check_inputs(self, z_q, codes, num_inference_steps, guidance_scale, output_type) -> None:
         if (z_q is None) == (codes is None):

@@ -30,6 +30,7 @@ IMAGE_ARGUMENTS = (
     "image_guidance_scale",
     "image_prompt_ids",
     "image_prompt_attention_mask",
+    "edit_mask",
     "generator",
 )
 
@@ -235,6 +236,7 @@ class ArmGenerationMixin(GenerationMixin):
         image_prompt_ids: torch.LongTensor | None = None,
         image_prompt_attention_mask: torch.Tensor | None = None,
         image_tokens: torch.LongTensor | None = None,
+        edit_mask: torch.BoolTensor | None = None,
         num_return_sequences: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         streamer=None,
@@ -253,6 +255,8 @@ class ArmGenerationMixin(GenerationMixin):
                 [B, T'']; makes it editing, with three branches.
             image_tokens: what `generate` put in place of the placeholders of `input_ids` [n], for those of
                 `image_prompt_ids`.
+            edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of the last picture of `input_ids`,
+                which must have this grid, stay. They are drawn all the same, so that no mask moves another draw.
             num_return_sequences: images a prompt, next to each other in the result.
             generator: of the sampling: one, or a list with one for each image, which makes each independent of its
                 batch.
@@ -277,6 +281,7 @@ class ArmGenerationMixin(GenerationMixin):
             (negative_prompt_ids, negative_prompt_attention_mask),
             image_tokens,
         )
+        kept = None if edit_mask is None else self._kept_tokens(prompts[0][0], edit_mask, height, width)
         if not isinstance(num_return_sequences, Integral) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences {num_return_sequences} must be a whole number, 1 or more.")
         images = len(input_ids) * num_return_sequences
@@ -288,6 +293,8 @@ class ArmGenerationMixin(GenerationMixin):
         count = height * width
         step_ids = torch.cat([ids, opening], 1)
         mask = torch.nn.functional.pad(mask, (0, 3 + count), value=1)
+        if kept is not None:
+            kept = kept.repeat_interleave(num_return_sequences, 0)
         cache = StaticCache(config=self.config, max_cache_len=step_ids.shape[1] + count)
         if streamer is not None:
             streamer.put(opening[:images].cpu())
@@ -304,7 +311,8 @@ class ArmGenerationMixin(GenerationMixin):
             codes = sample_tokens(scores, generator) if settings["do_sample"] else scores.argmax(-1)
             if output_scores:
                 all_scores.append(scores)
-            tokens.append((codes + offset).to(step_ids.device))
+            drawn = (codes + offset).to(step_ids.device)
+            tokens.append(drawn if kept is None else torch.where(kept[:, step] < 0, drawn, kept[:, step]))
             step_ids = tokens[-1].repeat(len(prompts))[:, None]
             if streamer is not None and (step + 1) % width == 0:
                 streamer.put(torch.stack(tokens[-width:], 1).cpu())
@@ -367,6 +375,27 @@ class ArmGenerationMixin(GenerationMixin):
                 "numbers of tokens)."
             )
         return int(height), int(width)
+
+    def _kept_tokens(self, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
+        """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
+        expected = [len(input_ids), height, width]
+        if not isinstance(edit_mask, torch.Tensor) or edit_mask.dtype != torch.bool:
+            kind = getattr(edit_mask, "dtype", type(edit_mask).__name__)
+            raise ValueError(f"edit_mask must be a bool tensor {expected}, not {kind}; True is where the model draws.")
+        if list(edit_mask.shape) != expected:
+            raise ValueError(f"edit_mask {list(edit_mask.shape)} must be {expected}: the grid of each prompt's image.")
+        opening = input_ids.new_tensor(self.config.image_opening(height, width))
+        length = len(opening) + height * width
+        ids = torch.nn.functional.pad(input_ids, (length, 0), value=-1)  # room for a picture that is not there
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        last = torch.where(ids >= self.config.visual_token_offset, positions, length).amax(-1, keepdim=True)
+        pictures = ids.gather(1, last + torch.arange(1 - length, 1, device=ids.device))
+        if not (pictures[:, : len(opening)] == opening).all():
+            raise ValueError(
+                "edit_mask keeps tokens of the last picture of each prompt, but not every prompt of input_ids has one "
+                f"of grid {height}x{width}; give each its source at that size."
+            )
+        return pictures[:, len(opening) :].masked_fill(edit_mask.flatten(1).to(ids.device), -1)
 
     def _branches(self, settings, prompt, image_prompt, negative_prompt, image_tokens):
         """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""

@@ -29,6 +29,11 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
+try:
+    from huggingface_hub.utils import httpx  # whichever the Hub client itself uses
+except ImportError:  # its older versions
+    import httpx
+
 MAX_PATCHES_PER_SIDE = 128  # the shape tokens in front of an image state 1..128 rows and columns
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 # What Pillow raises on damaged files, besides ValueError, and what an address that does not answer raises.
@@ -285,7 +290,7 @@ class ArmImageProcessor(PilBackend):
             image = array_to_pil(np.asarray(image))
         elif image.mode in ("RGBa", "La"):  # premultiplied alpha, which conversion to RGB would drop
             image = image.convert(image.mode.upper())
-        return self.convert_to_rgb(image).transpose(2, 0, 1)
+        return np.asarray(self.convert_to_rgb(image)).transpose(2, 0, 1)
 
     def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> list[np.ndarray]:
         prepared = []

@@ -6,6 +6,7 @@ RL multiply only the rows that are possible; the visual tokenizer lives inside, 
 Knows nothing about processors, pipelines or how pictures are rendered.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2ForCa
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, cached_file, can_return_tuple
+from transformers.utils.hub import extract_commit_hash
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
@@ -25,6 +27,7 @@ from .modeling_arm_vq import ArmVQModel, CompleteCheckpointMixin
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
 ROWS_AT_ONCE = 8192  # of those, in fp32: 112 MiB at 3584 wide
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
 LOGITS_AT_ONCE = 2**26  # that losses and log-probabilities keep: 256 MiB in fp32, 1,024 positions over 65,536 codes
 
 
@@ -134,10 +137,29 @@ class RoutedLinear(nn.Linear):
 
 
 class ArmPreTrainedModel(CompleteCheckpointMixin, Qwen2PreTrainedModel):
+    """What the models share.
+
+    `hub_options` are those of `HUB_OPTIONS` that the model was loaded with, `revision` being the commit: what a
+    pipeline loads from the same repo later, the detokenizer, must be of the same one, wherever the branch is by then.
+    """
+
     config: ArmConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
+    hub_options = {}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        name, hub = pretrained_model_name_or_path, {each: kwargs[each] for each in HUB_OPTIONS if kwargs.get(each)}
+        if name is not None and not os.path.isdir(name):
+            config = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **hub)
+            if commit := extract_commit_hash(config, None):
+                kwargs["revision"] = hub["revision"] = commit
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.hub_options = hub
+        return loaded
 
 
 class ArmModel(ArmPreTrainedModel, Qwen2Model):

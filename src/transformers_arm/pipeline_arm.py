@@ -2,20 +2,37 @@
 
 Requests of one batch are drawn together, all branches of guidance in one forward pass, and rendered by the detokenizer
 that lies in the model's folder. Knows nothing about tokens.
+
+Where this file came with a model and the package is not installed, `pipeline` does not know the tasks; it draws under
+the name of one that it knows:
+
+    from transformers import pipeline
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    Draw = get_class_from_dynamic_module("pipeline_arm.ArmTextToImagePipeline", repo)  # or ArmImageEditingPipeline
+    draw = pipeline("image-text-to-text", model=repo, pipeline_class=Draw, trust_remote_code=True)
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Integral
 
+import numpy as np
 import PIL.Image
+import PIL.ImageFilter
+import PIL.ImageOps
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
+from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .detokenizer_arm_pixel import ArmPixelDetokenizer
+from .image_processing_arm import array_to_pil, to_numpy
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
 DETOKENIZER_FOLDER = "detokenizer"
@@ -39,26 +56,65 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
     return iter(lambda: list(islice(items, size)), [])
 
 
+def grow(mask: np.ndarray, radius: int) -> np.ndarray:
+    """A bool mask [height, width] with all that lies up to `radius` px from it, along either axis."""
+    for _ in range(2):  # along one axis, then along the other
+        counts = np.pad(mask, ((radius + 1, radius), (0, 0))).cumsum(0, dtype=np.int32)
+        mask = (counts[2 * radius + 1 :] > counts[: -2 * radius - 1]).T
+    return mask
+
+
+def blend(picture: PIL.Image.Image, source: PIL.Image.Image, mask: np.ndarray, margin: int) -> PIL.Image.Image:
+    """The picture in the mask, the source more than `margin` px from it, and a ramp between them.
+
+    Args:
+        picture, source: RGB pictures of one size.
+        mask: bool [height, width].
+        margin: px, along either axis; 0 makes a hard edge.
+    """
+    # Blurred over the other half of the margin, what has grown by one half is 1 in the mask and 0 beyond the margin.
+    share = PIL.Image.fromarray(grow(mask, (margin + 1) // 2)).convert("L")
+    return PIL.Image.composite(picture, source, share.filter(PIL.ImageFilter.BoxBlur(margin // 2)))
+
+
 def load_detokenizer(
-    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
 ) -> ArmPixelDetokenizer:
-    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo.
+    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo; `hub` as for every download.
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: it could not be downloaded.
     """
-    folder = name_or_path
+    folder, cached = name_or_path, ""
     if name_or_path and not os.path.isdir(name_or_path):
-        folder = snapshot_download(name_or_path, revision=revision, allow_patterns=f"{DETOKENIZER_FOLDER}/*")
+        try:
+            folder = snapshot_download(
+                name_or_path, revision=revision, allow_patterns=f"{DETOKENIZER_FOLDER}/*", **hub
+            )
+        except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
+            raise OSError(
+                f"The detokenizer of {name_or_path} could not be downloaded. If the repo is gated or private, log in "
+                "with `hf auth login`, or pass token=. Offline, there is only what an earlier run downloaded.\n"
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if is_offline_mode() or hub.get("local_files_only"):
+            cached = " among what was downloaded of it, and this run is offline"
     folder = os.path.join(folder, DETOKENIZER_FOLDER)
     if not name_or_path or not os.path.isfile(os.path.join(folder, "model_index.json")):
         raise FileNotFoundError(
             f"{name_or_path or 'A model that was not loaded from a folder'} holds no {DETOKENIZER_FOLDER}/"
-            "model_index.json; name a complete ARM folder, or pass "
+            f"model_index.json{cached}; name a complete ARM folder, or pass "
             "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
         )
     detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
     return detokenizer if detokenizer.dtype == dtype else detokenizer.to(dtype)  # diffusers warns of every cast
+
+
+def save_remote_code(pipe, folder: str | os.PathLike) -> None:
+    """Copies the file of a pipeline's class, and those it imports, if they came with a model, not with a package."""
+    if type(pipe).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+        custom_object_save(pipe, folder)
 
 
 class ArmImagePipeline(Pipeline):
@@ -70,6 +126,7 @@ class ArmImagePipeline(Pipeline):
     Args:
         model, processor: an `ArmForCausalLM` and its `ArmProcessor`.
         detokenizer: renders the tokens; None loads the one in the model's folder, in the model's dtype.
+        local_files_only: take that one from the cache, as `pipeline` takes the rest.
         kwargs: transformers' pipeline arguments; and defaults for those of a call.
     """
 
@@ -77,13 +134,22 @@ class ArmImagePipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+    _arguments = ("height", "width", "image_grid", "num_images_per_prompt", "batch_size", *_GENERATION, *_RENDERING)
 
-    def __init__(self, model, *, processor=None, detokenizer: ArmPixelDetokenizer | None = None, **kwargs):
+    def __init__(
+        self,
+        model,
+        *,
+        processor=None,
+        detokenizer: ArmPixelDetokenizer | None = None,
+        local_files_only: bool = False,
+        **kwargs,
+    ):
         if processor is None:
             raise ValueError("The pipeline needs an ArmProcessor: pass processor=, or model= as a folder or Hub id.")
         super().__init__(model, processor=processor, **kwargs)
-        revision = getattr(model.config, "_commit_hash", None)
-        self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, revision)
+        hub = {**model.hub_options, **({"local_files_only": True} if local_files_only else {})}
+        self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, **hub)
         self.detokenizer.to(self.device)
         self.detokenizer.set_progress_bar_config(disable=True)
 
@@ -97,12 +163,14 @@ class ArmImagePipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         self.detokenizer.save_pretrained(os.path.join(save_directory, DETOKENIZER_FOLDER))
+        save_remote_code(self, save_directory)
 
     def _sanitize_parameters(self, height=None, width=None, image_grid=None, num_images_per_prompt=None, **kwargs):
         forward = {name: value for name, value in kwargs.items() if name in (*_GENERATION, *_RENDERING)}
         if unknown := set(kwargs) - set(forward):
-            known = ("height", "width", "image_grid", "num_images_per_prompt", "batch_size", *_GENERATION, *_RENDERING)
-            raise TypeError(f"Unknown argument {', '.join(sorted(unknown))}; this pipeline takes {', '.join(known)}.")
+            raise TypeError(
+                f"Unknown argument {', '.join(sorted(unknown))}; this pipeline takes {', '.join(self._arguments)}."
+            )
         if num_images_per_prompt is not None:
             if num_images_per_prompt < 1:
                 raise ValueError(f"num_images_per_prompt {num_images_per_prompt} must be at least 1.")
@@ -123,16 +191,19 @@ class ArmImagePipeline(Pipeline):
 
     def __call__(self, requests, *, batch_size: int | None = None, **kwargs):
         """Draws requests; subclasses say what a request is."""
-        preprocess, forward, _ = self._sanitize_parameters(**kwargs)
-        preprocess, forward = {**self._preprocess_params, **preprocess}, {**self._forward_params, **forward}
+        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        given = self._sanitize_parameters(**kwargs)
+        parameters = [{**defaults, **values} for defaults, values in zip(own, given, strict=True)]
         batch_size = batch_size or self._batch_size or 1
         if isinstance(requests, Mapping):
-            return self._draw_all([requests], 1, preprocess, forward)[0]
+            return self._draw_all([requests], 1, *parameters)[0]
         if isinstance(requests, list):
-            return self._draw_all(requests, batch_size, preprocess, forward)
-        return self._draw(map(self.checked, requests), batch_size, preprocess, forward)
+            return self._draw_all(requests, batch_size, *parameters)
+        return self._draw(map(self.checked, requests), batch_size, *parameters)
 
-    def _draw_all(self, requests: list[dict], batch_size: int, preprocess: dict, forward: dict) -> list:
+    def _draw_all(
+        self, requests: list[dict], batch_size: int, preprocess: dict, forward: dict, postprocess: dict
+    ) -> list:
         """Pictures of requests, all of which are checked before the first is drawn."""
         if not requests:
             raise ValueError("The list of requests is empty; pass at least one.")
@@ -141,10 +212,12 @@ class ArmImagePipeline(Pipeline):
         images = len(requests) * forward.get("num_images_per_prompt", 1)
         if isinstance(generator, (list, tuple)) and len(generator) != images:
             raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
-        pictures = self._draw(requests, batch_size, preprocess, forward)
+        pictures = self._draw(requests, batch_size, preprocess, forward, postprocess)
         return list(tqdm(pictures, total=len(requests), disable=len(requests) < PROGRESS_FROM, desc=self.task))
 
-    def _draw(self, requests: Iterable[dict], batch_size: int, preprocess: dict, forward: dict) -> Iterator:
+    def _draw(
+        self, requests: Iterable[dict], batch_size: int, preprocess: dict, forward: dict, postprocess: dict
+    ) -> Iterator:
         """Pictures of requests, in order, `batch_size` requests at a time."""
         generators = forward.get("generator")
         one_each = isinstance(generators, (list, tuple))
@@ -155,7 +228,7 @@ class ArmImagePipeline(Pipeline):
                 forward = {**forward, "generator": list(islice(generators, images))}
                 if len(forward["generator"]) < images:
                     raise ValueError("There are fewer generators than images; give one for all or one an image.")
-            yield from self.run_single(batch, preprocess, forward, {})
+            yield from self.run_single(batch, preprocess, forward, postprocess)
         if one_each and next(generators, None) is not None:
             raise ValueError("There are more generators than images; give one for all or one an image.")
 
@@ -166,24 +239,53 @@ class ArmImagePipeline(Pipeline):
         return request
 
     def preprocess(self, requests: list[dict], height: int | None = None, width: int | None = None) -> dict:
-        """Requests `{"prompt", "image" (editing)}` -> inputs of `generate` for one grid, and sizes to give back."""
+        """Requests `{"prompt", "image", "mask" (editing)}` -> inputs of `generate` for one grid, sources and masks."""
         image_processor, patch = self.processor.image_processor, self.processor.image_processor.patch_size
         height = image_processor.size["height"] if height is None else height
         width = image_processor.size["width"] if width is None else width
         if height < 1 or width < 1 or height % patch or width % patch:
             raise ValueError(f"Picture size {height}x{width} must be multiples of the {patch} px patch.")
-        images, size, sizes = None, {}, [None] * len(requests)
-        if "image" in requests[0]:
-            images = [self._open(request["image"]) for request in requests]
-            size, sizes = {"size": {"height": height, "width": width}}, [image.size for image in images]
-        prompts = [request["prompt"] for request in requests]
-        inputs = self.processor.image_generation_inputs(prompts, images, **size)
-        return {"inputs": dict(inputs), "image_grid": (height // patch, width // patch), "sizes": sizes}
+        prompts, grid = [request["prompt"] for request in requests], (height // patch, width // patch)
+        if "image" not in requests[0]:
+            inputs, sources = self.processor.image_generation_inputs(prompts), [None] * len(requests)
+            return {"inputs": dict(inputs), "image_grid": grid, "sources": sources, "masks": sources}
+        sources = [self._open(request["image"]) for request in requests]
+        given = [request.get("mask") for request in requests]
+        masks = [self._open_mask(mask, source) for mask, source in zip(given, sources, strict=True)]
+        size = {"height": height, "width": width}  # the edit's own, so that their tokens lie on one grid
+        inputs = self.processor.image_generation_inputs(prompts, sources, size=size, keep_aspect_ratio=False)
+        if any(mask is not None for mask in masks):
+            # A token may change where any pixel of its patch may.
+            edited = [torch.ones(1, 1) if mask is None else torch.from_numpy(mask).float() for mask in masks]
+            inputs["edit_mask"] = torch.cat([adaptive_max_pool2d(each[None], grid) for each in edited]) > 0
+        return {"inputs": dict(inputs), "image_grid": grid, "sources": sources, "masks": masks}
 
     def _open(self, image) -> PIL.Image.Image:
         """An image of any kind the image processor takes -> an RGB picture at its own size."""
         pixels = self.processor.image_processor.process_image(image)
         return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
+
+    def _open_mask(self, mask, source: PIL.Image.Image) -> np.ndarray | None:
+        """A mask of any kind the image processor takes -> bool [height, width], True where the source may change."""
+        if mask is None:
+            return None
+        mask = to_numpy(self.processor.image_processor.fetch_images(mask))
+        mask = array_to_pil(mask) if isinstance(mask, np.ndarray) else mask
+        if getattr(mask, "has_transparency_data", False):  # over black: where nobody painted nothing may change
+            painted = PIL.ImageOps.exif_transpose(mask).convert("RGBA")
+            mask = PIL.Image.alpha_composite(PIL.Image.new("RGBA", painted.size, "black"), painted)
+        mask = np.asarray(self._open(mask).convert("L")) >= 128
+        if mask.shape != (source.height, source.width):
+            raise ValueError(
+                f"The mask is {'x'.join(map(str, mask.shape))} px (height x width), but its picture "
+                f"{source.height}x{source.width}; resize the mask to the picture's size."
+            )
+        if not mask.any():
+            raise ValueError(
+                "The mask selects nothing to edit: white (True, 1.0 or 255) is where the picture may change. Integers "
+                "are read as 0..255; pass a mask of 0 and 1 as bool."
+            )
+        return mask
 
     def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, **kwargs) -> dict:
         rendering = {_RENDERING[name]: value for name, value in kwargs.items() if name in _RENDERING}
@@ -199,16 +301,27 @@ class ArmImagePipeline(Pipeline):
         codes = sequences[:, -1 - height * width : -1].view(-1, height, width) - self.model.config.visual_token_offset
         z_q = self.model.vq_model.decode_codes(codes)
         images = self.detokenizer(z_q, generator=kwargs.get("generator"), **rendering).images
-        return {"images": images, "sizes": model_inputs["sizes"], "num_images_per_prompt": num_images_per_prompt}
+        sources = {name: model_inputs[name] for name in ("sources", "masks")}
+        return {"images": images, "num_images_per_prompt": num_images_per_prompt, **sources}
 
-    def postprocess(self, model_outputs: dict) -> list:
-        """Pictures of a batch -> one entry a request, an edit at its source's size."""
+    def postprocess(self, model_outputs: dict, mask_margin: int | None = None) -> list:
+        """Pictures of a batch -> one entry a request, an edit at its source's size and within its mask."""
         each = model_outputs["num_images_per_prompt"]
-        entries = []
-        for size, pictures in zip(model_outputs["sizes"], batched(model_outputs["images"], each), strict=True):
-            pictures = [picture if size in (None, picture.size) else picture.resize(size) for picture in pictures]
-            entries.append(pictures if each > 1 else pictures[0])
+        pictures, entries = batched(model_outputs["images"], each), []
+        for drawn, source, mask in zip(pictures, model_outputs["sources"], model_outputs["masks"], strict=True):
+            if source is not None:
+                drawn = [self._fit(picture, source, mask, mask_margin) for picture in drawn]
+            entries.append(drawn if each > 1 else drawn[0])
         return entries
+
+    def _fit(self, picture: PIL.Image.Image, source: PIL.Image.Image, mask, margin: int | None) -> PIL.Image.Image:
+        """An edit at its source's size, and where there is a mask, the source's own pixels outside of it."""
+        scale = min(source.width / picture.width, source.height / picture.height)
+        picture = picture if picture.size == source.size else picture.resize(source.size)
+        if mask is None:
+            return picture
+        half_a_patch = int(self.processor.image_processor.patch_size * scale / 2)
+        return blend(picture, source, mask, half_a_patch if margin is None else margin)
 
 
 class ArmTextToImagePipeline(ArmImagePipeline):
@@ -253,13 +366,30 @@ class ArmImageEditingPipeline(ArmImagePipeline):
         >>> edited = pipeline("image-editing", model="checkpoints/arm-tiny")("scene.png", "remove the red circle")
     """
 
-    def __call__(self, image, prompt: str | Iterable[str] | None = None, **kwargs):
+    _arguments = ("mask", "mask_margin", *ArmImagePipeline._arguments)
+
+    def _sanitize_parameters(self, mask_margin=None, **kwargs):
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        if mask_margin is not None:
+            if not isinstance(mask_margin, Integral) or mask_margin < 0:
+                raise ValueError(f"mask_margin {mask_margin} must be a whole number of px, 0 (a hard edge) or more.")
+            postprocess = {"mask_margin": int(mask_margin)}
+        return preprocess, forward, postprocess
+
+    def __call__(self, image, prompt: str | Iterable[str] | None = None, mask=None, **kwargs):
         """Edits pictures; results come at their source's size.
 
         Args:
             image: a picture (PIL, array, tensor, path or address), a list of them, or an iterable of
-                `{"image", "prompt"}`, then without `prompt`.
+                `{"image", "prompt"}`, with `"mask"` if there is one, then without `prompt` and `mask`.
             prompt: the instruction, or one a picture.
+            mask: where the picture may change: white, of the picture's own size and any kind that `image` takes, for
+                all pictures or one a picture (None: everywhere). What is transparent counts as black. Tokens of
+                patches that the mask does not touch are kept; so are all pixels, byte for byte, more than
+                `mask_margin` from it. Kept tokens speak of what was beside them, too: where an edit does too little,
+                raise `guidance_scale`.
+            mask_margin: px of the picture over which the edit fades into it around the mask, 0 for a hard edge;
+                default: half of what a token covers.
             height, width: what the picture is resized to before it is read, in px, multiples of the patch; default:
                 the processor's size.
             image_grid: (H, W), the same in tokens.
@@ -269,17 +399,24 @@ class ArmImageEditingPipeline(ArmImagePipeline):
             A `PIL.Image` for a picture, a list for a list (of lists if num_images_per_prompt > 1), else an iterator.
 
         Raises:
-            ValueError: no image to edit, or not as many instructions as pictures.
+            ValueError: no image to edit, not as many instructions or masks as pictures, or a mask of another size than
+                its picture or without any white.
             TypeError: an instruction that is no str.
         """
         if prompt is None and isinstance(image, (Iterable, Dataset)) and not isinstance(image, str):
+            if mask is not None:
+                raise TypeError('Requests hold their masks themselves, as {"image": ..., "prompt": ..., "mask": ...}.')
             return super().__call__(list(image) if isinstance(image, tuple) else image, **kwargs)
         if not isinstance(image, (list, tuple)):
-            return super().__call__({"image": image, "prompt": prompt}, **kwargs)
-        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt] * len(image)
-        if len(prompts) != len(image):
-            raise ValueError(f"Got {len(prompts)} instructions for {len(image)} images; give one for all or one each.")
-        requests = [{"image": each, "prompt": text} for each, text in zip(image, prompts, strict=True)]
+            return super().__call__({"image": image, "prompt": prompt, "mask": mask}, **kwargs)
+        prompts, masks = (each if isinstance(each, (list, tuple)) else [each] * len(image) for each in (prompt, mask))
+        for what, given in (("instructions", prompts), ("masks", masks)):
+            if len(given) != len(image):
+                raise ValueError(f"Got {len(given)} {what} for {len(image)} images; give one for all or one each.")
+        requests = [
+            {"image": picture, "prompt": text, "mask": area}
+            for picture, text, area in zip(image, prompts, masks, strict=True)
+        ]
         return super().__call__(requests, **kwargs)
 
     def checked(self, request: dict) -> dict:

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoTokenizer
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
 from .configuration_arm import MAX_GRID_SIDE
 from .image_processing_arm import ArmImageProcessor, flatten_images
@@ -162,7 +162,7 @@ class ArmProcessor(ProcessorMixin):
         """
         if written is None:
             return super().__call__(images=images, text=text, **kwargs)
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = self._merge_kwargs(ProcessingKwargs, self.tokenizer.init_kwargs, **kwargs)
         text_kwargs = {name: value for name, value in merged["text_kwargs"].items() if value is not None}
         if refused := [name for name, value in text_kwargs.items() if value and name not in PADDING_ARGUMENTS]:
             raise ValueError(
@@ -233,7 +233,8 @@ class ArmProcessor(ProcessorMixin):
         if image_sizes is None:
             return MultiModalData()
         blank = [np.zeros((height, width), np.uint8) for height, width in image_sizes]
-        _, replacements = self._process_images(blank, **self._merge_kwargs(**kwargs)["images_kwargs"])
+        images_kwargs = self._merge_kwargs(ProcessingKwargs, **kwargs)["images_kwargs"]
+        _, replacements = self._process_images(blank, **images_kwargs)
         counts = [replacement.count(self.image_token) for replacement in replacements]
         return MultiModalData(num_image_tokens=counts, num_image_patches=counts)
 

@@ -1,0 +1,432 @@
+"""Writes the card of a model, a tokenizer, an RL model or a LoRA adapter, with the result files that back its figures.
+
+    python hub_cards/card.py model arm-7b --repo lab/arm-7b --license apache-2.0 \
+        --base-model Qwen/Qwen2.5-7B google/siglip2-so400m-patch16-512 --results geneval.json stages.json:scores/sft \
+        --dataset GenEval --training training.json --pictures samples.png --text arm-7b.md
+
+A result file is JSON as `transformers_arm.evaluation.write_result` writes it: `command`, `date`, `hardware`, maybe
+`items` and `seed`, and the numbers: `scores` by name, with `must` and `aim` by the same names if there are bounds, or
+a `table` of `before`, `after` and `gain`. `FILE:FIELD` takes what lies there, names joined by "/". Another file, given
+with --training, is the recipe: `stages`, a list of `stage`, `command`, `seed`, `steps` and `minutes`, and a `remark`.
+
+--text is a template that extends the kind's and replaces blocks of it, as arm-tiny.md does. Knows nothing about
+weights and nothing about uploads.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
+from transformers_arm.hub import LICENCES
+from transformers_arm.shapes.edits import EDIT_KINDS
+from transformers_arm.shapes.prompts import GENERATION_TASKS
+from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS
+
+TEMPLATES = Path(__file__).parent
+WORLD = "embedded-world"  # the data set's name of figures that are of drawn shapes
+KINDS = {
+    "model": {"pipeline_tag": "any-to-any", "library_name": "transformers", "tags": ["arm"]},
+    "rl": {"pipeline_tag": "any-to-any", "library_name": "transformers", "tags": ["arm", "grpo"]},
+    "tokenizer": {
+        "pipeline_tag": "image-feature-extraction",
+        "library_name": "transformers",
+        "tags": ["arm", "image-tokenizer"],
+    },
+    "adapter": {"pipeline_tag": "any-to-any", "library_name": "peft", "tags": ["arm", "lora"]},
+}
+RELATIONS = {"rl": "finetune", "adapter": "adapter"}  # to the base model, where the Hub would not see it by itself
+
+# What a figure is about, by its name: the Hub's task, and the heading of its table. The first that fits counts.
+TASKS = (
+    (r"^text_", "text-generation", "Text alone"),
+    (r"understanding|question|vqa|pope|mmbench|mmmu", "image-text-to-text", "Understanding"),
+    (r"edit", "image-to-image", "Editing"),
+    (r"generation|captions|geneval|dpg|wise", "text-to-image", "Drawing"),
+    (
+        r"psnr|ssim|rfid|zero_shot|codebook|perplexity|read_back|tokens_per|bits_per",
+        "image-feature-extraction",
+        "Tokenizer and detokenizer",
+    ),
+    (r"", "any-to-any", "Other"),
+)
+# What stands among scores and is none.
+COUNTS = {
+    *("pictures", "skipped", "skipped_reasons", "codebook_size", "zero_shot_pictures", "zero_shot_candidates"),
+    *("items", "seed"),
+}
+# Names that say more than the keys of result files; other keys are shown with blanks for underscores.
+NAMES = {
+    "understanding": "understanding, mean over question kinds",
+    **{f"understanding_{kind}": f"understanding: {kind.replace('_', ' ')}" for kind in QUESTION_KINDS},
+    "understanding_question_first": "understanding, the question before its picture",
+    **{
+        f"understanding_{negatives}_{name}": f"existence, {negatives} negatives: {words}"
+        for negatives in NEGATIVES
+        for name, words in {"accuracy": "accuracy", "f1": "F1", "yes_share": "share of yes"}.items()
+    },
+    "generation": "generation, mean of the six tasks",
+    **{f"generation_{task}": f"generation: {task.replace('_', ' ')}" for task in GENERATION_TASKS},
+    "generation_full": "generation, full captions of test scenes",
+    "generation_composition": "generation, unseen pairs (composition)",
+    "editing_exact": "editing, exact target scene",
+    **{f"editing_{kind}": f"editing: {kind}, exact" for kind in EDIT_KINDS},
+    "editing_sc": "editing, SC (instruction done, the rest kept), of 10",
+    "editing_pq": "editing, PQ (quality), of 10",
+    "editing_o": "editing, O = sqrt(SC * PQ), of 10",
+    "unguided_generation": "without guidance: the six tasks",
+    "unguided_generation_full": "without guidance: full captions",
+    "unguided_generation_composition": "without guidance: composition",
+    "unguided_editing_exact": "without guidance: editing, exact",
+    "hard_understanding": "hard variant: understanding",
+    "hard_generation": "hard variant: the six tasks",
+    "hard_generation_full": "hard variant: full captions",
+    "hard_generation_composition": "hard variant: composition",
+    "hard_editing_exact": "hard variant: editing, exact",
+    "read_back": "reconstructions read back, everything right",
+    "hard_read_back": "read back, hard variant (64x64, jitter)",
+    "psnr": "PSNR, dB",
+    "hard_psnr": "PSNR, hard variant, dB",
+    "ssim": "SSIM",
+    "rfid": "rFID (few pictures make it too high)",
+    "zero_shot": "zero-shot accuracy of z_q",
+    "siglip_zero_shot": "zero-shot accuracy of the frozen SigLIP",
+    "text_question": "questions about scenes told in words",
+    "text_edit": "edits of scenes told in words",
+    "text_paraphrase": "captions put in order",
+    "tokens_per_picture": "tokens a picture",
+}
+
+
+class Figure(NamedTuple):
+    """A measured number: its key, its field in the result file, and its row of a comparison if it stands in one."""
+
+    key: str
+    field: str
+    value: float
+    compared: dict[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """The figure in words."""
+        *parents, last = self.key.split("/")
+        return ": ".join([*parents, NAMES.get(last, last.replace("_", " "))])
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """The Hub's task, and the heading of its table."""
+        return next(task for pattern, *task in TASKS if re.search(pattern, self.key.lower()))
+
+
+def node_at(result: dict, field: str):
+    """What lies at a field: keys, and numbers of list items, joined by "/".
+
+    Raises:
+        ValueError: nothing does.
+    """
+    node = result
+    for key in field.split("/"):
+        try:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise ValueError(f"The field {field!r} leads nowhere: there is no {key!r} on its way.") from None
+    return node
+
+
+def figures_below(node: dict, field: str, key: str = "") -> Iterator[Figure]:
+    """The numbers below a node, and of a comparison those `after`. Counts and what stands in lists are no figures.
+
+    Raises:
+        ValueError: a key holds a "/", so that no field could name what lies there.
+    """
+    for name, value in node.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name in COUNTS or not (is_number or isinstance(value, dict)):
+            continue
+        if "/" in name:
+            raise ValueError(f"The key {name!r} holds a '/', which joins the keys of a field; rename it.")
+        here, below = f"{field}/{name}", f"{key}/{name}" if key else name
+        if is_number:
+            yield Figure(below, here, value)
+        elif {"before", "after", "gain"} <= value.keys():
+            yield Figure(below, f"{here}/after", value["after"], value)
+        else:
+            yield from figures_below(value, here, below)
+
+
+def with_spread(compared: dict[str, float], which: str) -> str:
+    """A mean of a comparison, with its standard deviation where there is one."""
+    spread = compared.get(f"{which}_spread")
+    return f"{compared[which]:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
+
+
+def table_of(rows: Sequence[Figure], result: dict, name: str) -> str:
+    """A Markdown table: figures beside the file's bounds, or beside what they were before."""
+    bounds = [bound for bound in ("must", "aim") if bound in result]
+    header = [Path(result.get("before", "before")).name, name, "gain"] if rows[0].compared else ["measured", *bounds]
+    lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
+    for row in rows:
+        if row.compared:
+            cells = [with_spread(row.compared, which) for which in ("before", "after")]
+            cells.append(f"{row.compared['gain']:+.3f}")
+        else:
+            limits = [result[bound].get(row.key, "") for bound in bounds]
+            cells = [f"{row.value:.3f}", *(limit and f"{limit:g}" for limit in limits)]
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+class Report(NamedTuple):
+    """What the card says of one result file: where it lies, how it came about, and its figures by task."""
+
+    file: str
+    command: str
+    date: str
+    hardware: str
+    measured: str
+    tables: dict[str, str]
+    figures: list[EvalResult]
+
+    @classmethod
+    def read(cls, folder: Path, file: str, field: str, *, name: str, dataset: str | None) -> "Report":
+        """Reads `file` of `folder`, a path within it; figures are those at `field`, or all if that is empty.
+
+        Raises:
+            ValueError: the file lacks its command, date, hardware or data set, or there are no figures at `field`.
+        """
+        result = json.loads((folder / file).read_text(encoding="utf-8"))
+        if missing := [key for key in ("command", "date", "hardware") if key not in result]:
+            raise ValueError(f"{file} lacks {', '.join(missing)}; write it with evaluation.write_result.")
+        options = result.get("options", {})
+        dataset = result.get("dataset") or options.get("dataset") or (WORLD if options.get("world") else dataset)
+        if not dataset:
+            raise ValueError(f"{file} does not say which data set it is about; name it with --dataset.")
+        field = field or ("table" if "table" in result else "scores")
+        found = list(figures_below(node_at(result, field), field))
+        if not found:
+            raise ValueError(f"{file} holds no figures at {field!r}; name a field of numbers, as in FILE:scores/sft.")
+        tables = {}
+        for figure in found:
+            tables.setdefault(figure.task[1], []).append(figure)
+        proof = {key: result[key] for key in ("command", "date")}
+        sizes = [f", {result[key]} items" for key in ("items", "count") if key in result]
+        seeds = [result["seed"]] if "seed" in result else result.get("seeds", [])
+        return cls(
+            file=file,
+            command=result["command"],
+            date=result["date"],
+            hardware=result["hardware"],
+            measured="".join(sizes + [f", seed {seed}" for seed in seeds]),
+            tables={title: table_of(rows, result, name) for title, rows in tables.items()},
+            figures=[
+                EvalResult(
+                    task_type=figure.task[0],
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    metric_type=re.sub(r"\W+", "_", figure.key),
+                    metric_name=figure.name,
+                    metric_value=figure.value,
+                    metric_args={"file": file, "field": figure.field, **proof},
+                )
+                for figure in found
+            ],
+        )
+
+
+def configuration(folder: Path, kind: str, base_models: Sequence[str]):
+    """The configuration that the card tells of: ARM's, its tokenizer's, or PEFT's as a dict.
+
+    Raises:
+        ValueError: the folder is of another kind, or an adapter's base model, if it is no folder, is not the card's.
+    """
+    file = folder / ("adapter_config.json" if kind == "adapter" else "config.json")
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {file.name}; name a folder of the kind {kind}.")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if kind == "adapter":
+        base = content["base_model_name_or_path"]
+        if len(base_models) != 1 or base not in base_models and not Path(base).is_dir():
+            raise ValueError(
+                f"The adapter's base model is {base} in {file}, but {' and '.join(base_models) or 'none'} on the "
+                "card; give --base-model its id on the Hub."
+            )
+        return content
+    configuration_class = ArmVQConfig if kind == "tokenizer" else ArmConfig
+    if content.get("model_type") != configuration_class.model_type:
+        raise ValueError(
+            f"{file} is of the type {content.get('model_type')!r}, but that of a {kind} "
+            f"{configuration_class.model_type!r}; name a folder of that kind."
+        )
+    return configuration_class.from_pretrained(folder)
+
+
+def hub_links(ids: Sequence[str], path: str = "") -> str:
+    """Ids on the Hub as Markdown links; `path` is "datasets/" for data sets."""
+    return ", ".join(f"[{each}](https://huggingface.co/{path}{each})" for each in ids)
+
+
+def licensed(base_models: Sequence[str]) -> str:
+    """Links to models, each with its licence where that is known without asking the Hub."""
+    shown = []
+    for base in base_models:
+        names = next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
+        shown.append(hub_links([base]) + (f" ({', '.join(names)})" if names else ""))
+    return ", ".join(shown)
+
+
+def sampling_of(folder: Path) -> str:
+    """How a model's folder samples pictures, in words; empty if it does not say."""
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    sections = [settings[name] for name in ("image_generation", "image_editing") if name in settings]
+    return "; edits with ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in sections)
+
+
+def detokenizers_of(folder: Path) -> dict[str, str]:
+    """The subfolders that hold diffusers pipelines, with the names of their classes."""
+    indices = sorted(folder.glob("*/model_index.json"))
+    return {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["_class_name"] for file in indices}
+
+
+def filled(template: Path, **values) -> str:
+    """A template's text; a name in it that is not among `values` raises."""
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, TEMPLATES]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"hub_links": hub_links, "licensed": licensed}
+    text = environment.get_template(template.name).render(**values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"  # a block that says nothing leaves blank lines behind
+
+
+def take_in(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Copies files into `folder`, but for those that lie there, and returns where they are.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    if len({file.name for file in files}) < len(files):
+        raise ValueError(f"Of {', '.join(map(str, files))} two have one name; rename one, they go into one folder.")
+    for file in files:
+        if file.resolve().parent != folder.resolve():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file.name)
+    return [folder / file.name for file in files]
+
+
+def write_card(
+    folder: Path,
+    kind: str,
+    *,
+    repo: str,
+    license: str,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    base_models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    results: Sequence[str | Path] = (),
+    dataset: str | None = None,
+    training: Path | None = None,
+    pictures: Sequence[Path] = (),
+    text: Path | None = None,
+) -> ModelCard:
+    """Writes `folder`/README.md, and what it tells of into `folder`/results and `folder`/pictures.
+
+    Args:
+        kind: one of `KINDS`.
+        repo: what the card loads, an id on the Hub or a folder; the card's name is its last part.
+        license, license_name, license_link: as in the Hub's metadata; a licence that the Hub does not list is "other"
+            with a name and a link.
+        base_models: ids on the Hub of what the weights were built from; none if they were trained from scratch.
+        datasets: ids on the Hub of the training data.
+        results: files of figures, `FILE` or `FILE:FIELD`.
+        dataset: what they were measured on, for files that do not say.
+        training: file of the recipe.
+        pictures: PNG or JPEG files.
+        text: a template that extends the kind's.
+
+    Raises:
+        ValueError: the folder is not of this kind, a licence without name and link, an adapter without its base model,
+            or a result file that lacks something. Nothing is written then but copies of result files.
+    """
+    if license == "other" and not (license_name and license_link):
+        raise ValueError("The licence 'other' needs its name and a link; give --license-name and --license-link.")
+    config = configuration(folder, kind, base_models)
+    name = repo.rstrip("/").rpartition("/")[-1]
+    given = [str(each).partition(":") for each in results]
+    files = [Path(file) for file, _, _ in given]
+    copies = take_in(files if training is None else [*files, training], folder / "results")
+    reports = [
+        Report.read(folder, f"results/{file.name}", field, name=name, dataset=dataset)
+        for file, (_, _, field) in zip(copies, given, strict=False)
+    ]
+    recipe = {"stages": [], "remark": ""}
+    if training is not None:
+        recipe |= json.loads(copies[-1].read_text(encoding="utf-8"))
+    body = filled(
+        text or TEMPLATES / f"{kind}.md",
+        name=name,
+        repo=repo,
+        config=config,
+        detokenizers=detokenizers_of(folder),
+        sampling=sampling_of(folder),
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        base_models=base_models,
+        datasets=datasets,
+        reports=reports,
+        stages=recipe["stages"],
+        remark=recipe["remark"],
+        pictures=take_in(pictures, folder / "pictures"),
+    )
+    relation = {"base_model_relation": RELATIONS[kind]} if kind in RELATIONS and base_models else {}
+    data = ModelCardData(
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        base_model=list(base_models) or None,
+        datasets=list(datasets) or None,
+        model_name=name if reports else None,
+        eval_results=[figure for report in reports for figure in report.figures] or None,
+        **KINDS[kind],
+        **relation,
+    )
+    card = ModelCard.from_template(data, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body)
+    card.save(folder / "README.md")
+    return card
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=Path, help="what is going to be published")
+    parser.add_argument("--repo", required=True, help="its id on the Hub")
+    parser.add_argument("--license", required=True, help="as the Hub writes it, such as apache-2.0, or other")
+    parser.add_argument("--license-name", help="of a licence that is not on the Hub's list")
+    parser.add_argument("--license-link", help="where that can be read")
+    parser.add_argument("--base-model", nargs="+", default=[], help="ids of what it was built from")
+    parser.add_argument("--datasets", nargs="+", default=[], help="ids of the data it was trained on")
+    parser.add_argument("--results", nargs="+", default=[], metavar="FILE[:FIELD]", help="files of its figures")
+    parser.add_argument("--dataset", help="what figures are of, for result files that do not say")
+    parser.add_argument("--training", type=Path, help="file of its recipe")
+    parser.add_argument("--pictures", type=Path, nargs="+", default=[], help="pictures to show")
+    parser.add_argument("--text", type=Path, help="template that extends the kind's and replaces blocks of it")
+    options = vars(parser.parse_args())
+    folder, kind, base_models = (options.pop(name) for name in ("folder", "kind", "base_model"))
+    try:
+        write_card(folder, kind, base_models=base_models, **options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"card.py: {error}")
+    print(folder / "README.md")

@@ -1,0 +1,180 @@
+"""`ArmPipeline`: drawing and editing behind diffusers' names, for code that was written for a diffusers pipeline.
+
+It holds the two transformers pipelines' parts and calls those pipelines; knows nothing about how they work.
+"""
+
+import os
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .modeling_arm import ArmForCausalLM
+from .pipeline_arm import (
+    ArmImageEditingPipeline,
+    ArmImagePipeline,
+    ArmTextToImagePipeline,
+    load_detokenizer,
+    save_remote_code,
+)
+from .processing_arm import ArmProcessor
+
+
+class RowProgress(BaseStreamer):
+    """A streamer of `generate` that moves a progress bar on by each row of image tokens."""
+
+    def __init__(self, bar):
+        self.bar = bar
+
+    def put(self, value: torch.LongTensor) -> None:
+        self.bar.update()
+
+    def end(self) -> None:
+        self.bar.refresh()
+
+
+class ArmPipeline(DiffusionPipeline):
+    """Draws prompts, and with `image` edits pictures, called as diffusers' pipelines are.
+
+    Args:
+        model, processor: an `ArmForCausalLM` and its `ArmProcessor`.
+        detokenizer: renders the tokens.
+
+    Example:
+        >>> from transformers_arm import ArmPipeline
+        >>> pipe = ArmPipeline.from_pretrained("checkpoints/arm-tiny")
+        >>> picture = pipe(prompt="a red circle above a blue square").images[0]
+        >>> edited = pipe(prompt="remove the red circle", image=picture).images[0]
+    """
+
+    def __init__(self, model: ArmForCausalLM, processor: ArmProcessor, detokenizer: DiffusionPipeline):
+        super().__init__()
+        self.register_modules(model=model, processor=processor, detokenizer=detokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        dtype: torch.dtype | str = "auto",
+        torch_dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        **hub,
+    ) -> "ArmPipeline":
+        """Loads a complete ARM folder or Hub repo, onto the CPU.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or the repo's id.
+            dtype: (or `torch_dtype`) of the weights; "auto" is what they were saved in.
+            revision: branch, tag or commit of the repo.
+            trust_remote_code: needed where this class itself came with the repo.
+            hub: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        given = {**hub, "trust_remote_code": trust_remote_code}
+        model = ArmForCausalLM.from_pretrained(name, dtype=torch_dtype or dtype, revision=revision, **given)
+        commit = model.hub_options.get("revision")  # one for all parts, should the branch move on now
+        if cls.__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            ArmProcessor.register_for_auto_class()  # as AutoProcessor does, so that a saved processor names its code
+        processor = ArmProcessor.from_pretrained(name, revision=commit, **given)
+        return cls(model, processor, load_detokenizer(name, model.dtype, commit, **hub))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Saves a complete ARM folder, as the transformers pipelines do; kwargs of the model's `save_pretrained`."""
+        self._pipeline(ArmTextToImagePipeline).save_pretrained(save_directory, **kwargs)
+        save_remote_code(self, save_directory)
+
+    def to(self, *args, **kwargs) -> "ArmPipeline":
+        """Moves everything, the detokenizer too, to a device or dtype, as in diffusers."""
+        self.detokenizer.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def _pipeline(self, pipeline_class: type[ArmImagePipeline]) -> ArmImagePipeline:
+        parts = {"processor": self.processor, "detokenizer": self.detokenizer}
+        return pipeline_class(self.model, **parts, device=self.model.device)
+
+    def __call__(
+        self,
+        prompt: str | list[str],
+        image=None,
+        mask_image=None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **kwargs,
+    ) -> ImagePipelineOutput | tuple:
+        """Draws prompts together, or edits pictures as they say.
+
+        Args:
+            prompt: a caption, or with `image` an instruction; one or a list. There is no `negative_prompt`: what
+                guidance compares with is the model without a prompt.
+            image: what to edit, of any kind that `ArmImageProcessor` takes; one for all prompts or a list.
+            mask_image: where it may change (white), of its own size; one for all pictures or a list.
+            height, width: px to draw at, or to read `image` at; default: the processor's. Edits come back at the size
+                of their picture.
+            num_inference_steps: of the detokenizer, which renders the tokens that the language model wrote.
+            guidance_scale, image_guidance_scale: of the language model, towards the prompt and towards `image`; the
+                renderer's is `decoder_guidance_scale`.
+            num_images_per_prompt: pictures a prompt, next to each other in the result.
+            generator: one for all, or a list with one a picture.
+            output_type: `"pil"`, `"np"` (float32 [N, H, W, 3] in 0..1) or `"pt"` (float32 [N, 3, H, W] in 0..1); the
+                last two are of pictures of one size.
+            return_dict: False gives a tuple.
+            kwargs: `decoder_guidance_scale`, `do_sample`, `temperature`, `top_k`, `top_p` and `mask_margin`, as in the
+                image-editing pipeline.
+
+        Returns:
+            `ImagePipelineOutput` whose `images` are all pictures, prompt by prompt.
+
+        Raises:
+            ValueError: a mask without an image, an unknown output_type, or what the transformers pipelines refuse.
+            TypeError: an argument, such as `negative_prompt`, that they do not take.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"Unknown output_type {output_type!r}; use 'pil', 'np' or 'pt'.")
+        if image is None and mask_image is not None:
+            raise ValueError("mask_image says where image may change, but there is no image; pass it, or no mask.")
+        several = isinstance(prompt, (list, tuple))
+        prompts = list(prompt) if several else [prompt]
+        requests, pipeline_class = (prompts,), ArmTextToImagePipeline
+        if image is not None:
+            images = list(image) if isinstance(image, (list, tuple)) else [image] * len(prompts)
+            requests = (images, prompts if several else prompts * len(images), mask_image)
+            pipeline_class = ArmImageEditingPipeline
+        arguments = {
+            "height": height,
+            "width": width,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "image_guidance_scale": image_guidance_scale,
+            "num_images_per_prompt": num_images_per_prompt,
+            "generator": generator,
+            **kwargs,
+        }
+        given = {name: value for name, value in arguments.items() if value is not None}
+        side = self.processor.image_processor.size["height"] if height is None else height
+        rows = side // self.processor.image_processor.patch_size
+        with self.progress_bar(total=rows + 2) as bar:  # and what opens and closes a picture
+            drawn = self._pipeline(pipeline_class)(
+                *requests, batch_size=len(requests[0]), streamer=RowProgress(bar), **given
+            )
+        pictures = [picture for each in drawn for picture in (each if isinstance(each, list) else [each])]
+        if output_type != "pil":
+            if len(sizes := sorted({picture.size for picture in pictures})) > 1:
+                raise ValueError(
+                    f"Pictures of the sizes {sizes} (width, height) do not fit one array; use output_type='pil', or "
+                    "edit pictures of one size."
+                )
+            pictures = VaeImageProcessor.pil_to_numpy(pictures)
+            pictures = pictures if output_type == "np" else VaeImageProcessor.numpy_to_pt(pictures)
+        return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
