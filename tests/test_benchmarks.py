@@ -103,7 +103,7 @@ def test_masks_with_hard_edges_keep_every_byte_outside(arm_folder, tmp_path, mon
     assert ran["items"] == 6 and list(ran["scores"]) == list(shipped["scores"])
     assert "| 6 held-out edits | no mask | mask |" in capsys.readouterr().out
     for scores in (ran["scores"], shipped["scores"]):
-        assert scores["mask, guidance 3, hard edge"]["pictures_kept_outside"] == 1
+        assert scores["mask, hard edge"]["pictures_kept_outside"] == 1
         assert scores["no mask"]["bytes_kept_outside"] < scores["mask"]["bytes_kept_outside"] < 1
         assert scores["no mask"]["pictures_kept_outside"] == 0
 

@@ -18,15 +18,8 @@ from transformers_arm.shapes.draw import render_scene
 from transformers_arm.shapes.edits import Edit
 from transformers_arm.shapes.scene import CELLS
 
-# By name: whether there is a mask, and arguments of the pipeline. Tokens that a mask keeps were read beside the object
-# that has to change and speak of it still, against which guidance helps.
-VARIANTS = {
-    "no mask": (False, {}),
-    "mask": (True, {}),
-    "no mask, guidance 3": (False, {"guidance_scale": 3.0}),
-    "mask, guidance 3": (True, {"guidance_scale": 3.0}),
-    "mask, guidance 3, hard edge": (True, {"guidance_scale": 3.0, "mask_margin": 0}),
-}
+# By name: whether there is a mask, and arguments of the pipeline.
+VARIANTS = {"no mask": (False, {}), "mask": (True, {}), "mask, hard edge": (True, {"mask_margin": 0})}
 
 
 def mask_of(pair: Edit) -> np.ndarray:

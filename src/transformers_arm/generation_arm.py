@@ -256,7 +256,8 @@ class ArmGenerationMixin(GenerationMixin):
             image_tokens: what `generate` put in place of the placeholders of `input_ids` [n], for those of
                 `image_prompt_ids`.
             edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of the last picture of `input_ids`,
-                which must have this grid, stay. They are drawn all the same, so that no mask moves another draw.
+                which must have this grid, stand in the result. The model draws on from its own draws: those tokens
+                were read from the whole source, so they tell of what has to change, and it would be drawn again.
             num_return_sequences: images a prompt, next to each other in the result.
             generator: of the sampling: one, or a list with one for each image, which makes each independent of its
                 batch.
@@ -313,7 +314,7 @@ class ArmGenerationMixin(GenerationMixin):
                 all_scores.append(scores)
             drawn = (codes + offset).to(step_ids.device)
             tokens.append(drawn if kept is None else torch.where(kept[:, step] < 0, drawn, kept[:, step]))
-            step_ids = tokens[-1].repeat(len(prompts))[:, None]
+            step_ids = drawn.repeat(len(prompts))[:, None]
             if streamer is not None and (step + 1) % width == 0:
                 streamer.put(torch.stack(tokens[-width:], 1).cpu())
         closing = opening.new_full((images, 1), self.config.vision_end_token_id)

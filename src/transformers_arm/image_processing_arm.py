@@ -290,7 +290,10 @@ class ArmImageProcessor(PilBackend):
             image = array_to_pil(np.asarray(image))
         elif image.mode in ("RGBa", "La"):  # premultiplied alpha, which conversion to RGB would drop
             image = image.convert(image.mode.upper())
-        return np.asarray(self.convert_to_rgb(image)).transpose(2, 0, 1)
+        if image.has_transparency_data:  # over white; older versions of transformers would drop it
+            white = PIL.Image.new("RGBA", image.size, "white")
+            image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
     def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> list[np.ndarray]:
         prepared = []

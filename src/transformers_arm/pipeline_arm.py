@@ -386,8 +386,7 @@ class ArmImageEditingPipeline(ArmImagePipeline):
             mask: where the picture may change: white, of the picture's own size and any kind that `image` takes, for
                 all pictures or one a picture (None: everywhere). What is transparent counts as black. Tokens of
                 patches that the mask does not touch are kept; so are all pixels, byte for byte, more than
-                `mask_margin` from it. Kept tokens speak of what was beside them, too: where an edit does too little,
-                raise `guidance_scale`.
+                `mask_margin` from it.
             mask_margin: px of the picture over which the edit fades into it around the mask, 0 for a hard edge;
                 default: half of what a token covers.
             height, width: what the picture is resized to before it is read, in px, multiples of the patch; default:

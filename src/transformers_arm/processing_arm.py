@@ -5,6 +5,7 @@ tokens in. What people write in a conversation is encoded apart from the templat
 it can hold no control token. Knows nothing about the model, nor about how codes are made and rendered.
 """
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -95,6 +96,8 @@ class ArmProcessor(ProcessorMixin):
         ValueError: the tokenizer lacks vision or shape tokens, or they overlap the image tokens.
     """
 
+    # Strings for the marks that `apply_chat_template` leaves in a text; no token is parsed in them.
+    _written: Sequence[str] | None = None
     skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "pixel_values"]  # may be a list of sizes
 
     def __init__(self, image_processor, tokenizer, visual_token_offset: int, chat_template=CHAT_TEMPLATE):
@@ -140,8 +143,6 @@ class ArmProcessor(ProcessorMixin):
         self,
         images: ImageInput | None = None,
         text: str | Sequence[str] | None = None,
-        *,
-        written: Sequence[str] | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Trusted text and its pictures -> what the model takes.
@@ -150,7 +151,6 @@ class ArmProcessor(ProcessorMixin):
             images: one picture or a flat list, dealt to the `<|image_pad|>` of the texts in order; or a list with one
                 picture or list of pictures a text. Whatever `ArmImageProcessor` takes.
             text: one text or a list; special tokens in it are parsed.
-            written: strings for the marks that `apply_chat_template` left in `text`; no token is parsed in them.
             kwargs: of the tokenizer (`padding`, `return_tensors`, ...) and the image processor (`size`, ...).
 
         Returns:
@@ -160,7 +160,7 @@ class ArmProcessor(ProcessorMixin):
         Raises:
             ValueError: neither text nor images, or not as many images as placeholders.
         """
-        if written is None:
+        if self._written is None:
             return super().__call__(images=images, text=text, **kwargs)
         merged = self._merge_kwargs(ProcessingKwargs, self.tokenizer.init_kwargs, **kwargs)
         text_kwargs = {name: value for name, value in merged["text_kwargs"].items() if value is not None}
@@ -174,7 +174,8 @@ class ArmProcessor(ProcessorMixin):
         texts = [WRITTEN.sub(WRITTEN_TOKEN, each) for each in texts]
         inputs = super().__call__(images=images, text=texts, images_kwargs=merged["images_kwargs"])
         encoded = [
-            self.tokenizer(each, add_special_tokens=False, split_special_tokens=True)["input_ids"] for each in written
+            self.tokenizer(each, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            for each in self._written
         ]
         rows = [
             [token for place in row for token in (encoded[next(order)] if place == self.written_token_id else [place])]
@@ -283,9 +284,11 @@ class ArmProcessor(ProcessorMixin):
         hidden = hide_written(conversation, written)
         if not hidden or not all(hidden):
             raise ValueError(f"The conversation {conversation!r} has no messages; pass at least one.")
-        processor_kwargs = {**(processor_kwargs or {}), "written": written}
-        return super().apply_chat_template(
-            hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs, **kwargs
+        # On a copy: `processor_kwargs`, the other way in, is dropped beside other arguments by older transformers.
+        rendering = copy.copy(self)
+        rendering._written = written
+        return super(ArmProcessor, rendering).apply_chat_template(
+            hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs or {}, **kwargs
         )
 
     def image_generation_inputs(
