@@ -19,7 +19,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
-from transformers_arm.hub import LICENCES
+from transformers_arm.hub import known_licence
 from transformers_arm.shapes.edits import EDIT_KINDS
 from transformers_arm.shapes.prompts import GENERATION_TASKS
 from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS
@@ -278,7 +277,7 @@ def licensed(base_models: Sequence[str]) -> str:
     """Links to models, each with its licence where that is known without asking the Hub."""
     shown = []
     for base in base_models:
-        names = next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
+        names = known_licence(base)
         shown.append(hub_links([base]) + (f" ({', '.join(names)})" if names else ""))
     return ", ".join(shown)
 

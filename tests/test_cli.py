@@ -141,6 +141,38 @@ def test_a_missing_checkpoint_is_named(arm, source, tmp_path, command):
     assert written(tmp_path) == ["source.png"]
 
 
+def test_a_repos_id_stands_where_a_folder_does(arm, arm_folder, source, tmp_path, hub):
+    hub.add_repo("org/arm", arm_folder)
+    assert arm("generate", PROMPT, checkpoint="org/arm")[:2] == (0, "generated.png\n")
+    drawn = (tmp_path / "generated.png").read_bytes()
+    assert arm("generate", PROMPT)[0] == 0
+    assert (tmp_path / "generated.png").read_bytes() == drawn
+    assert arm("edit", source, "make the red circle green", checkpoint="org/arm")[:2] == (0, "edited.png\n")
+    assert arm("ask", source, "what color is it?", checkpoint="org/arm")[0] == 0
+    status, _, err = arm("generate", PROMPT, checkpoint="org/none")
+    assert status == 1
+    assert "transformers-arm: org/none is not a local folder" in err
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoints/arm-tiny", "mine/arm", "org/arm/vq_model"])
+def test_what_is_meant_as_a_folder_is_not_asked_of_the_hub(arm, tmp_path, hub, checkpoint):
+    (tmp_path / "mine").mkdir()
+    asked = len(hub.requests)
+    status, _, err = arm("generate", PROMPT, checkpoint=checkpoint)
+    assert (status, err.splitlines()[-1]) == (
+        1,
+        f"transformers-arm: {checkpoint} holds no config.json; name an ARM folder with --checkpoint.",
+    )
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "bad..id/x"])
+def test_a_dry_run_refuses_what_is_no_repos_id(arm, arm_folder, repo):
+    status, out, err = arm("push", arm_folder, "--repo", repo, "--dry-run")
+    assert (status, out) == (1, "")
+    assert repo in err.splitlines()[-1]
+
+
 def test_a_checkpoint_of_another_model_is_refused(arm, arm_folder, tmp_path):
     status, _, err = arm("generate", PROMPT, checkpoint=f"{arm_folder}/backbones/qwen2")
     assert status == 1

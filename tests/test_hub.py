@@ -98,7 +98,7 @@ def owner(hub, monkeypatch):
 
 
 def refused(folder, message):
-    with pytest.raises(ValueError, match=message), staged(folder):
+    with pytest.raises(ValueError, match=message), staged(folder, "org/arm"):
         pass
 
 
@@ -238,6 +238,21 @@ def test_a_failed_commit_leaves_the_repo_as_it_was(owner, folder, revision):
     assert owner.repos["owner/arm"].branches == branches
 
 
+def test_a_commit_of_somebody_else_on_a_new_branch_is_not_deleted_with_it(owner, folder, monkeypatch):
+    push(folder, "owner/arm")
+    (folder / "new.txt").write_text("new")
+    create_branch = HfApi.create_branch
+
+    def theirs_next(self, repo_id, **keywords):
+        create_branch(self, repo_id, **keywords)
+        self.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id=repo_id, revision="v1")
+
+    monkeypatch.setattr(HfApi, "create_branch", theirs_next)
+    with pytest.raises(OSError, match="A commit has happened since.* Push again"):
+        push(folder, "owner/arm", revision="v1")
+    assert owner.read("owner/arm", "theirs.txt", "v1") == b"theirs"
+
+
 def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(owner, folder, monkeypatch):
     push(folder, "owner/arm")
     (folder / "new.txt").write_text("new")
@@ -320,6 +335,22 @@ def with_a_foreign_component(folder):
     edit_json(folder / "detokenizer" / "model_index.json", scheduler=["os", "system"])
 
 
+def with_a_pipeline_as_component(folder):
+    edit_json(folder / "detokenizer" / "model_index.json", scheduler=["diffusers", "DiffusionPipeline"])
+
+
+def without_a_component(folder):
+    shutil.rmtree(folder / "detokenizer" / "transformer")
+    edit_json(folder / "detokenizer" / "model_index.json", transformer=[None, None])
+
+
+def with_a_component_from_elsewhere(folder):
+    shutil.move(folder / "detokenizer" / "scheduler", folder.parent / "scheduler")
+    index = json.loads((folder / "detokenizer" / "model_index.json").read_text())
+    index["../../scheduler"] = index.pop("scheduler")
+    (folder / "detokenizer" / "model_index.json").write_text(json.dumps(index))
+
+
 def with_an_index_of_other_files(folder):
     index = {"weight_map": {"a": "b.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -357,6 +388,11 @@ def with_weights_of_nothing(folder):
         (lambda folder: (folder / "generation_config.json").write_text("no"), "generation_config.json does not load"),
         (with_a_detokenizer_of_another_size, "weights in .*transformer have beyond the model"),
         (with_a_foreign_component, "takes scheduler from 'os', which is none of"),
+        (with_a_pipeline_as_component, "scheduler does not load: DiffusionPipeline is a pipeline"),
+        (without_a_component, "components scheduler in .* are not those of ArmPixelDetokenizer: see transformer"),
+        (with_a_component_from_elsewhere, "not those of ArmPixelDetokenizer: see ../../scheduler, scheduler"),
+        (lambda folder: (folder / "detokenizer" / "model_index.json").write_text("[]"), "index.json does not load"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "is no ARM .config.json says model_type None"),
         (lambda folder: shutil.rmtree(folder / "detokenizer" / "scheduler"), "scheduler does not load"),
         (shutil.rmtree, "There is no folder"),
     ],
@@ -399,10 +435,15 @@ def test_a_link_to_a_folder_is_refused(folder):
     refused(folder, "again links to .*vq_model")
 
 
+def test_a_link_to_nothing_is_refused(folder):
+    (folder / "notes.txt").symlink_to(folder / "gone.txt")
+    refused(folder, "notes.txt links to .*gone.txt; put what it points to in its place")
+
+
 def test_a_token_is_refused_and_not_told(folder):
     token = "hf_" + "a1B2" * 8
     (folder / "notes.md").write_text(f"export HF_TOKEN={token}")
-    with pytest.raises(ValueError, match="notes.md holds what looks like a token") as error, staged(folder):
+    with pytest.raises(ValueError, match="notes.md holds what looks like a token") as error, staged(folder, "org/arm"):
         pass
     assert token not in str(error.value)
 
@@ -428,6 +469,8 @@ def test_figures_that_results_hold_are_backed(folder):
         ({"text": TABLE.replace("1,234.5", "1,243.5")}, "1,243.5 in a table"),
         ({"text": TABLE.replace("0.012", "0.0124")}, "0.0124 in a table"),
         ({"text": "a | b\n---|---\n0.5 | 1\n"}, "0.5 in a table"),
+        ({"text": TABLE.replace("0.874", "__0.875__")}, "0.875 in a table"),
+        ({"text": TABLE.replace("0.874", "_.875_")}, ".875 in a table"),
         ({"value": 0.874}, r"accuracy 0.874: results/scores.json says 0.8737 in scores/one"),
         ({"field": "scores/two"}, "results/scores.json has no field scores/two"),
         ({"field": "nothing"}, "results/scores.json says None in nothing"),
@@ -459,6 +502,9 @@ def test_figures_in_code_and_links_are_not_looked_up(folder):
         ("tags: [arm]", "states the licence None; its metadata needs one `license:`"),
         ("license: [mit, apache-2.0]", "states the licence .*needs one"),
         ("license: other", "`license: other`; its metadata needs license_name and license_link"),
+        ("license: other\nlicense_name: [a]\nlicense_link: b", "its metadata needs license_name and license_link"),
+        ("license: mit\nbase_model: {name: Qwen/Qwen2.5-3B}", "names the base_model .*needs an id on the Hub"),
+        ("license: mit\nbase_model: [{name: Qwen/Qwen2.5-3B}]", "names the base_model .*needs an id on the Hub"),
         ("license: mit\nmodel-index:\n- results: 3", "metadata of .* cannot be read"),
     ],
 )
@@ -527,7 +573,7 @@ def test_a_licence_that_an_origin_does_not_allow_is_refused(folder, card, messag
 )
 def test_a_licence_that_all_origins_allow_is_taken(folder, card):
     write_card(folder, **card)
-    with staged(folder):
+    with staged(folder, "org/arm"):
         pass
 
 
@@ -560,9 +606,21 @@ def test_the_hub_is_asked_for_the_licence_of_other_bases(owner, folder, tmp_path
     refused(folder, "The licence of ../other/open")
     for card in ({"base_model": "other/open"}, {"base_model": "other/closed", "license": "cc-by-nc-4.0"}):
         write_card(folder, **card)
-        with staged(folder):
+        with staged(folder, "org/arm"):
             pass
     assert base_models(read_card(folder)) == ["other/closed"]
+
+
+def test_a_base_under_several_licences_allows_what_holds_them_all(owner, folder, tmp_path):
+    both = "flux-1-dev-non-commercial-license, qwen-research"
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text(f"---\nlicense: other\nlicense_name: {both}\n---\n")
+    owner.add_repo("other/base", tmp_path / "base")
+    write_card(folder, base_model="other/base", **FLUX)
+    refused(folder, "built from other/base")
+    write_card(folder, base_model="other/base", **{**FLUX, "license_name": both})
+    with staged(folder, "org/arm"):
+        pass
 
 
 # Adapters
@@ -670,3 +728,12 @@ def test_the_command_tells_what_is_wrong(owner, folder, capsys):
     assert main(["push", str(folder), "--repo", "owner/arm"]) == 1
     assert capsys.readouterr().err.endswith("remove it, or save it as safetensors.\n")
     assert not owner.requests
+
+
+def test_the_published_card_loads_from_the_repo_whatever_it_was_written_for(folder):
+    card = folder / "README.md"
+    card.write_text(card.read_text() + '\n```python\nrepo = "checkpoints/arm"  # here\nload(repo)\n```\n')
+    written = card.read_text()
+    with staged(folder, "org/arm") as copies:
+        assert (copies / "README.md").read_text() == written.replace('"checkpoints/arm"', '"org/arm"')
+    assert card.read_text() == written

@@ -98,7 +98,7 @@ def test_a_card_of_each_kind_tells_all_that_it_was_given(kind, folders, scored):
     headings = ["How to load it", "What is in it", "Intended use", "Limits", "Data and recipe", "Figures"]
     assert re.findall("^## (.+)$", card.text, re.M) == [*headings, "Licence and provenance", "Citation"]
     for said in (
-        *(f"# {kind}\n", f'repo = "lab/{kind}"' if kind != "adapter" else f'base, repo = "{BASE}", "lab/adapter"'),
+        *(f"# {kind}\n", f'\nrepo = "lab/{kind}"', f'\nbase = "{BASE}"' if kind == "adapter" else ""),
         *("![samples](pictures/samples.png)", "| sft | `python sft.py` | 7 | 40 | 2 |", "datasets/lab/pictures)"),
         *(f"({today}, ", "40 items, seed 3) wrote [results/scores.json](results/scores.json)", "seed 1, seed 2)"),
         *("| PSNR, dB | 31.040 | 30.5 |  |", "| zero-shot accuracy of z_q | 0.613 |  | 0.7 |"),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -836,6 +837,23 @@ def test_other_tags_are_taken(model):
 def test_no_part_of_the_package_needs_trl_to_load_a_model():
     sources = Path(transformers_arm.__file__).parent.glob("modeling_*.py")
     assert all("import trl" not in path.read_text() and "from trl" not in path.read_text() for path in sources)
+
+
+def test_copies_and_pickles_of_a_model_hold_no_token(model):
+    model.hub_options = {"revision": "abc", "token": "hf_secret"}
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert again.hub_options == {"revision": "abc"}
+        assert_close(logits_of(again, mixed(model.config)), logits_of(model, mixed(model.config)))
+    assert b"hf_secret" not in pickle.dumps(model)
+    assert model.hub_options["token"] == "hf_secret"
+
+
+def test_a_token_that_must_not_be_sent_is_not_sent(monkeypatch):
+    asked = []
+    monkeypatch.setattr("transformers_arm.modeling_arm.cached_file", lambda *args, **hub: asked.append(hub))
+    with pytest.raises(OSError):
+        ArmForCausalLM.from_pretrained("someone/nothing", token=False, local_files_only=True)
+    assert asked[0]["token"] is False
 
 
 def test_autocast_gives_logits_losses_and_text(shared):

@@ -689,6 +689,14 @@ def test_the_detokenizer_comes_from_the_hub_as_the_model_does(hub, arm_folder, t
     assert not list((hub.folder / "own_cache").rglob("model_index.json"))
 
 
+def test_no_code_comes_with_a_detokenizer(hub, arm_folder, tmp_path):
+    other = shutil.copytree(arm_folder, tmp_path / "other")
+    (other / "detokenizer" / "scheduler" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    hub.add_repo("someone/coding", other)
+    pipeline("text-to-image", model="someone/coding", model_kwargs={"cache_dir": str(tmp_path / "cache")})
+    assert list((tmp_path / "cache").rglob("model_index.json")) and not list((tmp_path / "cache").rglob("*.py"))
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

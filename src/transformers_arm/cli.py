@@ -21,7 +21,17 @@ def _pipeline(task: str, arguments: argparse.Namespace):
 
     import transformers_arm  # noqa: F401  registers the pipelines
 
-    return pipeline(task, model=str(arguments.checkpoint), dtype="float32")
+    return pipeline(task, model=arguments.checkpoint.as_posix(), dtype="float32")
+
+
+def _is_repo_id(checkpoint: Path) -> bool:
+    """Whether it can only be meant as ORG/NAME on the Hub: the default is not, nor what lies in a folder of here."""
+    from huggingface_hub.utils import validate_repo_id
+
+    if checkpoint == CHECKPOINT or len(checkpoint.parts) != 2 or checkpoint.parent.exists():
+        return False
+    validate_repo_id(checkpoint.as_posix())
+    return True
 
 
 def _check_output(file: Path) -> Path:
@@ -152,8 +162,9 @@ def init(arguments: argparse.Namespace) -> None:
 def push(arguments: argparse.Namespace) -> None:
     from . import hub
 
+    hub.validate_repo_id(arguments.repo)
     if arguments.dry_run:
-        with hub.staged(arguments.folder) as copies:
+        with hub.staged(arguments.folder, arguments.repo) as copies:
             files = [file for file in sorted(copies.rglob("*")) if file.is_file()]
             for file in files:
                 print(f"{file.stat().st_size:>15,}  {file.relative_to(copies).as_posix()}")
@@ -166,7 +177,8 @@ def push(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="transformers-arm", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="ARM folder (default: %(default)s)")
+    help_of_checkpoint = "ARM folder; generate, edit and ask also take ORG/NAME on the Hub (default: %(default)s)"
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help=help_of_checkpoint)
     commands = parser.add_subparsers(required=True)
 
     drawing = argparse.ArgumentParser(add_help=False)
@@ -180,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("prompt", help='e.g. "a red circle left of a blue square"')
     command.add_argument("--output", type=Path, default=Path("generated.png"), help="file (default: %(default)s)")
     command.add_argument("--count", type=int, default=1, help="pictures to draw (default: %(default)s)")
-    command.set_defaults(run=generate)
+    command.set_defaults(run=generate, from_hub=True)
 
     command = commands.add_parser("edit", parents=[drawing], help="edit a picture as an instruction says")
     command.add_argument("image", help="image file or address")
@@ -188,12 +200,12 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--mask", help="image file of the same size, white where the picture may change")
     command.add_argument("--output", type=Path, default=Path("edited.png"), help="file (default: %(default)s)")
     command.add_argument("--image-guidance-scale", type=float, help="of the source (default: the folder's)")
-    command.set_defaults(run=edit)
+    command.set_defaults(run=edit, from_hub=True)
 
     command = commands.add_parser("ask", help="answer a question about a picture")
     command.add_argument("image", help="image file or address")
     command.add_argument("question", help='e.g. "what color is the circle?"')
-    command.set_defaults(run=ask)
+    command.set_defaults(run=ask, from_hub=True)
 
     command = commands.add_parser("tokenize", help="turn a dataset of pictures into one of codes, to train from")
     command.add_argument("dataset", help="folder, Hub id, or parquet or tar files; its columns: docs/data.md")
@@ -271,8 +283,10 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parser.parse_args(argv)
     try:
-        if arguments.checkpoint and not (arguments.checkpoint / "config.json").is_file():
-            raise ValueError(f"{arguments.checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
+        checkpoint = arguments.checkpoint
+        if checkpoint and not (checkpoint / "config.json").is_file():
+            if not ("from_hub" in arguments and _is_repo_id(checkpoint)):
+                raise ValueError(f"{checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
         arguments.run(arguments)
     except (ValueError, TypeError, OSError) as error:
         print(f"transformers-arm: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ and cards are made.
 """
 
 import json
+import mmap
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from fnmatch import fnmatch
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,6 +48,7 @@ LEFT_OUT = (".*", "__pycache__", "runs", "checkpoint-*")  # names, at any depth
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 PICKLE_STARTS = (b"PK\3\4", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # torch's are zips of pickles
 HUB_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+CARD_REPO = re.compile(r'^repo = "[^"\n]*"', re.MULTILINE)
 MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit
 OUR_MODELS = {model.__name__: model for model in (ArmForCausalLM, ArmVQModel, ArmVQForPreTraining)}
 LOADERS = {
@@ -58,8 +61,11 @@ LIBRARIES = ("diffusers", "transformers", __package__)
 
 FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 NO_FIGURES = re.compile(r"`[^`\n]*`|\]\([^)\n]*\)")  # code spans and the targets of links
-# Names and versions, "Qwen2.5" and "2.13.0", are no figures; in "0.1-0.3" and "+-0.1" the minus is no sign.
-FIGURE = re.compile(r"((?<![\w.+])[-\N{MINUS SIGN}])?(?<![\w.])(\d[\d,]*\.\d+(?:e[+-]?\d+)?)(?!\.?\d)")
+# Names and versions, "Qwen2.5" and "2.13.0", are no figures; in "0.1-0.3" and "+-0.1" the minus is no sign, and in
+# "_0.1_" underscores are emphasis.
+FIGURE = re.compile(
+    r"((?<![\w.+])[-\N{MINUS SIGN}])?(?<![^\W_])(?<![^\W_]_)(?<!\.)((?:\d[\d,]*)?\.\d+(?:e[+-]?\d+)?)(?!\.?\d)"
+)
 
 # Of what ARM is built from: the licence by its name on the Hub, or its license_name; the first pattern that fits.
 FLUX_DEV, SANA = "black-forest-labs/FLUX.1-dev", "Efficient-Large-Model/Sana_1600M_1024px"
@@ -81,17 +87,18 @@ def published_files(folder: str | os.PathLike) -> dict[str, Path]:
     """What of a folder is published: paths in the repo and files, in order. `LEFT_OUT` says what is not.
 
     Raises:
-        ValueError: there is no such folder, or a link leads out of it or to a folder.
+        ValueError: there is no such folder, or a link leads out of it, to a folder or to nothing.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} to publish.")
+        raise ValueError(f"There is no folder {folder} to publish{', but a file' if folder.exists() else ''}.")
     root, files = folder.resolve(), {}
     for place, folders, names in os.walk(folder):
         kept = [name for name in folders + names if not any(fnmatch(name, pattern) for pattern in LEFT_OUT)]
         folders[:] = sorted(set(folders) & set(kept))
         for path in (Path(place) / name for name in sorted(kept)):
-            if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
+            inside = path.exists() and path.resolve().is_relative_to(root)
+            if path.is_symlink() and (path.is_dir() or not inside):
                 raise ValueError(f"{path} links to {path.resolve()}; put what it points to in its place (`cp -RL`).")
             if not path.is_dir():
                 files[path.relative_to(folder).as_posix()] = path
@@ -116,11 +123,12 @@ def kind_of(folder: Path) -> str:
 
 
 def read_json(file: Path) -> dict:
-    """The content of a JSON file; raises ValueError where it holds none."""
+    """The object in a JSON file, an empty one where there is only a list or a value; raises ValueError for no JSON."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON ({error}); write it again.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def check_contents(files: dict[str, Path]) -> None:
@@ -134,11 +142,13 @@ def check_contents(files: dict[str, Path]) -> None:
         if file.suffix == WEIGHTS:
             continue  # opened as what they say they are in `check_models`
         with file.open("rb") as opened:
-            start = opened.read(4)
-        if file.suffix.lower() in PICKLES or start.startswith(PICKLE_STARTS):
+            size = file.stat().st_size  # mapped, not read: it may be larger than memory
+            content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            is_pickle = file.suffix.lower() in PICKLES or content[:4].startswith(PICKLE_STARTS)
+            has_token = content.find(b"\0") < 0 and HUB_TOKEN.search(content)
+        if is_pickle:
             raise ValueError(f"{name} is a pickle or a zip, which can run code; remove it, or save it as safetensors.")
-        content = file.read_bytes()
-        if b"\0" not in content and HUB_TOKEN.search(content):
+        if has_token:
             raise ValueError(f"{name} holds what looks like a token of the Hub; remove it there, and revoke it.")
 
 
@@ -230,17 +240,32 @@ def check_pipeline(index: Path) -> Iterator[Path]:
     """Loads the components of a diffusers pipeline, and yields the folders whose weights it has checked.
 
     Raises:
-        ValueError: a component is missing or does not load, or is of a library that is not ours to import.
+        ValueError: a component is missing, is none of this pipeline's, does not load, or is of a library that is not
+            ours to import.
     """
-    for name, value in read_json(index).items():
-        if not isinstance(value, list) or value[0] is None:  # its settings, and components it does without
-            continue
-        library, class_name = value
+    content = read_json(index)
+    with loading(str(index)):
+        pipeline = content["_class_name"]
+        parameters = signature(getattr(import_module(__package__), pipeline, None) or getattr(diffusers, pipeline))
+    components = {  # the rest are its settings, and components that it does without
+        name: value
+        for name, value in content.items()
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+    }
+    needed = {name for name, parameter in parameters.parameters.items() if parameter.default is parameter.empty}
+    if wrong := sorted({*(needed - components.keys()), *(components.keys() - parameters.parameters.keys())}):
+        raise ValueError(
+            f"The components {', '.join(sorted(components)) or 'none'} in {index} are not those of {pipeline}: see "
+            f"{', '.join(wrong)}. Save the pipeline again."
+        )
+    for name, (library, class_name) in components.items():
         if library.partition(".")[0] not in LIBRARIES:
             raise ValueError(f"{index} takes {name} from {library!r}, which is none of {', '.join(LIBRARIES)}.")
         part = index.parent / name
         with loading(str(part)):
             component = getattr(import_module(library), class_name)
+            if issubclass(component, diffusers.DiffusionPipeline):  # whose folder could name any code
+                raise ValueError(f"{class_name} is a pipeline, and no component of one.")
             if issubclass(component, diffusers.ModelMixin):
                 with torch.device("meta"):
                     model = component.from_config(component.load_config(part))
@@ -285,15 +310,21 @@ def read_card(folder: Path) -> ModelCard:
     licence = card.data.get("license")
     if not licence or not isinstance(licence, str):
         raise ValueError(f"{file} states the licence {licence!r}; its metadata needs one `license:`.")
-    if licence == "other" and not (card.data.get("license_name") and card.data.get("license_link")):
+    named = [card.data.get(key) for key in ("license_name", "license_link")]
+    if licence == "other" and not all(isinstance(each, str) and each for each in named):
         raise ValueError(f"{file} says `license: other`; its metadata needs license_name and license_link as well.")
     return card
 
 
 def base_models(card: ModelCard) -> list[str]:
-    """The Hub ids that a card's metadata names as what the model was built from."""
+    """The Hub ids in a card's metadata of what the model was built from; raises ValueError for anything but ids."""
     named = card.data.get("base_model") or []
-    return [named] if isinstance(named, str) else [str(each) for each in named]
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise ValueError(
+            f"{CARD} names the base_model {named!r}; its metadata needs an id on the Hub, or a list of ids."
+        )
+    return named
 
 
 def results_of(folder: Path) -> dict[str, dict]:
@@ -301,7 +332,7 @@ def results_of(folder: Path) -> dict[str, dict]:
     results = {}
     for file in (*sorted(folder.glob("*.json")), *sorted(folder.glob("results/*.json"))):
         content = read_json(file)
-        if isinstance(content, dict) and {"command", "date", "hardware"} <= content.keys():
+        if {"command", "date", "hardware"} <= content.keys():
             results[file.relative_to(folder).as_posix()] = content
     return results
 
@@ -377,15 +408,19 @@ def shown_bases(files: dict[str, Path]) -> dict[str, str]:
     return shown
 
 
+def known_licence(base: str) -> tuple[str, ...]:
+    """The names that the licence of a model goes by, from `LICENCES`; none if it is not there."""
+    return next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
+
+
 def licence_of(base: str, api: HfApi) -> tuple[str, ...]:
     """The licence of a model: names that it goes by, from `LICENCES` or the Hub.
 
     Raises:
         ValueError: the Hub has no such model, or it states no licence.
     """
-    for pattern, names in LICENCES.items():
-        if fnmatch(base.lower(), pattern):
-            return names
+    if names := known_licence(base):
+        return names
     try:
         validate_repo_id(base)
         card = api.model_info(base).card_data
@@ -399,6 +434,11 @@ def licence_of(base: str, api: HfApi) -> tuple[str, ...]:
     return (licence.lower(),) if isinstance(licence, str) else tuple(each.lower() for each in licence)
 
 
+def licences_in(name: str) -> list[str]:
+    """The licences that a license_name holds."""
+    return [each for each in re.split(r"[\s,;]+", name) if each]
+
+
 def check_licence(card: ModelCard, files: dict[str, Path], api: HfApi) -> None:
     """Raises ValueError if the card's licence is not what the models allow that the folder was built from.
 
@@ -406,10 +446,10 @@ def check_licence(card: ModelCard, files: dict[str, Path], api: HfApi) -> None:
     several, the license_name must hold all.
     """
     licence = card.data["license"].lower()
-    stated = re.split(r"[\s,;]+", card.data["license_name"].lower()) if licence == "other" else [licence]
+    stated = licences_in(card.data["license_name"].lower()) if licence == "other" else [licence]
     for base, where in {**dict.fromkeys(base_models(card), CARD), **shown_bases(files)}.items():
         names = licence_of(base, api)
-        if not set(names) & {*PERMISSIVE, *stated}:
+        if not any({*PERMISSIVE, *stated}.issuperset(licences_in(name)) for name in names):
             raise ValueError(
                 f"{CARD} states the licence {', '.join(stated)}, but this was built from {base} ({where} shows it), "
                 f"which is under {' or '.join(names)}; state that: `license: other` with this license_name and a "
@@ -432,12 +472,14 @@ def adapter_base(folder: Path, card: ModelCard) -> tuple[str, str]:
 
 
 @contextmanager
-def staged(folder: str | os.PathLike, *, token: str | None = None) -> Iterator[Path]:
+def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None) -> Iterator[Path]:
     """Checks a folder, and makes what will be published of it: a folder with ARM's code and links to the weights.
 
     Args:
         folder: of a complete ARM, a tokenizer or an adapter; nothing in it is changed. An adapter whose base is a
             folder here is published as one of the Hub id that its card names as `base_model`.
+        repo_id: what the card's examples will load: its lines `repo = "..."` may name the folder until then, or what
+            somebody else could register.
         token: to read private and gated bases with.
 
     Raises:
@@ -471,6 +513,8 @@ def staged(folder: str | os.PathLike, *, token: str | None = None) -> Iterator[P
             (copies / ADAPTER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         else:
             add_remote_code(copies)
+        text = (copies / CARD).read_text(encoding="utf-8")
+        (copies / CARD).write_text(CARD_REPO.sub(f'repo = "{repo_id}"', text), encoding="utf-8")
         yield copies
 
 
@@ -531,7 +575,7 @@ def push(
         PermissionError, ConnectionError, OSError: the Hub refuses, cannot be reached, or fails.
     """
     validate_repo_id(repo_id)
-    with staged(folder, token=token) as copies, explained(repo_id):
+    with staged(folder, repo_id, token=token) as copies, explained(repo_id):
         ModelCard.load(copies / CARD).validate()
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -570,5 +614,7 @@ def upload(api: HfApi, folder: Path, repo_id: str, branch: str, message: str) ->
     except BaseException:
         if is_new:
             with suppress(HTTPError):  # where the connection is gone, the branch stays, with main's files
-                api.delete_branch(repo_id, branch=branch)
+                now = {head.name: head.target_commit for head in api.list_repo_refs(repo_id).branches}
+                if now.get(branch) == heads[start]:  # else it holds a commit: somebody's, or ours, unanswered
+                    api.delete_branch(repo_id, branch=branch)
         raise

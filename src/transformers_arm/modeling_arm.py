@@ -149,9 +149,15 @@ class ArmPreTrainedModel(CompleteCheckpointMixin, Qwen2PreTrainedModel):
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
     hub_options = {}
 
+    def __getstate__(self) -> dict:
+        """What is pickled and copied: all but the token, which is not for whoever gets the model."""
+        options = {name: value for name, value in self.hub_options.items() if name != "token"}
+        return {**super().__getstate__(), "hub_options": options}
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        name, hub = pretrained_model_name_or_path, {each: kwargs[each] for each in HUB_OPTIONS if kwargs.get(each)}
+        name = pretrained_model_name_or_path
+        hub = {each: kwargs[each] for each in HUB_OPTIONS if kwargs.get(each) is not None}  # token=False sends none
         if name is not None and not os.path.isdir(name):
             config = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **hub)
             if commit := extract_commit_hash(config, None):

@@ -89,9 +89,9 @@ def load_detokenizer(
     folder, cached = name_or_path, ""
     if name_or_path and not os.path.isdir(name_or_path):
         try:
-            folder = snapshot_download(
-                name_or_path, revision=revision, allow_patterns=f"{DETOKENIZER_FOLDER}/*", **hub
-            )
+            # No code: nothing here needs any, and an index may name it as a component.
+            patterns = {"allow_patterns": f"{DETOKENIZER_FOLDER}/*", "ignore_patterns": "*.py"}
+            folder = snapshot_download(name_or_path, revision=revision, **patterns, **hub)
         except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
             raise OSError(
                 f"The detokenizer of {name_or_path} could not be downloaded. If the repo is gated or private, log in "
