@@ -608,7 +608,19 @@ def test_the_hub_is_asked_for_the_licence_of_other_bases(owner, folder, tmp_path
         write_card(folder, **card)
         with staged(folder, "org/arm"):
             pass
-    assert base_models(read_card(folder)) == ["other/closed"]
+    assert base_models(read_card(folder).data) == ["other/closed"]
+
+
+def test_what_a_base_on_the_hub_was_built_from_counts_too(owner, folder, tmp_path):
+    (tmp_path / "base").mkdir()
+    names = "base_model: [black-forest-labs/FLUX.1-dev, gone/model]"
+    (tmp_path / "base" / "README.md").write_text(f"---\nlicense: apache-2.0\n{names}\n---\n")
+    owner.add_repo("other/base", tmp_path / "base")
+    write_card(folder, base_model="other/base")
+    refused(folder, "built from black-forest-labs/FLUX.1-dev .the card of other/base shows it")
+    write_card(folder, base_model="other/base", **FLUX)
+    with staged(folder, "org/arm"):
+        pass
 
 
 def test_a_base_under_several_licences_allows_what_holds_them_all(owner, folder, tmp_path):

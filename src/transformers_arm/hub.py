@@ -24,7 +24,15 @@ from types import MappingProxyType
 import diffusers
 import torch
 import transformers
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, EvalResult, HfApi, ModelCard
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+)
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -316,9 +324,9 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
-def base_models(card: ModelCard) -> list[str]:
+def base_models(data: ModelCardData) -> list[str]:
     """The Hub ids in a card's metadata of what the model was built from; raises ValueError for anything but ids."""
-    named = card.data.get("base_model") or []
+    named = data.get("base_model") or []
     named = [named] if isinstance(named, str) else named
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise ValueError(
@@ -413,6 +421,21 @@ def known_licence(base: str) -> tuple[str, ...]:
     return next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
 
 
+def metadata_of(base: str, api: HfApi) -> ModelCardData:
+    """The metadata of a model's card on the Hub.
+
+    Raises:
+        ValueError: the Hub has no such model.
+    """
+    try:
+        validate_repo_id(base)
+        return api.model_info(base).card_data or ModelCardData()
+    except (ValueError, HTTPError, OfflineModeIsEnabled) as error:
+        raise ValueError(
+            f"The licence of {base}, a base_model in {CARD}, cannot be found: {said_by(error)}"
+        ) from error
+
+
 def licence_of(base: str, api: HfApi) -> tuple[str, ...]:
     """The licence of a model: names that it goes by, from `LICENCES` or the Hub.
 
@@ -421,17 +444,25 @@ def licence_of(base: str, api: HfApi) -> tuple[str, ...]:
     """
     if names := known_licence(base):
         return names
-    try:
-        validate_repo_id(base)
-        card = api.model_info(base).card_data
-    except (ValueError, HTTPError, OfflineModeIsEnabled) as error:
-        raise ValueError(
-            f"The licence of {base}, a base_model in {CARD}, cannot be found: {said_by(error)}"
-        ) from error
-    licence = card and (card.get("license_name") if card.get("license") == "other" else card.get("license"))
+    data = metadata_of(base, api)
+    licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
     if not licence:
         raise ValueError(f"{base}, a base_model in {CARD}, states no licence; ask its authors for one.")
     return (licence.lower(),) if isinstance(licence, str) else tuple(each.lower() for each in licence)
+
+
+def origins_of(card: ModelCard, files: dict[str, Path], api: HfApi) -> dict[str, str]:
+    """What a folder was built from, and what shows it: the card, the files, or for models of `LICENCES` the card of
+    one of those.
+
+    Raises:
+        ValueError: a base that the card names is not on the Hub.
+    """
+    origins = {**dict.fromkeys(base_models(card.data), CARD), **shown_bases(files)}
+    for base in [each for each in origins if not known_licence(each)]:
+        theirs = filter(known_licence, base_models(metadata_of(base, api)))
+        origins = {**dict.fromkeys(theirs, f"the card of {base}"), **origins}
+    return origins
 
 
 def licences_in(name: str) -> list[str]:
@@ -447,7 +478,7 @@ def check_licence(card: ModelCard, files: dict[str, Path], api: HfApi) -> None:
     """
     licence = card.data["license"].lower()
     stated = licences_in(card.data["license_name"].lower()) if licence == "other" else [licence]
-    for base, where in {**dict.fromkeys(base_models(card), CARD), **shown_bases(files)}.items():
+    for base, where in origins_of(card, files, api).items():
         names = licence_of(base, api)
         if not any({*PERMISSIVE, *stated}.issuperset(licences_in(name)) for name in names):
             raise ValueError(
@@ -463,7 +494,7 @@ def adapter_base(folder: Path, card: ModelCard) -> tuple[str, str]:
     Raises:
         ValueError: the adapter names none, or another one than the card.
     """
-    base, named = read_json(folder / ADAPTER).get("base_model_name_or_path"), base_models(card)
+    base, named = read_json(folder / ADAPTER).get("base_model_name_or_path"), base_models(card.data)
     if not base or len(named) != 1:
         raise ValueError(f"{ADAPTER} and {CARD} must name one base, not {base!r} and {', '.join(named) or 'none'}.")
     if base != named[0] and not Path(base).is_dir():
