@@ -68,7 +68,10 @@ LOADERS = {
 LIBRARIES = ("diffusers", "transformers", __package__)
 
 FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
-NO_FIGURES = re.compile(r"`[^`\n]*`|\]\([^)\n]*\)")  # code spans and the targets of links
+# Code spans, the targets of links, papers and their sections, and names with a version, "apache-2.0".
+NO_FIGURES = re.compile(
+    r"`[^`\n]*`|\]\([^)\n]*\)|arXiv[ :]\d+\.\d+|[Ss]ections? \d+(\.\d+)*|\b[A-Za-z]\w*-\d+(\.\d+)+"
+)
 # Names and versions, "Qwen2.5" and "2.13.0", are no figures; in "0.1-0.3" and "+-0.1" the minus is no sign, and in
 # "_0.1_" underscores are emphasis.
 FIGURE = re.compile(
@@ -354,11 +357,11 @@ def numbers_in(value) -> Iterator[Decimal]:
         yield Decimal(repr(value))
 
 
-def figures_in(text: str) -> Iterator[tuple[str, Decimal]]:
-    """The decimal numbers in a card's tables, outside of code: as they are written, and what they say."""
+def figures_in(text: str) -> Iterator[tuple[str, Decimal, bool]]:
+    """A card's decimal numbers, outside of code: as they are written, what they say, and whether in a table."""
     for line in FENCED_CODE.sub("", text).splitlines():
-        for sign, number in FIGURE.findall(NO_FIGURES.sub(" ", line)) if "|" in line else ():
-            yield sign + number, Decimal(number.replace(",", "")) * (-1 if sign else 1)
+        for sign, number in FIGURE.findall(NO_FIGURES.sub(" ", line)):
+            yield sign + number, Decimal(number.replace(",", "")) * (-1 if sign else 1), "|" in line
 
 
 def what_is_wrong(metric: EvalResult, results: dict[str, dict]) -> str | None:
@@ -395,11 +398,13 @@ def unbacked_figures(folder: str | os.PathLike) -> list[str]:
     for metric in card.data.eval_results or ():
         if wrong := what_is_wrong(metric, results):
             unbacked.append(f"{metric.metric_name or metric.metric_type} {metric.metric_value}: {wrong}")
-    known = list(numbers_in(list(results.values())))
-    for written, figure in figures_in(card.text):
+    measured = list(numbers_in(list(results.values())))
+    settings = list(numbers_in([read_json(file) for file in folder.glob("*config.json")]))
+    for written, figure, in_table in figures_in(card.text):
         half = Decimal(5).scaleb(figure.as_tuple().exponent - 1)
-        if not any(abs(number - figure) <= half for number in known):
-            unbacked.append(f"{written} in a table: no result file has a number that rounds to it")
+        if not any(abs(number - figure) <= half for number in measured + (settings if not in_table else [])):
+            fix = "" if in_table else " (what is no measurement can be written as code)"
+            unbacked.append(f"{written}: no result file has a number that rounds to it{fix}")
     return unbacked
 
 
