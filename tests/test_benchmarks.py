@@ -135,6 +135,13 @@ def test_in_the_ablation_the_sigmoid_and_the_feature_loss_bring_semantics_in_the
         assert f"| {losses} | {mean:.3f} +- " in readme
 
 
+def test_where_pixels_and_captions_weigh_little_the_feature_loss_lifts_all_four():
+    result = json.loads((BENCHMARKS / "results" / "ablation_weak_pixels_sigmoid.json").read_text())
+    sigmoid, all_four = (result["scores"][losses] for losses in ("+ sigmoid", "all four"))
+    for score in ("zero_shot", "psnr"):
+        assert min(row[score] for row in all_four) > max(row[score] for row in sigmoid)
+
+
 @pytest.mark.slow
 def test_the_ablation_trains_with_each_set_of_losses_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     short = ["training.max_steps=2", "training.per_device_train_batch_size=4", "evaluation.every=1000"]
