@@ -26,7 +26,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
-from transformers_arm.hub import known_licence
+from transformers_arm.hub_card import known_licence
 from transformers_arm.shapes.edits import EDIT_KINDS
 from transformers_arm.shapes.prompts import GENERATION_TASKS
 from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS

@@ -128,6 +128,25 @@ def hub(tmp_path_factory):
         yield hub
 
 
+def fast_pipeline(task: str, folder: str):
+    """A pipeline whose pictures are rendered in one step, without the renderer's guidance."""
+    from transformers import pipeline
+
+    import transformers_arm  # noqa: F401  registers the pipelines
+
+    return pipeline(task, model=folder, device="cpu", num_inference_steps=1, decoder_guidance_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def draw(arm_folder):
+    return fast_pipeline("text-to-image", arm_folder)
+
+
+@pytest.fixture(scope="module")
+def edit(arm_folder):
+    return fast_pipeline("image-editing", arm_folder)
+
+
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory):
     """A TorchScript file called as FID's Inception network is; its three features are the means of the colors."""

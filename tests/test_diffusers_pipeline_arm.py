@@ -42,16 +42,6 @@ def pipe(arm_folder):
     return pipe
 
 
-@pytest.fixture(scope="module")
-def draw(arm_folder):
-    return pipeline("text-to-image", model=arm_folder, device="cpu", **FAST)
-
-
-@pytest.fixture(scope="module")
-def edit(arm_folder):
-    return pipeline("image-editing", model=arm_folder, device="cpu", **FAST)
-
-
 def test_arguments_are_those_of_diffusers_inpainting():
     ours = inspect.signature(ArmPipeline.__call__).parameters
     theirs = inspect.signature(StableDiffusionXLInpaintPipeline.__call__).parameters

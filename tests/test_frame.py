@@ -20,7 +20,7 @@ LAYERS = [
     {"generation_arm", "presets"},
     {"modeling_arm*", "pixel_transformer_arm"},
     {"detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
-    {"*pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub", "remote_code", "assembly"},
+    {"*pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub*", "remote_code", "assembly"},
     {"cli", "demo", "environment", "memory", "parameters", "__init__"},
 ]
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from transformers_arm import ArmForCausalLM
 from transformers_arm.evaluation import write_result
-from transformers_arm.hub import unbacked_figures
+from transformers_arm.hub_card import unbacked_figures
 from transformers_arm.remote_code import add_remote_code
 
 ROOT = Path(__file__).parents[1]

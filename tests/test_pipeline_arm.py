@@ -58,16 +58,6 @@ def asked(question, image=None):
 
 
 @pytest.fixture(scope="module")
-def draw(arm_folder):
-    return pipeline("text-to-image", model=arm_folder, device="cpu", **FAST)
-
-
-@pytest.fixture(scope="module")
-def edit(arm_folder):
-    return pipeline("image-editing", model=arm_folder, device="cpu", **FAST)
-
-
-@pytest.fixture(scope="module")
 def ask(arm_folder):
     return pipeline("image-text-to-text", model=arm_folder, device="cpu")
 

@@ -1,0 +1,243 @@
+"""What a model card may say: its figures are those of result files, its licence is one that its origins allow.
+
+Knows the folder that the card lies in and, of licences, the Hub; nothing about weights and nothing about uploads.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from fnmatch import fnmatch
+from pathlib import Path
+from types import MappingProxyType
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+CARD = "README.md"
+
+FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+# Code spans, the targets of links, papers and their sections, and names with a version, "apache-2.0".
+NO_FIGURES = re.compile(
+    r"`[^`\n]*`|\]\([^)\n]*\)|arXiv[ :]\d+\.\d+|[Ss]ections? \d+(\.\d+)*|\b[A-Za-z]\w*-\d+(\.\d+)+"
+)
+# Names and versions, "Qwen2.5" and "2.13.0", are no figures; in "0.1-0.3" and "+-0.1" the minus is no sign, and in
+# "_0.1_" underscores are emphasis.
+FIGURE = re.compile(
+    r"((?<![\w.+])[-\N{MINUS SIGN}])?(?<![^\W_])(?<![^\W_]_)(?<!\.)((?:\d[\d,]*)?\.\d+(?:e[+-]?\d+)?)(?!\.?\d)"
+)
+
+# Of what ARM is built from: the licence by its name on the Hub, or its license_name; the first pattern that fits.
+FLUX_DEV, SANA = "black-forest-labs/FLUX.1-dev", "Efficient-Large-Model/Sana_1600M_1024px"
+LICENCES = MappingProxyType(
+    {
+        "qwen/qwen2.5*-3b*": ("qwen-research",),
+        "qwen/qwen2.5*-72b*": ("qwen",),
+        "qwen/qwen2.5-*": ("apache-2.0",),
+        "google/siglip*": ("apache-2.0",),
+        "black-forest-labs/flux.1-*dev*": ("flux-1-dev-non-commercial-license",),
+        "black-forest-labs/flux.1-schnell": ("apache-2.0",),
+        "efficient-large-model/sana*": ("nscl-v2-custom", "nvidia-open-model-license"),  # the card says both
+    }
+)
+PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
+
+
+def read_json(file: Path) -> dict:
+    """The object in a JSON file, an empty one where there is only a list or a value; raises ValueError for no JSON."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); write it again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def said_by(error: Exception) -> str:
+    """What an error says, in one line and without its full stop; of the Hub's errors the server's own words."""
+    said = getattr(error, "server_message", None) or (str(error).splitlines() or [repr(error)])[0]
+    return said.rstrip(".")
+
+
+def read_card(folder: Path) -> ModelCard:
+    """A folder's model card.
+
+    Raises:
+        ValueError: it is missing, its metadata cannot be read, or it states no licence.
+    """
+    file = folder / CARD
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {CARD}; write its model card.")
+    try:
+        card = ModelCard.load(file)
+    except Exception as error:  # YAML has its own
+        raise ValueError(f"The metadata of {file} cannot be read: {error}") from error
+    licence = card.data.get("license")
+    if not licence or not isinstance(licence, str):
+        raise ValueError(f"{file} states the licence {licence!r}; its metadata needs one `license:`.")
+    named = [card.data.get(key) for key in ("license_name", "license_link")]
+    if licence == "other" and not all(isinstance(each, str) and each for each in named):
+        raise ValueError(f"{file} says `license: other`; its metadata needs license_name and license_link as well.")
+    return card
+
+
+def base_models(data: ModelCardData) -> list[str]:
+    """The Hub ids in a card's metadata of what the model was built from; raises ValueError for anything but ids."""
+    named = data.get("base_model") or []
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise ValueError(
+            f"{CARD} names the base_model {named!r}; its metadata needs an id on the Hub, or a list of ids."
+        )
+    return named
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    """The result files of a folder, as `evaluation.write_result` writes them, in its root or in results/, by path."""
+    results = {}
+    for file in (*sorted(folder.glob("*.json")), *sorted(folder.glob("results/*.json"))):
+        content = read_json(file)
+        if {"command", "date", "hardware"} <= content.keys():
+            results[file.relative_to(folder).as_posix()] = content
+    return results
+
+
+def numbers_in(value) -> Iterator[Decimal]:
+    """All numbers in the content of a JSON file."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and Decimal(value).is_finite():
+        yield Decimal(repr(value))
+
+
+def figures_in(text: str) -> Iterator[tuple[str, Decimal, bool]]:
+    """A card's decimal numbers, outside of code: as they are written, what they say, and whether in a table."""
+    for line in FENCED_CODE.sub("", text).splitlines():
+        for sign, number in FIGURE.findall(NO_FIGURES.sub(" ", line)):
+            yield sign + number, Decimal(number.replace(",", "")) * (-1 if sign else 1), "|" in line
+
+
+def what_is_wrong(metric: EvalResult, results: dict[str, dict]) -> str | None:
+    """What keeps a metric of the model-index from being a figure of a result file; None if nothing does."""
+    arguments = metric.metric_args or {}
+    file, field = (str(arguments.get(key)) for key in ("file", "field"))
+    if file not in results:
+        return f"there is no result file {file}"
+    if stale := [key for key in ("command", "date") if str(arguments.get(key)) != str(results[file][key])]:
+        return f"{file} has another {' and '.join(stale)}"
+    number = results[file]
+    try:
+        for key in field.split("/"):
+            number = number[int(key)] if isinstance(number, list) else number[key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return f"{file} has no field {field}"
+    if isinstance(number, bool) or number != metric.metric_value:
+        return f"{file} says {number} in {field}"
+    return None
+
+
+def unbacked_figures(folder: str | os.PathLike) -> list[str]:
+    """The figures of a folder's card that its result files do not hold, each with what is wrong.
+
+    A metric of the model-index names its result file and field in `metric_args`, `{"file", "field", "command",
+    "date"}`, and is that field's number, measured by that command on that date. A decimal number in a table is the
+    rounding of any number of the result files.
+
+    Raises:
+        ValueError: as `read_card`.
+    """
+    folder = Path(folder)
+    card, results, unbacked = read_card(folder), results_of(folder), []
+    for metric in card.data.eval_results or ():
+        if wrong := what_is_wrong(metric, results):
+            unbacked.append(f"{metric.metric_name or metric.metric_type} {metric.metric_value}: {wrong}")
+    measured = list(numbers_in(list(results.values())))
+    settings = list(numbers_in([read_json(file) for file in folder.glob("*config.json")]))
+    for written, figure, in_table in figures_in(card.text):
+        half = Decimal(5).scaleb(figure.as_tuple().exponent - 1)
+        if not any(abs(number - figure) <= half for number in measured + (settings if not in_table else [])):
+            fix = "" if in_table else " (what is no measurement can be written as code)"
+            unbacked.append(f"{written}: no result file has a number that rounds to it{fix}")
+    return unbacked
+
+
+def shown_bases(files: dict[str, Path]) -> dict[str, str]:
+    """Restricted models that weights in the folder come from, as their architecture shows, and where."""
+    shown = {}
+    for name, file in files.items():
+        config = read_json(file) if file.name == "config.json" else {}
+        model = config.get("_class_name", "")
+        if "Flux" in model and config.get("guidance_embeds"):  # distilled guidance: only dev has it
+            shown[FLUX_DEV] = name
+        if "Sana" in model and config.get("num_layers", 0) >= 20:  # the smallest that is published
+            shown[SANA] = name
+    return shown
+
+
+def known_licence(base: str) -> tuple[str, ...]:
+    """The names that the licence of a model goes by, from `LICENCES`; none if it is not there."""
+    return next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
+
+
+def metadata_of(base: str, api: HfApi) -> ModelCardData:
+    """The metadata of a model's card on the Hub.
+
+    Raises:
+        ValueError: the Hub has no such model.
+    """
+    try:
+        validate_repo_id(base)
+        return api.model_info(base).card_data or ModelCardData()
+    except (ValueError, HTTPError, OfflineModeIsEnabled) as error:
+        raise ValueError(
+            f"The licence of {base}, a base_model in {CARD}, cannot be found: {said_by(error)}"
+        ) from error
+
+
+def stated_licence(base: str, data: ModelCardData) -> tuple[str, ...]:
+    """The names that the licence of a model goes by, from its card's metadata; raises ValueError if it has none."""
+    licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    if not licence:
+        raise ValueError(f"{base}, a base_model in {CARD}, states no licence; ask its authors for one.")
+    return (licence.lower(),) if isinstance(licence, str) else tuple(each.lower() for each in licence)
+
+
+def origins_of(card: ModelCard, files: dict[str, Path], api: HfApi) -> dict[str, tuple[tuple[str, ...], str]]:
+    """What a folder was built from: names of its licence, and what shows it: the card, the files, or for models of
+    `LICENCES` the card of one of those.
+
+    Raises:
+        ValueError: a base that the card names is not on the Hub, or states no licence.
+    """
+    shown = {**dict.fromkeys(base_models(card.data), CARD), **shown_bases(files)}
+    origins = {base: (known_licence(base), where) for base, where in shown.items()}
+    for base in [base for base, (names, _) in origins.items() if not names]:
+        data = metadata_of(base, api)
+        origins[base] = stated_licence(base, data), shown[base]
+        for theirs in filter(known_licence, base_models(data)):
+            origins.setdefault(theirs, (known_licence(theirs), f"the card of {base}"))
+    return origins
+
+
+def licences_in(name: str) -> list[str]:
+    """The licences that a license_name holds."""
+    return [each for each in re.split(r"[\s,;]+", name) if each]
+
+
+def check_licence(card: ModelCard, files: dict[str, Path], api: HfApi) -> None:
+    """Raises ValueError if the card's licence is not what the models allow that the folder was built from.
+
+    What is built from permissive ones may carry any licence; what is built from others must carry theirs, and from
+    several, the license_name must hold all.
+    """
+    licence = card.data["license"].lower()
+    stated = licences_in(card.data["license_name"].lower()) if licence == "other" else [licence]
+    for base, (names, where) in origins_of(card, files, api).items():
+        if not any({*PERMISSIVE, *stated}.issuperset(licences_in(name)) for name in names):
+            raise ValueError(
+                f"{CARD} states the licence {', '.join(stated)}, but this was built from {base} ({where} shows it), "
+                f"which is under {' or '.join(names)}; state that: `license: other` with this license_name and a "
+                "license_link, where the Hub has no such licence."
+            )
