@@ -26,10 +26,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
-from transformers_arm.hub_card import known_licence
-from transformers_arm.shapes.edits import EDIT_KINDS
-from transformers_arm.shapes.prompts import GENERATION_TASKS
-from transformers_arm.shapes.questions import NEGATIVES, QUESTION_KINDS
+from transformers_arm.hub.card import known_licence
+from transformers_arm.worlds.shapes.edits import EDIT_KINDS
+from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
+from transformers_arm.worlds.shapes.questions import NEGATIVES, QUESTION_KINDS
 
 TEMPLATES = Path(__file__).parent
 WORLD = "embedded-world"  # the data set's name of figures that are of drawn shapes

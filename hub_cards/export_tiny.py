@@ -16,13 +16,13 @@ from typing import NamedTuple
 import torch
 import yaml
 from card import TEMPLATES, WORLD, write_card
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from transformers_arm.configuration_arm import ArmVQConfig
-from transformers_arm.demo import draw_edits, draw_prompts, enlarged, heat_map, sheet
-from transformers_arm.evaluation import EVALUATION_SEED, Tokenizer, tiny_scores, world_pictures, write_result
-from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
+from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.tokenizer import Tokenizer
+from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
+from transformers_arm.worlds.shapes.evaluation import all_scores
 
 SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
 RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
@@ -134,18 +134,6 @@ def draw_pictures(folder: Path) -> None:
     draw_edits(arm).save(folder / "pictures" / "edits.png")
 
 
-def draw_world(folder: Path, count: int = 8) -> None:
-    """Writes held-out scenes, what comes back of them, and their tokens into `pictures`."""
-    (folder / "pictures").mkdir(exist_ok=True)
-    tokenizer, config = Tokenizer.from_pretrained(folder), ArmVQConfig.from_pretrained(folder / "vq_model")
-    columns = []
-    for picture in world_pictures(count):
-        (codes,), (returned,) = tokenizer.reconstruct([picture.image])
-        heat = heat_map(codes, config.codebook_size, config.patch_size)
-        columns.append([enlarged(Image.fromarray(picture.image)), enlarged(returned), heat])
-    sheet(columns).save(folder / "pictures" / "world.png")
-
-
 def write_scores(folder: Path, scores: dict[str, float], **measured) -> None:
     """Writes a folder's scores and their bounds as a result file; `measured` says how they came about."""
     siglip = scores["siglip_zero_shot"]
@@ -212,11 +200,11 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         if size > MAX_BYTES:
             raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
-        scores = {**multimodal_scores(Arm.from_pretrained(aside), count=count), **tiny_scores(aside, count=count)}
+        scores = all_scores(aside, count=count)
         write_scores(aside, scores, seed=EVALUATION_SEED, items=count)
         write_result(aside / TRAINING, stages=stages, remark=remark)
         draw_pictures(aside)
-        draw_world(aside)
+        draw_world(Tokenizer.from_pretrained(aside))[0].save(aside / "pictures" / "world.png")
         write_tiny_card(aside, **options)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(scores, indent=2))

@@ -14,7 +14,7 @@ from pathlib import Path
 from card import TEMPLATES, WORLD, write_card
 from export_tiny import Stage, draw_pictures, replacing, to_half
 
-from transformers_arm.evaluation import write_result
+from transformers_arm.evaluation.results import write_result
 
 RESULTS, TRAINING = "results/arm_tiny_rl.json", "results/training.json"
 

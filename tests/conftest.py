@@ -29,8 +29,8 @@ def tiny_backbones(tmp_path_factory):
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipConfig, SiglipModel
 
-    from transformers_arm.data.shapes import ShapesDataset
     from transformers_arm.image_processing_arm import ArmImageProcessor
+    from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
     new_tokenizer = runpy.run_path(str(TRAINERS / "backbones.py"))["new_tokenizer"]
     captions = ShapesDataset(200, batch_size=1, seed=0)
@@ -160,3 +160,10 @@ def inception_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("inception") / "colors.pt"
     torch.jit.script(MeanColors()).save(str(file))
     return str(file)
+
+
+@pytest.fixture
+def metric_cache(tmp_path, monkeypatch):
+    """Keeps what `evaluate` copies and writes inside the test's folder."""
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "metrics")
+    return str(tmp_path)

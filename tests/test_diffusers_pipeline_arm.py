@@ -137,7 +137,7 @@ def test_saved_pipelines_load_again_for_both_libraries(pipe, tmp_path):
 
 def test_it_works_as_code_that_comes_with_a_folder(arm_folder, pipe, tmp_path):
     """In a process without this package; the folder holds the flat files, as a repo on the Hub does."""
-    from transformers_arm.remote_code import add_remote_code
+    from transformers_arm.hub.remote_code import add_remote_code
 
     folder = shutil.copytree(arm_folder, tmp_path / "arm")
     add_remote_code(folder)

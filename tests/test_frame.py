@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
@@ -14,15 +13,35 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "transformers_arm"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground up. A room imports from its own layer and from those below; `__init__` is the roof.
-LAYERS = [
-    {"configuration_arm", "shapes"},
-    {"generation_arm", "presets"},
-    {"modeling_arm*", "pixel_transformer_arm"},
-    {"detokenizer_arm*", "image_processing_arm", "processing_arm", "data"},
-    {"*pipeline_arm", "training", "rewards", "metrics", "evaluation*", "hub*", "remote_code", "assembly"},
-    {"cli", "demo", "environment", "memory", "parameters", "__init__"},
-]
+# From the ground up: a room imports from itself and from those before it. docs/layout.md says what is in each.
+ROOMS = (
+    "configuration_arm",
+    "generation_arm",
+    "loading_arm",
+    "loss_arm",
+    "modeling_arm_vq",
+    "modeling_arm",
+    "pixel_transformer_arm",
+    "modeling_arm_vq_pretraining",
+    "image_processing_arm",
+    "processing_arm",
+    "data",
+    "detokenizer_arm_pixel",
+    "pipeline_arm",
+    "diffusers_pipeline_arm",
+    "metrics",
+    "rewards",
+    "sizes",
+    "hub",
+    "evaluation",
+    "training",
+    "worlds",
+    "cli",
+    "__main__",
+    "__init__",
+)
+# Which draw the world and read it back, and know nothing of models.
+DRAWING = ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__")
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 
 # Links may lead to these hosts only, so that no mirror, package registry or machine slips in.
@@ -45,13 +64,6 @@ MACHINE_PATH = re.compile(r"(?<![\w.~}/-])/(?:home|root|Users|mnt|opt|tmp|work|w
 def room_of(path: Path) -> str:
     """The room a source file belongs to: `shapes/draw.py` -> `shapes`, `modeling_arm.py` -> `modeling_arm`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def layer_of(room: str) -> int:
-    for layer, patterns in enumerate(LAYERS):
-        if any(fnmatch(room, pattern) for pattern in patterns):
-            return layer
-    raise ValueError(f"The room {room!r} has no layer: give it one in LAYERS of {Path(__file__).name}.")
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -140,16 +152,39 @@ def test_trainers_say_what_to_install_where_trl_is_missing():
 
 @pytest.mark.parametrize("path", SOURCES, ids=source_id)
 def test_imports_point_one_way(path):
-    layer = layer_of(room_of(path))
-    upwards = {room for room in imported_rooms(path) if layer_of(room) > layer}
-    assert not upwards, f"{room_of(path)} lies below {sorted(upwards)}"
+    room = room_of(path)
+    upwards = {each for each in imported_rooms(path) if ROOMS.index(each) > ROOMS.index(room)}
+    assert not upwards, f"{room} stands before {sorted(upwards)} in ROOMS"
     assert not imported_libraries(path) & NEVER_IMPORTED
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("shapes/**/*.py")), ids=source_id)
-def test_shapes_needs_only_numpy_and_pillow(path):
-    assert imported_rooms(path) <= {"shapes"}
+def test_every_room_has_its_place_and_its_line_in_the_docs():
+    assert {room_of(path) for path in SOURCES} == set(ROOMS)
+    layout = (ROOT / "docs" / "layout.md").read_text()
+    order = [layout.index(f"| `{room}") for room in ROOMS if not room.startswith("__")]
+    assert order == sorted(order)
+
+
+def test_nothing_outside_worlds_imports_worlds():
+    """Worlds are found by name. What may name one: scripts outside of the package, and the demo by its default."""
+    assert not {source_id(path) for path in SOURCES if room_of(path) != "worlds" and "worlds" in imported_rooms(path)}
+
+
+def test_at_the_root_lies_only_what_a_hub_repo_carries():
+    others = {"__init__.py", "__main__.py"}
+    assert all(path.match("*_arm*.py") or path.name in others for path in PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "worlds" / "shapes" / f"{name}.py" for name in DRAWING], ids=source_id)
+def test_drawing_and_reading_shapes_needs_only_numpy_and_pillow(path):
+    siblings = {f"{PACKAGE.name}.worlds.shapes.{name}" for name in DRAWING}
+    assert {module for module in imported_modules(path) if module.startswith(PACKAGE.name)} <= siblings
     assert imported_libraries(path) <= {"numpy", "PIL"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=source_id)
+def test_no_file_is_longer_than_500_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*_arm*.py")), ids=source_id)

@@ -25,7 +25,8 @@ from transformers import (
 
 import transformers_arm  # noqa: F401 - registers ARM with the Auto classes
 from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
-from transformers_arm.modeling_arm import ArmForCausalLM, ArmModel, RoutedLinear
+from transformers_arm.loss_arm import RoutedLinear
+from transformers_arm.modeling_arm import ArmForCausalLM, ArmModel
 from transformers_arm.modeling_arm_vq import ArmVQModel
 
 TINY_VQ = {"fsq_levels": [2] * 4, "vision_config": {"hidden_size": 8, "num_attention_heads": 1}}
@@ -293,7 +294,7 @@ def test_a_loss_made_of_many_chunks_is_the_same_and_so_is_its_gradient(shared, m
     ids, labels = batch_with_labels(shared.config)
     results = []
     for logits_at_once in (2**26, 3 * 1024):
-        monkeypatch.setattr("transformers_arm.modeling_arm.LOGITS_AT_ONCE", logits_at_once)
+        monkeypatch.setattr("transformers_arm.loss_arm.LOGITS_AT_ONCE", logits_at_once)
         model = copy.deepcopy(shared)
         loss = model(ids, labels=labels).loss
         (3 * loss).backward()
@@ -850,7 +851,7 @@ def test_copies_and_pickles_of_a_model_hold_no_token(model):
 
 def test_a_token_that_must_not_be_sent_is_not_sent(monkeypatch):
     asked = []
-    monkeypatch.setattr("transformers_arm.modeling_arm.cached_file", lambda *args, **hub: asked.append(hub))
+    monkeypatch.setattr("transformers_arm.loading_arm.cached_file", lambda *args, **hub: asked.append(hub))
     with pytest.raises(OSError):
         ArmForCausalLM.from_pretrained("someone/nothing", token=False, local_files_only=True)
     assert asked[0]["token"] is False

@@ -20,8 +20,9 @@ from transformers import (
 
 from transformers_arm import ArmVQConfig, ArmVQForPreTraining, ArmVQModel
 from transformers_arm import modeling_arm_vq_pretraining as pretraining
-from transformers_arm.data.shapes import Canvas, ImageTextCollator, ShapesDataset
+from transformers_arm.data.collators import ImageTextCollator
 from transformers_arm.modeling_arm_vq_pretraining import decorrelation_loss, sigmoid_loss
+from transformers_arm.worlds.shapes.pictures import Canvas, ShapesDataset
 
 SMALL = {
     "num_projection_layers": 1,

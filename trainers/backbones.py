@@ -1,10 +1,10 @@
-"""Trains the tiny backbones of the embedded world and saves them as ordinary transformers checkpoints.
+"""Trains the tiny backbones of a world and saves them as ordinary transformers checkpoints.
 
     python trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
 
 1. `siglip`: a SiglipModel (patch 16) by SigLIP's sigmoid loss and a dense pixel objective, which stands for the
    dense objectives of SigLIP2: without one its patch features keep the caption and nothing else.
-2. `qwen2`: a Qwen2ForCausalLM on text of the world: captions, paraphrases, questions and edits of scenes in words.
+2. `qwen2`: a Qwen2ForCausalLM on the world's documents, of words alone.
 
 Each has its tokenizer: a byte-level BPE in Qwen2's format, with Qwen2.5's special tokens.
 
@@ -28,10 +28,10 @@ from transformers import (
     set_seed,
 )
 
-from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
-from transformers_arm.data.world_text import TextCollator, WorldText
+from transformers_arm.data.collators import ImageTextCollator, TextCollator
 from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+from transformers_arm.training.world_data import world_of, world_pictures
 
 # Qwen2.5's added tokens in their order; the first fourteen are special.
 SPECIAL_TOKENS = [
@@ -82,7 +82,8 @@ def new_tokenizer(documents: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def train_siglip(recipe: dict, output: Path) -> None:
-    captions = ShapesDataset(recipe["tokenizer_documents"], batch_size=1, seed=recipe["training"]["seed"])
+    world, _ = world_of(recipe["data"])
+    captions = world.pictures(recipe["tokenizer_documents"], seed=recipe["training"]["seed"])
     tokenizer = new_tokenizer((sample["caption"] for sample in captions), recipe["tokenizer_vocab_size"])
     config = SiglipConfig(**recipe["model"])
     vision, text = config.vision_config, config.text_config
@@ -91,7 +92,7 @@ def train_siglip(recipe: dict, output: Path) -> None:
     arguments = training_arguments(recipe["training"], output_dir=str(output / "run"))
     set_seed(arguments.seed)
     model = DenseSiglip(config, pixel_weight=recipe["pixel_weight"])
-    data = ShapesDataset.for_training(arguments, recipe["canvases"])
+    data = world_pictures(recipe["data"], arguments)
     fast = [model.logit_scale, model.logit_bias]
     trainer = ArmTrainer(
         model,
@@ -111,8 +112,9 @@ def train_siglip(recipe: dict, output: Path) -> None:
 
 
 def train_qwen2(recipe: dict, output: Path) -> None:
-    documents = WorldText(recipe["tokenizer_documents"], seed=recipe["training"]["seed"])
-    texts = (" ".join(documents.turn(index)[1:]) for index in range(len(documents)))
+    world, own = world_of(recipe["data"])
+    documents = world.documents(recipe["tokenizer_documents"], seed=recipe["training"]["seed"], **own)
+    texts = (f"{sample['prompt']} {sample['answer']}" for sample in map(documents.__getitem__, range(len(documents))))
     tokenizer = new_tokenizer(texts, recipe["tokenizer_vocab_size"])
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     config = Qwen2Config(**recipe["model"], bos_token_id=end, eos_token_id=end, pad_token_id=end)
@@ -120,7 +122,8 @@ def train_qwen2(recipe: dict, output: Path) -> None:
         raise ValueError(f"vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens; raise it.")
     arguments = training_arguments(recipe["training"], output_dir=str(output / "run"))
     set_seed(arguments.seed)
-    data = WorldText(arguments.max_steps * arguments.per_device_train_batch_size, seed=arguments.seed)
+    length = arguments.max_steps * arguments.per_device_train_batch_size
+    data = world.documents(length, seed=arguments.seed, **own)
     trainer = ArmTrainer(
         Qwen2ForCausalLM(config), arguments, train_dataset=data, data_collator=TextCollator(tokenizer)
     )

@@ -12,12 +12,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 from transformers import set_seed
 
-from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
+from transformers_arm.data.collators import ImageTextCollator
 from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
 from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 from transformers_arm.pixel_transformer_arm import flow_matching_loss
 from transformers_arm.training.callbacks import ReconstructionCallback
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+from transformers_arm.training.world_data import world_of, world_pictures
 
 
 class DetokenizerTraining(nn.Module):
@@ -58,15 +59,15 @@ def main() -> None:
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe["pretraining"], dtype=torch.float32)
     model = DetokenizerTraining(pretraining, recipe["regression_share"], recipe["condition_dropout"])
-    data = ShapesDataset.for_training(arguments, recipe["canvases"])
+    world, _ = world_of(recipe["data"])
     trainer = ArmTrainer(
         model,
         arguments,
-        train_dataset=data,
+        train_dataset=world_pictures(recipe["data"], arguments),
         data_collator=ImageTextCollator(),
         optimizers=(adamw(model, arguments), None),
     )
-    trainer.add_callback(ReconstructionCallback(trainer, **recipe["evaluation"]))
+    trainer.add_callback(ReconstructionCallback(trainer, world, **recipe["evaluation"]))
     train(trainer)
     detokenizer = ArmPixelDetokenizer(
         model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **recipe["pipeline_defaults"]

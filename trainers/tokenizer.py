@@ -2,10 +2,11 @@
 
     python trainers/tokenizer.py --config trainers/arm_tiny/tokenizer.yaml
 
-The recipe's `data` names sources of captioned pictures, streamed or not (fields of `ImageTextMixture.from_recipe`);
-without it, `canvases` are what the embedded world draws on. Writes `output_dir`: the trained `ArmVQForPreTraining` in
-`pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`. Interrupted, the same command goes on from
-the newest complete checkpoint, streamed data included; what is frozen is read from the backbones again.
+The recipe's `data` names sources of captioned pictures, streamed or not (fields of `ImageTextMixture.from_recipe`),
+or a `world`, with `arguments` of its `pictures`; only with that there is an `evaluation`. Writes `output_dir`: the
+trained `ArmVQForPreTraining` in `pretraining/`, and `ArmVQModel` with its image processor in `vq_model/`.
+Interrupted, the same command goes on from the newest complete checkpoint, streamed data included; what is frozen is
+read from the backbones again.
 """
 
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from transformers_arm.configuration_arm import ArmVQConfig
+from transformers_arm.data.collators import ImageTextCollator
 from transformers_arm.data.image_text import ImageTextMixture
-from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset
 from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 from transformers_arm.training.callbacks import ReconstructionCallback
 from transformers_arm.training.resumable_data import MixtureTrainer
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+from transformers_arm.training.world_data import world_of, world_pictures
 
 
 def main() -> None:
@@ -43,14 +45,15 @@ def main() -> None:
     collator = ImageTextCollator(**tokenizers)
     fast = [model.logit_scale, model.logit_bias] if model.config.sigmoid_loss_weight else []
     optimizers = (adamw(model, arguments, fast=fast), None)
-    if "data" in recipe:
+    if "sources" in recipe["data"]:
         data = ImageTextMixture.from_recipe(image_processor, collator, seed=arguments.seed, **recipe["data"])
         trainer = MixtureTrainer(model, arguments, train_dataset=data, optimizers=optimizers)
     else:
-        data = ShapesDataset.for_training(arguments, recipe["canvases"])
+        data = world_pictures(recipe["data"], arguments)
         trainer = ArmTrainer(model, arguments, train_dataset=data, data_collator=collator, optimizers=optimizers)
     if "evaluation" in recipe and model.config.pixel_loss_weight:  # what renders the pictures is learnt by that loss
-        trainer.add_callback(ReconstructionCallback(trainer, **recipe["evaluation"]))
+        world, _ = world_of(recipe["data"])
+        trainer.add_callback(ReconstructionCallback(trainer, world, **recipe["evaluation"]))
     if arguments.process_index:
         set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)

@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 
-from transformers_arm.evaluation import EVALUATION_SEED, reconstruction, write_result, zero_shot
-from transformers_arm.evaluation_tokenizer import Tokenizer
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.tokenizer import Tokenizer
+from transformers_arm.worlds.shapes.evaluation import reconstruction, zero_shot
 
 ROOT = Path(__file__).parents[2]
 TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", ROOT / "trainers" / "arm_tiny" / "ablation.yaml"

@@ -7,8 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from transformers_arm.evaluation import EVALUATION_SEED, tiny_scores
-from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
+from transformers_arm.evaluation.results import EVALUATION_SEED
+from transformers_arm.worlds.shapes.evaluation import all_scores
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -17,6 +17,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED)
     arguments = parser.parse_args()
     settings = {"count": arguments.items, "seed": arguments.seed}
-    scores = tiny_scores(arguments.checkpoint, **settings)
-    scores |= multimodal_scores(Arm.from_pretrained(arguments.checkpoint), **settings)
+    scores = all_scores(arguments.checkpoint, **settings)
     print(json.dumps(scores, indent=2))

@@ -13,11 +13,12 @@ import argparse
 import statistics
 from pathlib import Path
 
-from transformers_arm.evaluation import EVALUATION_SEED, write_result
-from transformers_arm.evaluation_multimodal import UNGUIDED, Arm, editing, generation, understanding
-from transformers_arm.evaluation_reader import load_or_train
-from transformers_arm.shapes.prompts import GENERATION_TASKS
-from transformers_arm.shapes.reader import read_scene
+from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.worlds.shapes.evaluation import UNGUIDED, editing, generation, understanding
+from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
+from transformers_arm.worlds.shapes.reader import read_scene
+from transformers_arm.worlds.shapes.second_reader import load_or_train
 
 TASKS = (*GENERATION_TASKS, "full")
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_arm.evaluation import DEFAULT_CANVAS, EVALUATION_SEED, write_result
-from transformers_arm.evaluation_multimodal import Arm, editing_pairs
-from transformers_arm.metrics.arm_editing.arm_editing import editing_scores
-from transformers_arm.shapes.draw import render_scene
-from transformers_arm.shapes.edits import Edit
-from transformers_arm.shapes.scene import CELLS
+from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.worlds.shapes.draw import render_scene
+from transformers_arm.worlds.shapes.edits import Edit
+from transformers_arm.worlds.shapes.evaluation import DEFAULT_CANVAS, editing_pairs
+from transformers_arm.worlds.shapes.metrics.arm_editing.arm_editing import editing_scores
+from transformers_arm.worlds.shapes.scene import CELLS
 
 # By name: whether there is a mask, and arguments of the pipeline.
 VARIANTS = {"no mask": (False, {}), "mask": (True, {}), "mask, hard edge": (True, {"mask_margin": 0})}

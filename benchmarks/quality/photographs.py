@@ -23,13 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from photograph_crops import HELD_OUT, read_photograph, write_crops
 from PIL import Image
 
 from transformers_arm.data.input_files import find_sources
-from transformers_arm.data.photographs import HELD_OUT, read_photograph, write_crops
-from transformers_arm.demo import sheet
-from transformers_arm.evaluation import EVALUATION_SEED, write_result
-from transformers_arm.evaluation_tokenizer import Fidelity, Picture, Tokenizer, dataset_pictures, tokenizer_scores
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.sheets import sheet
+from transformers_arm.evaluation.tokenizer import Fidelity, Picture, Tokenizer, dataset_pictures, tokenizer_scores
 from transformers_arm.metrics.arm_fidelity.arm_fidelity import fidelity_scores, psnr
 
 SCALES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16)

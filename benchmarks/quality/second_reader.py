@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_arm.data.shapes import ShapesDataset
-from transformers_arm.evaluation import EVALUATION_SEED, Tokenizer
-from transformers_arm.evaluation_reader import READER_FILE, READER_SEED, load_or_train
-from transformers_arm.shapes.reader import read_scene, reading_equals
+from transformers_arm.evaluation.results import EVALUATION_SEED
+from transformers_arm.evaluation.tokenizer import Tokenizer
+from transformers_arm.worlds.shapes.pictures import ShapesDataset
+from transformers_arm.worlds.shapes.reader import read_scene, reading_equals
+from transformers_arm.worlds.shapes.second_reader import READER_FILE, READER_SEED, load_or_train
 
 NOISE = 0.05  # on the 0..1 scale
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
-from transformers_arm.evaluation import EVALUATION_SEED, text_scores, write_result
-from transformers_arm.evaluation_multimodal import Arm, multimodal_scores
+from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.processing_arm import ArmProcessor
+from transformers_arm.worlds.shapes.evaluation import multimodal_scores, text_scores
 
 
 def stage(argument: str) -> tuple[str, Path]:

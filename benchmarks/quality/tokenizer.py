@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from transformers_arm.data.input_files import find_sources
-from transformers_arm.demo import sheet
-from transformers_arm.evaluation import EVALUATION_SEED, world_pictures, write_result
-from transformers_arm.evaluation_tokenizer import (
+from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.sheets import sheet
+from transformers_arm.evaluation.tokenizer import (
     COLUMNS,
     RENAME,
     Tokenizer,
@@ -28,6 +28,7 @@ from transformers_arm.evaluation_tokenizer import (
     dataset_pictures,
     tokenizer_scores,
 )
+from transformers_arm.worlds.shapes.evaluation import world_pictures
 
 WORLD_ITEMS = 500
 ROWS = {

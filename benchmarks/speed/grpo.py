@@ -16,11 +16,16 @@ from contextlib import contextmanager
 import torch
 from transformers import TrainerCallback
 
-from transformers_arm.data.world_requests import world_requests
-from transformers_arm.evaluation import write_result
+from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
-from transformers_arm.rewards import world_alignment, world_instruction, world_preservation, world_quality
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
+from transformers_arm.worlds.shapes.requests import world_requests
+from transformers_arm.worlds.shapes.rewards import (
+    world_alignment,
+    world_instruction,
+    world_preservation,
+    world_quality,
+)
 
 REWARDS = (world_alignment, world_instruction, world_preservation, world_quality)
 PARTS = ("prompts", "sampling", "decoding", "rewards", "log-probabilities", "update", "TRL")

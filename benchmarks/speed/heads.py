@@ -21,9 +21,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 
 from transformers_arm.configuration_arm import ArmConfig
-from transformers_arm.evaluation import write_result
+from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
-from transformers_arm.presets import arm_7b_config
+from transformers_arm.sizes.presets import arm_7b_config
 
 HEADS = ("flat", "routed")
 MIXES = {"text": (1, 0, 0), "mixed": (51, 16, 16), "image": (1, 128, 128)}  # text tokens, then a grid, and again

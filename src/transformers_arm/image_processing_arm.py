@@ -34,8 +34,10 @@ try:
 except ImportError:  # its older versions
     import httpx
 
-MAX_PATCHES_PER_SIDE = 128  # the shape tokens in front of an image state 1..128 rows and columns
+from .configuration_arm import MAX_GRID_SIDE
+
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
+LONGEST_PATH = 300  # that an error shows whole; longer texts are pictures in base64
 # What Pillow raises on damaged files, besides ValueError, and what an address that does not answer raises.
 DECODING_ERRORS = (OSError, SyntaxError, RuntimeError, httpx.HTTPError)
 
@@ -73,7 +75,8 @@ def open_image(source: str | os.PathLike) -> PIL.Image.Image:
             file = BytesIO(base64.b64decode(source.partition("base64,")[2] or source, validate=True))
             PIL.Image.open(file)
         except (binascii.Error, ValueError, PIL.UnidentifiedImageError) as error:
-            raise ValueError(f"{source[:80]!r} is no image file, no http(s) address and no base64 image.") from error
+            shown = source if len(source) <= LONGEST_PATH else f"{source[:80]}..."
+            raise ValueError(f"{shown!r} is no image file, no http(s) address and no base64 image.") from error
     with PIL.Image.open(file) as image:
         return PIL.ImageOps.exif_transpose(image)
 
@@ -141,10 +144,10 @@ def array_to_pil(array: np.ndarray, input_data_format: str | ChannelDimension | 
 def check_sides(name: str, height: int, width: int, patch_size: int, fix: str) -> None:
     """Raises a ValueError unless both sides are whole numbers of patches that the shape tokens can state."""
     for side in (height, width):
-        if side % patch_size or not 1 <= side // patch_size <= MAX_PATCHES_PER_SIDE:
+        if side % patch_size or not 1 <= side // patch_size <= MAX_GRID_SIDE:
             raise ValueError(
                 f"{name} is {height}x{width} pixels (height x width), but sides must be multiples of {patch_size} "
-                f"from {patch_size} to {patch_size * MAX_PATCHES_PER_SIDE}. {fix}"
+                f"from {patch_size} to {patch_size * MAX_GRID_SIDE}. {fix}"
             )
 
 
@@ -156,15 +159,15 @@ def size_with_aspect_ratio(height: int, width: int, patch_size: int, max_pixels:
     one patch. Raises a ValueError for a picture so long that it fits neither way.
     """
     rows, columns, max_patches = height / patch_size, width / patch_size, max_pixels / patch_size**2
-    scale = min(1, math.sqrt(max_patches / (rows * columns)), MAX_PATCHES_PER_SIDE / max(rows, columns))
+    scale = min(1, math.sqrt(max_patches / (rows * columns)), MAX_GRID_SIDE / max(rows, columns))
     scale = max(scale, 1 / min(rows, columns))
     rows, columns = rows * scale, columns * scale
     grid = max(1, round(rows)), max(1, round(columns))
-    if math.prod(grid) > max_patches or max(grid) > MAX_PATCHES_PER_SIDE:  # what was rounded up does not fit
+    if math.prod(grid) > max_patches or max(grid) > MAX_GRID_SIDE:  # what was rounded up does not fit
         grid = max(1, math.floor(rows)), max(1, math.floor(columns))
-    if max(grid) > MAX_PATCHES_PER_SIDE or math.prod(grid) > max_patches:
+    if max(grid) > MAX_GRID_SIDE or math.prod(grid) > max_patches:
         raise ValueError(
-            f"{height}x{width} pixels (height x width) cannot keep their aspect ratio within {MAX_PATCHES_PER_SIDE} "
+            f"{height}x{width} pixels (height x width) cannot keep their aspect ratio within {MAX_GRID_SIDE} "
             f"patches of {patch_size} pixels a side and {max_pixels} pixels in all; crop the image, or pass "
             "keep_aspect_ratio=False to have it stretched to `size`."
         )

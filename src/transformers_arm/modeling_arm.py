@@ -6,7 +6,6 @@ RL multiply only the rows that are possible; the visual tokenizer lives inside, 
 Knows nothing about processors, pipelines or how pictures are rendered.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,16 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2ForCa
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, cached_file, can_return_tuple
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
-from .modeling_arm_vq import ArmVQModel, CompleteCheckpointMixin
+from .loading_arm import CompleteCheckpointMixin, HubOptionsMixin
+from .loss_arm import RoutedLinear, positions_at_once
+from .modeling_arm_vq import ArmVQModel
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
 ROWS_AT_ONCE = 8192  # of those, in fp32: 112 MiB at 3584 wide
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
-LOGITS_AT_ONCE = 2**26  # that losses and log-probabilities keep: 256 MiB in fp32, 1,024 positions over 65,536 codes
 
 
 def draw_new_rows(matrix: torch.Tensor, known: int, seed: int) -> None:
@@ -60,112 +58,13 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     entropies: torch.Tensor | None = None
 
 
-class RoutedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of groups of positions, each of which takes the softmax over some of the head's rows.
-
-    The gradients are made in the forward pass: so the logits of one chunk of positions are all there ever are, and
-    nothing is multiplied twice. They are one table for all rows; autograd would make one for each group, and add.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden_states, weight, targets, groups, differentiate: bool) -> torch.Tensor:
-        """One fp32 sum a group.
-
-        Args:
-            hidden_states: [N, hidden_size], group after group; weight: [vocab_size, hidden_size].
-            targets: ids [N] among the rows of their group.
-            groups: of each the number of its positions, and its rows: (count, start, stop).
-            differentiate: whether there will be a backward pass; `torch.is_grad_enabled()`, which is off in here.
-        """
-        counts = [count for count, _, _ in groups]
-        sums = hidden_states.new_zeros(len(groups), dtype=torch.float32)
-        hidden_grad = torch.zeros_like(hidden_states)
-        weight_grad = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
-        parts = zip(*(part.split(counts) for part in (hidden_states, targets[:, None], hidden_grad)), strict=True)
-        for group, (part, (_, start, stop)) in enumerate(zip(parts, groups, strict=True)):
-            rows, rows_grad = weight[start:stop], None if weight_grad is None else weight_grad[start:stop]
-            size = max(1, LOGITS_AT_ONCE // len(rows))
-            for hidden, target, grad in zip(*(each.split(size) for each in part), strict=True):
-                gradients = (grad, rows_grad) if differentiate else (None, None)
-                sums[group] += RoutedCrossEntropy.of_chunk(hidden, rows, target - start, *gradients)
-        ctx.groups, ctx.gradients = groups, (hidden_grad, weight_grad)
-        return sums
-
-    @staticmethod
-    def of_chunk(hidden_states, rows, targets, hidden_grad, rows_grad) -> torch.Tensor:
-        """The sum of some positions of one group; writes `hidden_grad` and adds to `rows_grad`, where they are."""
-        log_probs = nn.functional.linear(hidden_states, rows).float().log_softmax(-1)
-        summed = -log_probs.gather(-1, targets).sum()
-        if hidden_grad is not None:
-            ones = torch.ones_like(targets, dtype=log_probs.dtype)
-            logits_grad = log_probs.exp_().scatter_add_(-1, targets, -ones).to(rows.dtype)
-            torch.mm(logits_grad, rows, out=hidden_grad)
-            if rows_grad is not None:
-                rows_grad.addmm_(logits_grad.T, hidden_states)
-        return summed
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, sums_grad):
-        if ctx.gradients is None:
-            raise RuntimeError("ARM's loss takes one backward pass, which scales its gradients; call the model again.")
-        (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, None
-        counts = [count for count, _, _ in ctx.groups]
-        for scale, (_, start, stop), hidden in zip(sums_grad, ctx.groups, hidden_grad.split(counts), strict=True):
-            hidden.mul_(scale)
-            if weight_grad is not None:
-                weight_grad[start:stop].mul_(scale)
-        return hidden_grad, weight_grad, None, None, None
-
-
-class RoutedLinear(nn.Linear):
-    """The head: a Linear whose forward can be told which rows to multiply.
-
-    A method of the module and not a slice of its weight, so that FSDP and ZeRO have gathered the weight by then.
-    """
-
-    def forward(
-        self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None, *, targets=None, groups=None
-    ) -> torch.Tensor:
-        """[..., hidden_size] -> [..., stop - start], the logits of rows start..stop-1; or `RoutedCrossEntropy`."""
-        if targets is None:
-            return nn.functional.linear(hidden_states, self.weight[start:stop])
-        device, weight = hidden_states.device.type, self.weight
-        if torch.is_autocast_enabled(device):
-            hidden_states, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden_states, weight))
-        return RoutedCrossEntropy.apply(hidden_states, weight, targets, groups, torch.is_grad_enabled())
-
-
-class ArmPreTrainedModel(CompleteCheckpointMixin, Qwen2PreTrainedModel):
-    """What the models share.
-
-    `hub_options` are those of `HUB_OPTIONS` that the model was loaded with, `revision` being the commit: what a
-    pipeline loads from the same repo later, the detokenizer, must be of the same one, wherever the branch is by then.
-    """
+class ArmPreTrainedModel(HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel):
+    """What the models share."""
 
     config: ArmConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
-    hub_options = {}
-
-    def __getstate__(self) -> dict:
-        """What is pickled and copied: all but the token, which is not for whoever gets the model."""
-        options = {name: value for name, value in self.hub_options.items() if name != "token"}
-        return {**super().__getstate__(), "hub_options": options}
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        name = pretrained_model_name_or_path
-        hub = {each: kwargs[each] for each in HUB_OPTIONS if kwargs.get(each) is not None}  # token=False sends none
-        if name is not None and not os.path.isdir(name):
-            config = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **hub)
-            if commit := extract_commit_hash(config, None):
-                kwargs["revision"] = hub["revision"] = commit
-        loaded = super().from_pretrained(name, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.hub_options = hub
-        return loaded
 
 
 class ArmModel(ArmPreTrainedModel, Qwen2Model):
@@ -522,7 +421,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         log_probs, entropies = (hidden_states.new_zeros(shift_labels.shape, dtype=torch.float32) for _ in range(2))
         for chosen, start, stop in self._chosen_labels(image_follows, shift_labels):
             parts = [part[chosen] for part in (hidden_states, shift_labels - start, temperature)]
-            size = max(1, LOGITS_AT_ONCE // (stop - start))
+            size = positions_at_once(stop - start)
             chunks = list(zip(*(part.split(size) for part in parts), strict=True))
             if len(chunks) > 1:  # the logits of one chunk at a time, in the backward pass as well
                 scored = [checkpoint(self._score, *chunk, start, stop, use_reentrant=False) for chunk in chunks]

@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_arm import ArmVQConfig
+from .loading_arm import CompleteCheckpointMixin
 
 
 @dataclass
@@ -139,29 +140,6 @@ def encoded_by_size(pictures: Sequence, encode: Callable[[list], Iterable]) -> l
         for place, result in zip(places, encode([pictures[place] for place in places]), strict=True):
             encoded[place] = result
     return encoded
-
-
-class CompleteCheckpointMixin:
-    """Refuses checkpoints that lack tensors; transformers would only warn, and draw those at random."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """`PreTrainedModel.from_pretrained`.
-
-        Raises:
-            ValueError: the checkpoint lacks tensors. Not if the caller asks for the loading info, which lists them, or
-                brings the tensors as `state_dict`.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(info["missing_keys"])
-        if missing and not output_loading_info and kwargs.get("state_dict") is None:
-            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} of the tensors of {cls.__name__}: {named}. "
-                "Copy the checkpoint again, or load the class it was saved from; output_loading_info=True loads it "
-                "all the same."
-            )
-        return (model, info) if output_loading_info else model
 
 
 class ArmVQPreTrainedModel(CompleteCheckpointMixin, PreTrainedModel):

@@ -23,7 +23,8 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from transformers.utils import ModelOutput
 
 from .configuration_arm import ArmVQConfig
-from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel, CompleteCheckpointMixin
+from .loading_arm import CompleteCheckpointMixin
+from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel
 from .pixel_transformer_arm import ArmPixelTransformer, flow_matching_loss
 
 FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision tower, which ArmVQModel freezes

@@ -36,18 +36,26 @@ from .image_processing_arm import array_to_pil, to_numpy
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
 DETOKENIZER_FOLDER = "detokenizer"
-_RENDERING = {"num_inference_steps": "num_inference_steps", "decoder_guidance_scale": "guidance_scale"}
-_GENERATION = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "guidance_scale",
-    "image_guidance_scale",
-    "generation_config",
-    "generator",
-    "streamer",
-)
+# What a call takes beside its requests, whom it is for, and what it is called there.
+ARGUMENTS = {
+    "height": ("size", "height"),
+    "width": ("size", "width"),
+    "image_grid": ("size", "image_grid"),
+    "num_images_per_prompt": ("batch", "num_images_per_prompt"),
+    "batch_size": ("batch", "batch_size"),
+    "do_sample": ("generate", "do_sample"),
+    "temperature": ("generate", "temperature"),
+    "top_k": ("generate", "top_k"),
+    "top_p": ("generate", "top_p"),
+    "guidance_scale": ("generate", "guidance_scale"),
+    "image_guidance_scale": ("generate", "image_guidance_scale"),
+    "generation_config": ("generate", "generation_config"),
+    "generator": ("generate", "generator"),  # and the detokenizer's
+    "streamer": ("generate", "streamer"),
+    "num_inference_steps": ("detokenizer", "num_inference_steps"),
+    "decoder_guidance_scale": ("detokenizer", "guidance_scale"),
+}
+EDITING_ARGUMENTS = {"mask": ("request", "mask"), "mask_margin": ("mask", "mask_margin"), **ARGUMENTS}
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -134,7 +142,7 @@ class ArmImagePipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-    _arguments = ("height", "width", "image_grid", "num_images_per_prompt", "batch_size", *_GENERATION, *_RENDERING)
+    _arguments = ARGUMENTS
 
     def __init__(
         self,
@@ -166,7 +174,7 @@ class ArmImagePipeline(Pipeline):
         save_remote_code(self, save_directory)
 
     def _sanitize_parameters(self, height=None, width=None, image_grid=None, num_images_per_prompt=None, **kwargs):
-        forward = {name: value for name, value in kwargs.items() if name in (*_GENERATION, *_RENDERING)}
+        forward = {**self._of("generate", kwargs, kept=True), **self._of("detokenizer", kwargs, kept=True)}
         if unknown := set(kwargs) - set(forward):
             raise TypeError(
                 f"Unknown argument {', '.join(sorted(unknown))}; this pipeline takes {', '.join(self._arguments)}."
@@ -188,6 +196,11 @@ class ArmImagePipeline(Pipeline):
                 )
             preprocess = size
         return preprocess, forward, {}
+
+    def _of(self, whom: str, given: Mapping, *, kept: bool = False) -> dict:
+        """Those of the given arguments that are for one, by the names they have there, or `kept` as they are."""
+        known = {name: there for name, (who, there) in self._arguments.items() if who == whom and name in given}
+        return {name if kept else there: given[name] for name, there in known.items()}
 
     def __call__(self, requests, *, batch_size: int | None = None, **kwargs):
         """Draws requests; subclasses say what a request is."""
@@ -288,8 +301,7 @@ class ArmImagePipeline(Pipeline):
         return mask
 
     def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, **kwargs) -> dict:
-        rendering = {_RENDERING[name]: value for name, value in kwargs.items() if name in _RENDERING}
-        generation = {name: value for name, value in kwargs.items() if name not in _RENDERING}
+        rendering, generation = self._of("detokenizer", kwargs), self._of("generate", kwargs)
         height, width = model_inputs["image_grid"]
         sequences = self.model.generate(
             **model_inputs["inputs"],
@@ -366,7 +378,7 @@ class ArmImageEditingPipeline(ArmImagePipeline):
         >>> edited = pipeline("image-editing", model="checkpoints/arm-tiny")("scene.png", "remove the red circle")
     """
 
-    _arguments = ("mask", "mask_margin", *ArmImagePipeline._arguments)
+    _arguments = EDITING_ARGUMENTS
 
     def _sanitize_parameters(self, mask_margin=None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)

@@ -12,7 +12,6 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 
 from transformers_arm import ArmImageProcessor
 from transformers_arm.data.columns import (
-    RowError,
     check_dataset,
     read_picture,
     read_text,
@@ -21,6 +20,7 @@ from transformers_arm.data.columns import (
     source_pictures,
     undecoded,
 )
+from transformers_arm.data.row_errors import RowError
 
 
 def drawing(height=48, width=48, seed=0):

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 
 from transformers_arm import ArmVQModel
 from transformers_arm.configuration_arm import ArmConfig
+from transformers_arm.data.collators import to_pixel_values
 from transformers_arm.data.conversations import ConversationCollator, drop_conditions, message
-from transformers_arm.data.shapes import to_pixel_values
-from transformers_arm.data.world_tasks import TASKS, WorldTasks
+from transformers_arm.worlds.shapes.tasks import TASKS, WorldTasks
 
 
 @pytest.fixture(scope="module")

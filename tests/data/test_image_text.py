@@ -9,9 +9,9 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoTokenizer
 
+from transformers_arm.data.collators import ImageTextCollator
 from transformers_arm.data.image_text import ImageTextMixture, of_one_size
 from transformers_arm.data.mixture import Mixture, Source
-from transformers_arm.data.shapes import ImageTextCollator
 from transformers_arm.image_processing_arm import ArmImageProcessor
 
 SIZES = [(16, 16), (32, 16), (16, 32), (32, 32)]
@@ -111,7 +111,7 @@ def test_captions_stay_with_their_pictures(tiny_backbones):
         ArmImageProcessor(do_resize=False),
         ImageTextCollator(caption_tokenizer=tokenizer),
         seed=1,
-        sources={"world": {"world": {"mixture": {"text_to_image": 1.0}}}},
+        sources={"world": {"world": "shapes", "arguments": {"mixture": {"text_to_image": 1.0}}}},
         pixel_budget=4 * 48 * 48,
         streams=1,
     )

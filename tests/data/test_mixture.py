@@ -13,10 +13,10 @@ import PIL.Image
 import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
 
-from transformers_arm.data.columns import RowError
 from transformers_arm.data.mixture import IndexedRows, Mixture, Source, StreamedRows, permuted
-from transformers_arm.shapes import render_scene, sample_scene
-from transformers_arm.shapes.captions import full_caption
+from transformers_arm.data.row_errors import RowError
+from transformers_arm.worlds.shapes import render_scene, sample_scene
+from transformers_arm.worlds.shapes.captions import full_caption
 
 DRAWN = Features({"prompt": Value("string"), "image": Image()})
 EDITS = Features({"prompt": Value("string"), "source_image": Image(), "image": Image()})
@@ -323,7 +323,11 @@ def test_a_recipe_states_sources_of_files_and_of_the_embedded_world(tmp_path, ca
     sections = {
         "stored": {"dataset": files, "weight": 2, "condition_dropout": {"text": 0.2}},
         "streamed": {"dataset": {**files, "streaming": True}, "shuffle_buffer": 2},
-        "world": {"world": {"mixture": {"text_to_image": 1.0}}, "condition_dropout": {"text": 1.0}},
+        "world": {
+            "world": "shapes",
+            "arguments": {"mixture": {"text_to_image": 1.0}},
+            "condition_dropout": {"text": 1.0},
+        },
     }
     sources = {name: Source.from_recipe(section, seed=3) for name, section in sections.items()}
     mixture = Mixture(sources, seed=0, streams=2)
@@ -339,9 +343,12 @@ def test_a_recipe_states_sources_of_files_and_of_the_embedded_world(tmp_path, ca
     [
         ({"weight": 1}, "either 'dataset' .* or 'world'"),
         ({"dataset": {}, "world": {}}, "either 'dataset' .* or 'world'"),
-        ({"world": {"mixture": {"text": 1}}, "wieght": 1}, "A source has no wieght; it takes"),
-        ({"world": {"mixture": {"text": 1}}, "weight": 0}, "weight 0; it must be above 0"),
-        ({"world": {"mixture": {"text": 1}}, "condition_dropout": {"txt": 0.1}}, "names txt; it takes text, image"),
+        ({"world": "shapes", "arguments": {"mixture": {"text": 1}}, "wieght": 1}, "A source has no wieght; it takes"),
+        ({"world": "shapes", "arguments": {"mixture": {"text": 1}}, "weight": 0}, "weight 0; it must be above 0"),
+        (
+            {"world": "shapes", "arguments": {"mixture": {"text": 1}}, "condition_dropout": {"txt": 0.1}},
+            "names txt; it takes text, image",
+        ),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(section, message):

@@ -16,7 +16,7 @@ from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.conversations import ConversationCollator, message
 from transformers_arm.data.mixture import Mixture, Source
 from transformers_arm.data.packing import DocumentEncoder, PackedCollator, PackedMixture
-from transformers_arm.shapes import render_scene, sample_scene
+from transformers_arm.worlds.shapes import render_scene, sample_scene
 
 PAPER = {"text": 0.05, "image_to_text": 0.10, "text_to_image": 0.70, "interleaved": 0.12, "editing": 0.03}
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
@@ -31,7 +31,7 @@ def arm(tiny_arm_backbones):
 
 
 def world(task, **fields):
-    return {"world": {"mixture": {task: 1.0}}, **fields}
+    return {"world": "shapes", "arguments": {"mixture": {task: 1.0}}, **fields}
 
 
 def world_mixture(arm, **fields):
@@ -286,7 +286,7 @@ def new_data(arm, tmp_path_factory):
     def make():
         files = {"path": "parquet", "data_files": str(folder / "*.parquet"), "streaming": True}
         sources = {
-            "world": Source.from_recipe({"world": {"mixture": PAPER}}, seed=0),
+            "world": Source.from_recipe({"world": "shapes", "arguments": {"mixture": PAPER}}, seed=0),
             "streamed": Source.from_recipe({"dataset": files, "shuffle_buffer": 4}),
             "indexed": numbered(20),
         }

@@ -25,19 +25,12 @@ from transformers_arm import ArmForCausalLM, ArmImageProcessor, ArmProcessor
 from transformers_arm.cli import main
 from transformers_arm.data.columns import check_dataset, row_conversation, undecoded
 from transformers_arm.data.input_files import InputFile
-from transformers_arm.data.pretokenize import (
-    Job,
-    Tokenizing,
-    arranged,
-    load_tokenizer,
-    pretokenize,
-    summary,
-    weights_fingerprint,
-)
-from transformers_arm.shapes.captions import full_caption
-from transformers_arm.shapes.draw import render_scene
-from transformers_arm.shapes.edits import sample_editing_pair
+from transformers_arm.data.pretokenize import Job, Tokenizing, arranged, pretokenize, summary
+from transformers_arm.data.visual_tokenizer import load_tokenizer, weights_fingerprint
 from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer
+from transformers_arm.worlds.shapes.captions import full_caption
+from transformers_arm.worlds.shapes.draw import render_scene
+from transformers_arm.worlds.shapes.edits import sample_editing_pair
 
 ROW = {"task": Value("string"), "prompt": Value("string"), "answer": Value("string")}
 ROW = Features(ROW | {"source_image": Image(), "source_images": List(Image()), "image": Image()})
@@ -316,7 +309,7 @@ def test_a_killed_command_goes_on_where_it_was_and_ends_with_the_same_files(arm_
     dataset, options = str(tmp_path / "rows"), ["--rows-per-file", "1", "--batch-size", "4", "--workers", "1"]
     command = [
         "-m",
-        "transformers_arm.cli",
+        "transformers_arm",
         "tokenize",
         dataset,
         "--output",

@@ -339,7 +339,9 @@ def test_a_closed_port_is_a_failure_that_says_why(caplog):
     assert "2 requests failed. ConnectError" in caplog.text
 
 
-@pytest.mark.parametrize("value", ["1", formatdate(time.time() + 3600, usegmt=True), "soon"])
+@pytest.mark.parametrize(
+    "value", ["1", formatdate(time.time() + 3600, usegmt=True), "soon"], ids=["seconds", "date", "neither"]
+)
 def test_retry_after_is_kept_to_within_the_deadline(endpoint, new_judge, value):
     endpoint.script = [status(429, Retry_After=value)]
     judge = new_judge(deadline=3)

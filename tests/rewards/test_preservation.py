@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from transformers_arm.rewards.preservation import EditPreservation
-from transformers_arm.shapes import draw_scene, sample_editing_pair
+from transformers_arm.worlds.shapes import draw_scene, sample_editing_pair
 
 SOURCE = Image.new("RGB", (48, 32), (100, 100, 100))
 MASK = np.zeros((32, 48), np.uint8)

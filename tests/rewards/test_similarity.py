@@ -20,9 +20,9 @@ from transformers import (
     SiglipModel,
 )
 
-from transformers_arm.data.shapes import ShapesDataset
 from transformers_arm.rewards.similarity import ImageTextSimilarity
-from transformers_arm.shapes import caption_is_true
+from transformers_arm.worlds.shapes import caption_is_true
+from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
 TRAINED_SIGLIP = Path(__file__).parents[2] / "checkpoints" / "arm-tiny" / "backbones" / "siglip"
 LONG = "a red circle and a blue square and a green cross and a yellow triangle " * 20

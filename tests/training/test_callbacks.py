@@ -18,24 +18,26 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import pipeline
 
 from transformers_arm import ArmForCausalLM, ArmProcessor
-from transformers_arm.evaluation_multimodal import Arm
+from transformers_arm.data.world import find_world
+from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.sheets import LABEL_LINES, LINE_HEIGHT
 from transformers_arm.pipeline_arm import load_detokenizer
-from transformers_arm.shapes.captions import parse_caption
-from transformers_arm.shapes.edits import apply_edit
-from transformers_arm.shapes.reader import read_scene
-from transformers_arm.shapes.scene import Scene, SceneObject
+from transformers_arm.sizes.adapters import lora_config
 from transformers_arm.training import multimodal
-from transformers_arm.training.adapters import lora_config
 from transformers_arm.training.callbacks import (
     SAMPLE_SIDE,
     SamplesCallback,
-    TaskScoresCallback,
+    WorldScoresCallback,
     load_rows,
     read_sample,
 )
-from transformers_arm.training.reporting import LABEL_LINES, LINE_HEIGHT
 from transformers_arm.training.trainer import ArmTrainer, training_arguments
+from transformers_arm.worlds.shapes.captions import parse_caption
+from transformers_arm.worlds.shapes.edits import apply_edit
+from transformers_arm.worlds.shapes.reader import read_scene
+from transformers_arm.worlds.shapes.scene import Scene, SceneObject
 
+MIXTURE = {"text": 1.0, "image_to_text": 1.0, "text_to_image": 1.0, "editing": 1.0}
 SCORES = {"eval_generation", "eval_full", "eval_editing", "eval_understanding"}
 PICTURE = Image.effect_noise((96, 48), 60).convert("RGB")
 ROWS = [
@@ -76,7 +78,7 @@ def look(parts, trainer):
     """Ends the step with a callback of the world's scores."""
 
     def end_step():
-        trainer.add_callback(TaskScoresCallback(trainer, *parts[1:], every=2, count=8))
+        trainer.add_callback(WorldScoresCallback(trainer, find_world("shapes"), *parts[1:], every=2, count=8))
         trainer.callback_handler.on_step_end(trainer.args, trainer.state, trainer.control)
 
     return end_step
@@ -164,15 +166,15 @@ def test_it_looks_at_training_scenes_only(look, monkeypatch):
     for name, items in given.items():
         monkeypatch.setattr(Arm, name, noting(getattr(Arm, name), items))
     look()
-    (scored, _), (shown,) = given["draw"]
+    (scored,), (shown,) = given["draw"]
     full = [spec for spec in map(parse_caption, [*scored, *shown]) if spec.background]
     assert len(full) == 8 + 16
     assert {scene_of(spec.nouns, spec.background).split for spec in full} == {"train"}
-    ((images, prompts, _),) = given["edit"]
+    ((images, prompts),) = given["edit"]
     assert {apply_edit(scene_in(image), prompt).split for image, prompt in zip(images, prompts, strict=True)} == {
         "train"
     }
-    ((images, _, _),) = given["answer"]
+    ((images, _),) = given["answer"]
     assert {scene_in(image).split for image in images} == {"train"}
 
 
@@ -182,17 +184,17 @@ def test_training_ends_in_the_same_weights_with_and_without_it(arm_folder, tmp_p
     ArmForCausalLM.from_pretrained(arm_folder, dtype="float32", attention_dropout=0.1).save_pretrained(dropping)
     ArmProcessor.from_pretrained(arm_folder).save_pretrained(dropping)
 
-    class Remembering(TaskScoresCallback):
+    class Remembering(WorldScoresCallback):
         def on_train_end(self, args, state, control, **kwargs):
             logs[args.output_dir] = state.log_history
 
-    monkeypatch.setattr(multimodal, "TaskScoresCallback", Remembering)
+    monkeypatch.setattr(multimodal, "WorldScoresCallback", Remembering)
 
     def train(name, every):
         recipe = {
             "start_from": dropping,
             "output_dir": str(tmp_path / name),
-            "data": {"mixture": {"text": 1.0, "image_to_text": 1.0, "text_to_image": 1.0, "editing": 1.0}},
+            "data": {"world": "shapes", "arguments": {"mixture": MIXTURE}},
             "evaluation": {"detokenizer": f"{arm_folder}/detokenizer", "every": every, "count": 8},
             "samples": {"rows": rows, "detokenizer": f"{arm_folder}/detokenizer", "every": every, "max_new_tokens": 8},
             "generation": {"max_new_tokens": 7, "image_generation": {"temperature": 0.5}},

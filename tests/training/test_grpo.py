@@ -23,9 +23,10 @@ from trl.rewards import get_soft_overlong_punishment
 
 from transformers_arm import ArmForCausalLM
 from transformers_arm.rewards import RewardError
-from transformers_arm.shapes.draw import draw_scene
-from transformers_arm.shapes.scene import Scene, SceneObject
-from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer, read_request
+from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
+from transformers_arm.training.requests import read_request
+from transformers_arm.worlds.shapes.draw import draw_scene
+from transformers_arm.worlds.shapes.scene import Scene, SceneObject
 
 SCENE = draw_scene(Scene((SceneObject("circle", "red", "large", "center"),)))
 TINY = {
@@ -199,7 +200,7 @@ def test_codes_in_place_of_a_picture_to_edit_are_refused():
         ({"prompt": "  "}, "Row 1, column 'prompt': '  ' is blank"),
         ({"prompt": None}, "Row 1, column 'prompt': it is missing"),
     ],
-    ids=str,
+    ids=["no-source", "source-not-asked-for", "task-is-none", "unknown-task", "blank", "no-prompt"],
 )
 def test_a_bad_row_is_named_before_training(train, row, message):
     with pytest.raises(ValueError, match=f"train_dataset: {message}"):
@@ -320,7 +321,8 @@ def test_log_probabilities_in_chunks_are_the_same_and_so_are_their_gradients(arm
     model = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32)
     config = model.config
     opening = config.image_opening(3, 3)
-    codes = torch.randint(config.visual_token_offset, config.vocab_size, (2, 9))
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(config.visual_token_offset, config.vocab_size, (2, 9), generator=generator)
     ids = torch.cat([torch.tensor([[5, 6, *opening], [7, 8, *opening]]), codes], 1)
 
     def scored():
@@ -330,9 +332,9 @@ def test_log_probabilities_in_chunks_are_the_same_and_so_are_their_gradients(arm
         return output.log_probs, output.entropies, model.lm_head.weight.grad.clone()
 
     whole = scored()
-    monkeypatch.setattr("transformers_arm.modeling_arm.LOGITS_AT_ONCE", 4 * 1024)
-    for one, other in zip(whole, scored(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("transformers_arm.loss_arm.LOGITS_AT_ONCE", 4 * 1024)
+    for one, other in zip(whole, scored(), strict=True):  # large terms cancel: what fp32 rounds is of their size
+        torch.testing.assert_close(one, other, atol=1e-5 + 1e-6 * float(one.detach().abs().max()), rtol=1e-5)
     with pytest.raises(ValueError, match="pass labels"):
         model(input_ids=ids, temperature=1.0)
 
@@ -488,8 +490,7 @@ def test_resuming_gives_the_weights_of_training_at_once(train, tmp_path):
 TWO_PROCESSES = """
 import sys, torch
 from transformers_arm import ArmForCausalLM
-from transformers_arm.data.world_requests import world_requests
-from transformers_arm.rewards import world_alignment, world_instruction, world_preservation, world_quality
+from transformers_arm.data.world import find_world
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
 
 folder, output, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -499,8 +500,9 @@ args = ArmGRPOConfig(
     bf16=False, gradient_checkpointing=False, report_to="none", save_strategy="no", top_k=0, picture_steps=0,
 )
 model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32)
-rewards = [world_alignment, world_instruction, world_preservation, world_quality]
-trainer = ArmGRPOTrainer(model, rewards, args, world_requests(16, seed=3, editing=0.5))
+world = find_world("shapes")
+rewards = [world.rewards[f"world_{name}"] for name in ("alignment", "instruction", "preservation", "quality")]
+trainer = ArmGRPOTrainer(model, rewards, args, world.requests(16, seed=3, editing=0.5))
 trainer.train()
 if trainer.is_world_process_zero():
     trainer.arm.save_pretrained(output + "/model")

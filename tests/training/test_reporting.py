@@ -9,7 +9,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerCallback
 
-from transformers_arm.training.reporting import LABEL_LINES, LINE_HEIGHT, log_samples, log_scores, picture_sheet
+from transformers_arm.evaluation.sheets import LABEL_LINES, LINE_HEIGHT, picture_sheet
+from transformers_arm.training.reporting import log_samples, log_scores
 from transformers_arm.training.trainer import ArmTrainer, training_arguments
 
 SHEET = Image.effect_noise((60, 40), 60).convert("RGB")

@@ -42,7 +42,10 @@ def new_trainer(backbones, output_dir, *, seed=0, dropout=0.0, killed_after=None
     torch.manual_seed(seed)
     model = ArmForCausalLM.from_backbones(**backbones, attention_dropout=dropout)
     processor = ArmProcessor.from_backbones(**backbones)
-    worlds = {task: {"world": {"mixture": {task: 1.0}}, "weight": weight} for task, weight in WEIGHTS.items()}
+    worlds = {
+        task: {"world": "shapes", "arguments": {"mixture": {task: 1.0}}, "weight": weight}
+        for task, weight in WEIGHTS.items()
+    }
     sources = {name: Source.from_recipe(section, seed=0) for name, section in worlds.items()}
     bad = Dataset.from_dict({"prompt": ["a", " ", "c"], "answer": ["red", "green", "blue"]})
     sources["bad"] = Source(bad, weight=0.2)

@@ -19,11 +19,11 @@ from trl import SFTConfig, SFTTrainer
 from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.columns import row_conversation
 from transformers_arm.data.conversations import ConversationCollator, message
-from transformers_arm.shapes.captions import full_caption
-from transformers_arm.shapes.draw import render_scene
-from transformers_arm.shapes.edits import sample_editing_pair
 from transformers_arm.training import sft_trl
 from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer, RowEncoder
+from transformers_arm.worlds.shapes.captions import full_caption
+from transformers_arm.worlds.shapes.draw import render_scene
+from transformers_arm.worlds.shapes.edits import sample_editing_pair
 
 ROOT = Path(__file__).parents[2]
 

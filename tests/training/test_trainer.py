@@ -16,9 +16,11 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Trainer, 
 from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_arm import ArmImageProcessor, ArmVQForPreTraining, ArmVQModel
-from transformers_arm.data.shapes import ImageTextCollator, ShapesDataset, to_pixel_values
+from transformers_arm.data.collators import ImageTextCollator, to_pixel_values
+from transformers_arm.data.world import find_world
 from transformers_arm.training.callbacks import ReconstructionCallback
 from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1}
@@ -336,7 +338,7 @@ def test_only_training_counts_among_the_parts_of_the_loss(new_trainer, tmp_path)
 
 def test_the_reconstruction_callback_looks_without_leaving_a_trace(new_trainer, uninterrupted, tmp_path):
     trainer = new_trainer(tmp_path)
-    trainer.add_callback(ReconstructionCallback(trainer, every=3, pictures=4, steps=1))
+    trainer.add_callback(ReconstructionCallback(trainer, find_world("shapes"), every=3, pictures=4, steps=1))
     train(trainer)
     assert_same_training(trainer, uninterrupted)
     looks = [log for log in trainer.state.log_history if "eval_psnr" in log]

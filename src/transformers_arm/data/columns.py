@@ -30,25 +30,12 @@ from datasets import Dataset, Image, IterableDataset, LargeList, List
 from ..configuration_arm import MAX_GRID_SIDE
 from ..image_processing_arm import DECODING_ERRORS, ArmImageProcessor
 from .conversations import message
+from .row_errors import SHOWN_ROWS, RowError, row_error
 
 TASKS = ("text_to_image", "editing", "image_to_text", "text")
 ROLES = ("system", "user", "assistant")
 SOURCES = ("source_image", "source_images")
-SHOWN_ROWS = 10  # bad rows that one error message names
 MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
-
-
-class RowError(ValueError):
-    """A row that cannot be used. `reason` says in few words of what kind the problem is, for counting rows by it."""
-
-    reason = "unusable"
-
-
-def row_error(index: int, column: str, problem: str, reason: str = RowError.reason) -> RowError:
-    """The error of a row; every error of this file begins as this one does, and its reason with the column."""
-    error = RowError(f"Row {index}, column '{column}': {problem}")
-    error.reason = f"{column}: {reason}"
-    return error
 
 
 # --- pieces of a row -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel, encoded_by_size
-from .shapes import to_pixel_values
+from .collators import to_pixel_values
 
 
 def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ..image_processing_arm import ArmImageProcessor
-from .columns import RowError
+from .collators import ImageTextCollator, to_pixel_values
 from .conversations import NO_DROPOUT, is_codes, pixel_values_of
 from .mixture import Mixture
-from .shapes import ImageTextCollator, to_pixel_values
+from .row_errors import RowError
 from .streams import MixtureRows, WaitingRoom
 
 
@@ -58,7 +58,7 @@ class CaptionedEncoder:
         picture = picture["image"]
         if is_codes(picture):
             raise RowError("it holds codes, but the tokenizer learns from pixels. Name the pictures that they are of.")
-        if isinstance(picture, np.ndarray):  # the embedded world's
+        if isinstance(picture, np.ndarray):  # a world's drawing
             picture = to_pixel_values([picture])[0]
         height, width = picture.shape[1:]
         if height * width > self.pixel_budget:

@@ -21,9 +21,10 @@ from typing import NamedTuple
 import datasets
 import fsspec
 
-from .columns import RowError, rgb_picture, row_conversation, undecoded
+from .columns import rgb_picture, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
-from .world_tasks import WorldTasks
+from .row_errors import RowError, file_error
+from .world import find_world
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,6 @@ def permuted(index: int, length: int, key: str) -> int:
         index = left << half | right
         if index < length:
             return index
-
-
-def file_error(rows: int, error: Exception) -> RowError:
-    """The error of a file of which only so many rows can be read."""
-    cause = RowError(f"the file ends early, after {rows} rows ({type(error).__name__}: {error}). Replace it.")
-    cause.reason = "file ends early"
-    return cause
 
 
 class IndexedRows:
@@ -216,24 +210,24 @@ class Source:
 
         Args:
             section: fields of this class, with `dataset` the arguments of `datasets.load_dataset` (split "train"
-                unless it says otherwise); or in its place `world`, the arguments of `WorldTasks`: the embedded world,
-                endless, in its own order, its curriculum stated in conversations.
-            seed: of the embedded world.
+                unless it says otherwise); or in its place `world`, the name of one, and `arguments` of its `tasks`:
+                endless, in the world's own order, what it states in steps stated in conversations.
+            seed: of the world.
 
         Raises:
-            ValueError: neither or both of these, or a field that there is not.
+            ValueError: neither or both of these, a field that there is not, or no such world.
         """
         section = dict(section)
-        known = {each.name for each in fields(cls)} | {"world"}
+        known = {each.name for each in fields(cls)} | ({"world", "arguments"} if "world" in section else {"world"})
         if unknown := set(section) - known:
             raise ValueError(f"A source has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}.")
         if ("dataset" in section) == ("world" in section):
-            raise ValueError("A source needs either 'dataset' (of load_dataset) or 'world' (of WorldTasks).")
+            raise ValueError("A source needs either 'dataset' (of load_dataset) or 'world' (the name of one).")
         if "world" in section:
-            endless = {"length": sys.maxsize, "batch_size": 1, "seed": seed}
+            arguments = {"length": sys.maxsize, "seed": seed, **(section.pop("arguments", None) or {})}
             # The mixture drops conditions, of this source as of all.
-            world = WorldTasks(**{**endless, **section.pop("world")}, condition_dropout=NO_DROPOUT)
-            return cls(world, shuffle=False, **section)
+            tasks = find_world(section.pop("world")).tasks(**arguments, condition_dropout=NO_DROPOUT)
+            return cls(tasks, shuffle=False, **section)
         return cls(datasets.load_dataset(**{"split": "train", **section.pop("dataset")}), **section)
 
     def reader(self, key: str) -> IndexedRows | StreamedRows:

@@ -17,10 +17,10 @@ import torch
 
 from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
-from .columns import RowError
+from .collators import to_pixel_values
 from .conversations import ConversationCollator, check_codes, is_codes, pictures_of, pixel_values_of
 from .mixture import Mixture
-from .shapes import to_pixel_values
+from .row_errors import RowError
 from .streams import MixtureRows, WaitingRoom
 
 
@@ -62,7 +62,7 @@ class DocumentEncoder:
             if is_codes(picture):
                 grids.append(picture + self.config.visual_token_offset)
                 continue
-            if isinstance(picture, np.ndarray):  # the embedded world's
+            if isinstance(picture, np.ndarray):  # a world's drawing
                 picture = to_pixel_values([picture])[0]
             pixel_values.append(picture)
             grid = [side // self.image_processor.patch_size for side in picture.shape[1:]]

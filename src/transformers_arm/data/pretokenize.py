@@ -14,11 +14,11 @@ import json
 import math
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -30,14 +30,12 @@ import torch
 from datasets import Features, List, Value
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
-from ..configuration_arm import ArmConfig
-from ..image_processing_arm import ArmImageProcessor
-from ..modeling_arm_vq import ArmVQModel
-from .columns import MAX_CODE, SHOWN_ROWS, SOURCES, TASKS, RowError, row_conversation, row_error, row_task
+from .columns import SOURCES, TASKS, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .input_files import InputFile, find_sources, until_broken
+from .row_errors import Tally, row_error
+from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
 PART = {"type": Value("string"), "text": Value("string"), "image": CODES}
@@ -82,49 +80,6 @@ def find_columns(sources: list[InputFile], rename: dict[str, str]) -> list[str]:
             )
     why = f": {problems[0]}" if problems else ", nor are there any. Does it hold pictures, parquet files or tars?"
     raise ValueError(f"No row of the dataset can be read{why}")
-
-
-# --- the tokenizer ---------------------------------------------------------------------------------------------------
-
-
-class _TokenizerOfArm(ArmVQModel):
-    """Loads the tokenizer alone from an ARM's folder."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head)\."]
-
-
-def load_tokenizer(folder: str | os.PathLike, dtype: str = "float32") -> tuple[ArmVQModel, ArmImageProcessor]:
-    """The visual tokenizer and the image processor of its folder, or of the folder of the ARM that it is part of."""
-    config = AutoConfig.from_pretrained(folder)
-    options = {"dtype": getattr(torch, dtype)}
-    if isinstance(config, ArmConfig):
-        own = {"config": config.vq_config, "key_mapping": {r"^model\.vq_model\.": ""}}
-        vq_model = _TokenizerOfArm.from_pretrained(folder, **own, **options)
-    else:
-        vq_model = ArmVQModel.from_pretrained(folder, **options)
-    if vq_model.config.codebook_size > MAX_CODE + 1:
-        raise ValueError(f"The codebook has {vq_model.config.codebook_size} codes, but uint16 holds {MAX_CODE + 1}.")
-    return vq_model.eval(), ArmImageProcessor.from_pretrained(folder)
-
-
-def describe_tokenizer(folder: str, dtype: str) -> dict:
-    """What a tokenizer's codes follow from, to be compared by."""
-    vq_model, image_processor = load_tokenizer(folder, dtype)
-    return {
-        "weights": weights_fingerprint(vq_model),
-        "codebook_size": vq_model.config.codebook_size,
-        "quantizer": {name: getattr(vq_model.config, name) for name in ("fsq_levels", "fsq_activation")},
-        "dtype": dtype,
-        "image_processor": json.loads(image_processor.to_json_string()),
-    }
-
-
-def weights_fingerprint(vq_model: ArmVQModel) -> str:
-    """A SHA-256 of all that a tokenizer's codes follow from, but its configuration."""
-    digest = hashlib.sha256()
-    for tensor in vq_model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -173,37 +128,6 @@ def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator
             several = column == "source_images"
             result[column] = [next(codes) for _ in row[column]] if several else next(codes)
     return result
-
-
-@dataclass
-class Tally:
-    """What became of rows; `examples` are the first that were skipped."""
-
-    rows: int = 0
-    written: int = 0
-    tasks: Counter = field(default_factory=Counter)
-    skipped: Counter = field(default_factory=Counter)
-    examples: list[dict] = field(default_factory=list)
-
-    def skip(self, file: str, error: ValueError) -> None:
-        self.skipped[error.reason if isinstance(error, RowError) else RowError.reason] += 1
-        self.examples = (self.examples + [{"file": file, "problem": str(error)}])[:SHOWN_ROWS]
-
-    def add(self, other: Mapping) -> None:
-        self.rows += other["rows"]
-        self.written += other["written"]
-        self.tasks.update(other["tasks"])
-        self.skipped.update(other["skipped"])
-        self.examples = (self.examples + other["examples"])[:SHOWN_ROWS]
-
-    def check_skipped(self, share: float, rows: int, skipped: int) -> None:
-        """Raises a ValueError if more than this share of the rows was skipped."""
-        if skipped > share * rows:
-            shown = "\n".join(f"{example['file']}: {example['problem']}" for example in self.examples)
-            raise ValueError(
-                f"{skipped} of {rows} rows cannot be used, more than max_skipped {share} allows. What is written "
-                f"stays: mend the dataset and start afresh, or go on with a larger max_skipped. The first:\n{shown}"
-            )
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

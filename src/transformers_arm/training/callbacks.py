@@ -17,37 +17,47 @@ from PIL import Image, ImageOps
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
 
-from ..data.columns import SOURCES, read_picture, read_text, row_error, undecoded
+from ..data.collators import to_pixel_values
+from ..data.columns import SOURCES, read_picture, read_text, undecoded
 from ..data.conversations import is_codes, message
-from ..data.shapes import ShapesDataset, to_pixel_values
+from ..data.row_errors import row_error
+from ..data.world import World
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
-from ..evaluation_multimodal import Arm, editing, generation, understanding
+from ..evaluation.arm import Arm
+from ..evaluation.sheets import picture_sheet
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImagePipeline, batched
-from ..shapes.prompts import GENERATION_TASKS, generation_prompts
-from ..shapes.reader import read_scene, reading_equals
-from .reporting import log_samples, log_scores, picture_sheet
+from .reporting import log_samples, log_scores
 
 SAMPLE_BATCH = 8  # rows that are drawn, edited or answered together
 SAMPLE_SIDE = 384  # px of a picture on a sheet of samples, its longer side
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Every `every` steps: PSNR, read-back and codes in use on fresh training scenes, in the log, and a sheet of
-    originals above reconstructions, `reconstructions`.
+    """Every `every` steps: PSNR, codes in use and what a world reads of them, of `pictures` of its own, in the log,
+    and a sheet of originals above reconstructions, `reconstructions`.
 
     Args:
-        trainer: whose training is looked at.
+        trainer: whose training is looked at; its model has a `vq_model` and a `pixel_transformer`.
+        world: draws the pictures; never of the test split, so that no recipe is tuned on it.
         every: steps between two looks.
-        pictures: number of pictures; never of the test split, so that no recipe is tuned on it.
+        pictures: number of pictures.
         steps: Euler steps of the rendering.
+        seed: of pictures and noise.
     """
 
-    def __init__(self, trainer: Trainer, every: int = 500, pictures: int = 128, steps: int = 4, seed: int = 900001):
-        data = ShapesDataset(pictures, batch_size=pictures, seed=seed)
-        self.scenes = [data.scene(index)[0] for index in range(pictures)]
+    def __init__(
+        self,
+        trainer: Trainer,
+        world: World,
+        every: int = 500,
+        pictures: int = 128,
+        steps: int = 4,
+        seed: int = 900001,
+    ):
+        data = world.pictures(pictures, seed=seed, batch_size=pictures)
         self.images = np.stack([data[index]["image"] for index in range(pictures)])
-        self.trainer, self.every, self.steps, self.seed = trainer, every, steps, seed
+        self.trainer, self.world, self.every, self.steps, self.seed = trainer, world, every, steps, seed
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
@@ -63,51 +73,51 @@ class ReconstructionCallback(TrainerCallback):
         model.train(training)
         drawn = (drawn * 255).round().astype(np.uint8)
         error = np.square(drawn.astype(float) - self.images).mean((1, 2, 3))
-        right = [reading_equals(read_scene(image), scene) for image, scene in zip(drawn, self.scenes, strict=True)]
         scores = {
             "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / error.clip(1e-5)))), 2),
-            "eval_read_back": round(float(np.mean(right)), 4),
             "eval_codes_used": len(encoded.codes.unique()),
         }
-        log_scores(self.trainer, scores)
+        read = self.world.reconstruction_scores(drawn, self.images)
+        log_scores(self.trainer, scores | {f"eval_{name}": round(value, 4) for name, value in read.items()})
         rows = [[Image.fromarray(image) for image in images[:16]] for images in (self.images, drawn)]
         log_samples(self.trainer, "reconstructions", picture_sheet(rows))
 
 
-class TaskScoresCallback(TrainerCallback):
-    """Every `every` steps: generation, editing and understanding of fresh training scenes, in the log, and a sheet of
-    pictures drawn from full captions, `samples`.
+class WorldScoresCallback(TrainerCallback):
+    """Every `every` steps: a world's scores of the model in the log, and a sheet of what it draws, `samples`; see
+    `World.look`.
 
     Args:
         trainer: whose training is looked at.
+        world: which.
         processor, detokenizer: what turns requests into tokens and tokens into pictures.
         every: steps between two looks.
         count: items a score; never of the test split, so that no recipe is tuned on it.
+        seed: of the items.
     """
 
     def __init__(
-        self, trainer: Trainer, processor, detokenizer, every: int = 2000, count: int = 100, seed: int = 900002
+        self,
+        trainer: Trainer,
+        world: World,
+        processor,
+        detokenizer,
+        every: int = 2000,
+        count: int = 100,
+        seed: int = 900002,
     ):
-        self.trainer, self.processor, self.detokenizer = trainer, processor, detokenizer
+        self.trainer, self.world, self.processor, self.detokenizer = trainer, world, processor, detokenizer
         self.every, self.count, self.seed = every, count, seed
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
             return
         arm = Arm(model, self.processor, self.detokenizer)
-        settings = {"count": self.count, "seed": self.seed, "split": "train"}
         with torch.random.fork_rng():
-            drawn = generation(arm, tasks=(*GENERATION_TASKS, "full"), **settings)
-            scores = {
-                "eval_generation": drawn["overall"],
-                "eval_full": drawn["full"],
-                "eval_editing": editing(arm, **settings)["exact"],
-                "eval_understanding": understanding(arm, **settings)["overall"],
-            }
-            prompts = generation_prompts("full", 16, seed=self.seed, split="train")
-            sheet = picture_sheet([arm.draw(prompts, seed=self.seed)])
-        log_scores(self.trainer, {name: round(value, 4) for name, value in scores.items()})
-        log_samples(self.trainer, "samples", sheet)
+            scores, sheet = self.world.look(arm, count=self.count, seed=self.seed)
+        log_scores(self.trainer, {f"eval_{name}": round(value, 4) for name, value in scores.items()})
+        if sheet is not None:
+            log_samples(self.trainer, "samples", sheet)
 
 
 def load_rows(rows: list | str | dict) -> Iterable[Mapping]:

@@ -24,23 +24,21 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
-from ..configuration_arm import MAX_GRID_SIDE
-from ..data.columns import SOURCES, read_text, rgb_picture, row_error, row_task, source_pictures, undecoded
-from ..data.conversations import is_codes
+from ..data.columns import SOURCES, rgb_picture
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..evaluation.sheets import picture_sheet
 from ..generation_arm import stack_left_padded
-from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched, load_detokenizer
 from ..processing_arm import ArmProcessor
 from ..rewards.errors import RewardError
-from .reporting import log_samples, picture_sheet
+from .reporting import log_samples
+from .requests import EDITING, TEXT_TO_IMAGE, check_requests, read_grid, read_request
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu
 
 logger = logging.getLogger(__name__)
 
-TEXT_TO_IMAGE, EDITING = "text_to_image", "editing"
 SHEET_GROUPS = 8  # prompts a picture sheet shows, with all their samples
 
 # Settings of GRPOConfig that make no sense here: the only value taken, and why.
@@ -476,69 +474,3 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         groups = list(batched(rows, min(self.num_generations, len(rows))))[:SHEET_GROUPS]
         pictures = [[*group[0]["source_images"], *(row["images"] for row in group)] for group in groups]
         log_samples(self, "rollouts", picture_sheet(pictures), [group[0]["prompt"] for group in groups])
-
-
-def read_grid(row: Mapping, index: int | str, image_processor: ArmImageProcessor) -> tuple[int, int]:
-    """Tokens of the picture a row asks for, by its `height` and `width` in px or else by the processor's size.
-
-    Raises:
-        ValueError: a side that no grid of tokens has; names the row.
-    """
-    grid, patch = [], image_processor.patch_size
-    for name in ("height", "width"):
-        side = image_processor.size[name] if row.get(name) is None else row[name]
-        if side != int(side) or side % patch or not patch <= side <= patch * MAX_GRID_SIDE:
-            bounds = f"{patch}..{patch * MAX_GRID_SIDE} px, a multiple of the {patch} px patch"
-            raise row_error(index, name, f"{side} must be {bounds}. Change it, or leave it out.")
-        grid.append(int(side) // patch)
-    return grid[0], grid[1]
-
-
-def read_request(row: Mapping, index: int | str, prepare: Callable) -> tuple[str, list]:
-    """A row's task, and its source images as `prepare` makes them.
-
-    Raises:
-        ValueError: no prompt, an unknown task, a task without the image it needs, an image that cannot be read, or a
-            column whose meaning is open; names the row.
-    """
-    for name in ("image", "images"):
-        if name in row:
-            raise row_error(
-                index,
-                name,
-                "is it what is to be edited, or what is wanted? Call it 'source_image', or otherwise such as "
-                "'target_image'; rewards get as `images` what was drawn.",
-            )
-    task = row_task(row, index, (TEXT_TO_IMAGE, EDITING), default=TEXT_TO_IMAGE)
-    read_text(row, index)
-    sources = source_pictures(row, index, prepare)
-    if any(is_codes(source) for source in sources):
-        raise row_error(index, "source_image", "rewards look at pictures, and codes are none. Give the picture.")
-    if (task == EDITING) != bool(sources):
-        problem = "an edit needs a picture to start from" if task == EDITING else "text-to-image starts from none"
-        raise row_error(index, "source_image", f"{problem}; fill it in or leave it out, or state another task.")
-    return task, sources
-
-
-def check_requests(dataset: Dataset, name: str, image_processor: ArmImageProcessor) -> None:
-    """Reads every row's request, of its pictures only the heads; a dataset with a transform is read as it is drawn.
-
-    Raises:
-        ValueError: as `read_request` and `read_grid`; names dataset and row.
-    """
-    if dataset.format["type"] == "custom":
-        return
-
-    def open_head(picture):
-        if isinstance(picture, str) and "://" not in picture:
-            PIL.Image.open(picture).close()
-        return picture
-
-    known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
-    dataset = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
-    for index, row in enumerate(dataset):
-        try:
-            read_request(row, index, open_head)
-            read_grid(row, index, image_processor)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error

@@ -7,15 +7,16 @@ from transformers import set_seed
 
 from ..data.conversations import ConversationCollator
 from ..data.packing import PackedMixture
-from ..data.world_tasks import WorldTasks
+from ..data.world import find_world
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import DETOKENIZER_FOLDER, load_detokenizer
 from ..processing_arm import ArmProcessor
-from .adapters import lora_config, quantization
-from .callbacks import SamplesCallback, TaskScoresCallback, load_rows
+from ..sizes.adapters import lora_config, quantization
+from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
 from .resumable_data import MixtureTrainer
 from .trainer import ArmTrainer, save_model, set_generation, train, training_arguments
+from .world_data import world_tasks
 
 
 def load_model(recipe: dict) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
@@ -57,10 +58,11 @@ def train_on_conversations(recipe: dict) -> None:
 
     Args:
         recipe: what `load_model` takes; `output_dir`; `data`, either fields of `PackedMixture.from_recipe` (it has
-            `sources`) or of `WorldTasks`; `training`, fields of `TrainingArguments`; `generation` (optional), fields
-            of the generation config that is saved with the model; `evaluation` (optional), a detokenizer's folder and
-            fields of `TaskScoresCallback`, for the embedded world; `samples` (optional), `rows`, what `load_rows`
-            takes, a detokenizer's folder (without it nothing is drawn) and fields of `SamplesCallback`.
+            `sources`), or `world` and `arguments` of its `tasks`; `training`, fields of `TrainingArguments`;
+            `generation` (optional), fields of the generation config that is saved with the model; `evaluation`
+            (optional), a detokenizer's folder and fields of `WorldScoresCallback`, whose `world` is that of the data
+            unless it says otherwise; `samples` (optional), `rows`, what `load_rows` takes, a detokenizer's folder
+            (without it nothing is drawn) and fields of `SamplesCallback`.
     """
     arguments = training_arguments(recipe["training"], output_dir=recipe["output_dir"])
     set_seed(arguments.seed)  # of new rows and adapters
@@ -70,13 +72,14 @@ def train_on_conversations(recipe: dict) -> None:
         data = PackedMixture.from_recipe(processor, arm.config, seed=arguments.seed, **recipe["data"])
         trainer = MixtureTrainer(model, arguments, train_dataset=data)
     else:
-        data = WorldTasks.for_training(arguments, **recipe["data"])
+        data = world_tasks(recipe["data"], arguments)
         collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
         trainer = ArmTrainer(model, arguments, train_dataset=data, data_collator=collator)
     if "evaluation" in recipe:
         evaluation = dict(recipe["evaluation"])
         detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.pop("detokenizer"))
-        trainer.add_callback(TaskScoresCallback(trainer, processor, detokenizer, **evaluation))
+        world = find_world(evaluation.pop("world", recipe["data"].get("world")))
+        trainer.add_callback(WorldScoresCallback(trainer, world, processor, detokenizer, **evaluation))
     if "samples" in recipe:
         samples = dict(recipe["samples"])
         rows = load_rows(samples.pop("rows"))

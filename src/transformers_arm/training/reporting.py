@@ -3,33 +3,13 @@
 Knows nothing about what they are of.
 """
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
-
-LABEL_LINES, LINE_HEIGHT, LETTER_WIDTH = 3, 14, 6  # of labels in PIL's own font; sizes in px
-
-
-def picture_sheet(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:
-    """Pictures in rows and columns, each resized to the first one's size; with labels, each row below its own, of
-    which as much is shown as fits into three lines of Latin letters.
-    """
-    width, height = rows[0][0].size
-    top = 0 if labels is None else LABEL_LINES * LINE_HEIGHT
-    sheet = Image.new("RGB", (width * max(len(row) for row in rows), (top + height) * len(rows)), "white")
-    for number, row in enumerate(rows):
-        above = (top + height) * number
-        if labels is not None:
-            lines = textwrap.wrap(labels[number], max(1, sheet.width // LETTER_WIDTH))[:LABEL_LINES]
-            ImageDraw.Draw(sheet).multiline_text((2, above), "\n".join(lines), fill="black", spacing=2)
-        for column, picture in enumerate(row):
-            sheet.paste(picture.resize((width, height)), (column * width, above + top))
-    return sheet
 
 
 def log_scores(trainer: Trainer, scores: dict[str, float]) -> None:

@@ -30,7 +30,7 @@ from ..data.conversations import (
     pictures_of,
     pixel_values_of,
 )
-from ..data.pretokenize import weights_fingerprint
+from ..data.visual_tokenizer import weights_fingerprint
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu

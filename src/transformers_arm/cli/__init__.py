@@ -1,0 +1,36 @@
+"""The `transformers-arm` command: a file a subcommand, each with `HELP`, `add_arguments` and `run`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import ask, demo, edit, env, generate, init, memory, parameters, push, tokenize
+from .shared import CHECKPOINT, is_repo_id
+
+COMMANDS = (generate, edit, ask, tokenize, demo, memory, parameters, env, init, push)
+
+
+def new_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="transformers-arm", description="Draw, edit, ask; train, measure, publish.")
+    help_of_checkpoint = "ARM folder; generate, edit and ask also take ORG/NAME on the Hub (default: %(default)s)"
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help=help_of_checkpoint)
+    commands = parser.add_subparsers(required=True)
+    for module in COMMANDS:
+        command = commands.add_parser(module.__name__.rpartition(".")[-1], help=module.HELP)
+        command.set_defaults(run=module.run)
+        module.add_arguments(command)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = new_parser().parse_args(argv)
+    try:
+        checkpoint = arguments.checkpoint
+        if checkpoint and not (checkpoint / "config.json").is_file():
+            if not ("from_hub" in arguments and is_repo_id(checkpoint)):
+                raise ValueError(f"{checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
+        arguments.run(arguments)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"transformers-arm: {error}", file=sys.stderr)
+        return 1
+    return 0

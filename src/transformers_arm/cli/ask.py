@@ -1,0 +1,21 @@
+"""`transformers-arm ask`: answers a question about a picture."""
+
+import argparse
+
+from .shared import load_pipeline
+
+HELP = "answer a question about a picture"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image", help="image file or address")
+    command.add_argument("question", help='e.g. "what color is the circle?"')
+    command.set_defaults(from_hub=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    content = [{"type": "image", "image": arguments.image}, {"type": "text", "text": arguments.question}]
+    answered = load_pipeline("image-text-to-text", arguments)(
+        text=[{"role": "user", "content": content}], return_full_text=False
+    )
+    print(answered[0]["generated_text"])

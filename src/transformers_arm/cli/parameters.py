@@ -1,0 +1,15 @@
+"""`transformers-arm parameters`: how many parameters each part has."""
+
+import argparse
+
+HELP = "parameters of the tokenizer in training and of arm-7b, by part"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(checkpoint=None)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ..sizes.parameters import paper_tables
+
+    print(paper_tables())

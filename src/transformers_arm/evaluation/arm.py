@@ -1,0 +1,99 @@
+"""A complete ARM as evaluations ask it: lists of requests in, lists of pictures and answers out, in order.
+
+Knows nothing about what is asked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched, load_detokenizer
+from ..processing_arm import ArmProcessor
+
+BATCH_SIZE = 50
+
+
+@dataclass
+class Arm:
+    """A model with what feeds it and what renders its pictures; each method takes lists and keeps their order."""
+
+    model: ArmForCausalLM
+    processor: ArmProcessor
+    detokenizer: ArmPixelDetokenizer
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Arm":
+        """Loads a complete ARM folder, in fp32."""
+        model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return cls(model, ArmProcessor.from_pretrained(folder), load_detokenizer(str(folder)))
+
+    def _pipeline(self, pipeline_class):
+        return pipeline_class(
+            self.model, processor=self.processor, detokenizer=self.detokenizer, device=self.model.device
+        )
+
+    def draw(self, prompts: Sequence[str], *, seed: int = 0, **kwargs) -> list:
+        """A picture for each prompt; kwargs as the text-to-image pipeline's."""
+        return self._pipeline(ArmTextToImagePipeline)(
+            list(prompts), batch_size=BATCH_SIZE, generator=torch.Generator().manual_seed(seed), **kwargs
+        )
+
+    def edit(self, images: Sequence, prompts: Sequence[str], *, seed: int = 0, **kwargs) -> list[Image.Image]:
+        """Each picture edited as its instruction says; kwargs as the image-editing pipeline's."""
+        generator = torch.Generator().manual_seed(seed)
+        return self._pipeline(ArmImageEditingPipeline)(
+            list(images), list(prompts), batch_size=BATCH_SIZE, generator=generator, **kwargs
+        )
+
+    def answer(
+        self, images: Sequence, prompts: Sequence[str], *, question_first: bool = False, **size: int
+    ) -> list[str]:
+        """The answer to a question about each picture, by greedy decoding; the picture stands before its question
+        unless `question_first`. It is read at `height` x `width` px, or else at the processor's size.
+        """
+        answers = []
+        pairs = list(zip(images, prompts, strict=True))
+        for batch in batched(tqdm(pairs, desc="answering", leave=False), BATCH_SIZE):
+            conversations = []
+            for image, prompt in batch:
+                content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+                conversations.append([{"role": "user", "content": content[::-1] if question_first else content}])
+            inputs = self.processor.apply_chat_template(
+                conversations,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True, **({"size": size} if size else {})},
+            ).to(self.model.device)
+            written = self.model.generate(**inputs, do_sample=False)
+            answers += self.processor.batch_decode(
+                written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+        return answers
+
+    def tell(self, prompt: str, *, max_new_tokens: int, seed: int = 0) -> list[str | Image.Image]:
+        """An answer in text and pictures, by greedy decoding: its parts in the order the model writes them."""
+        request = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+        inputs = self.processor.apply_chat_template(
+            request, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device)
+        sequences = self.model.generate(
+            **inputs, generation_mode="interleaved", do_sample=False, max_new_tokens=max_new_tokens
+        )
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            part if isinstance(part, str) else self._render(part, generator)
+            for part in self.processor.decode_interleaved(sequences[0, inputs["input_ids"].shape[1] :])
+        ]
+
+    def _render(self, codes: torch.LongTensor, generator: torch.Generator) -> Image.Image:
+        """The picture of codes [h, w]."""
+        z_q = self.model.vq_model.decode_codes(codes[None].to(self.model.device))
+        return self.detokenizer(z_q, generator=generator).images[0]

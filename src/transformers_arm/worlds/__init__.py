@@ -1,0 +1,1 @@
+"""Embedded test beds behind one interface, `data.world.World`; the library finds them by name and imports none."""

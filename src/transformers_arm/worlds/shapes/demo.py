@@ -1,0 +1,85 @@
+"""The demo's pages: what an ARM draws, edits, answers and tells of held-out scenes, and pictures to tokens and back.
+
+Knows nothing about how any of it is done.
+"""
+
+import random
+from collections.abc import Iterator
+from os import PathLike
+
+from PIL import Image
+
+from ...data.world import Sheet
+from ...evaluation.arm import Arm
+from ...evaluation.results import EVALUATION_SEED
+from ...evaluation.sheets import enlarged, in_columns, lettered, sheet, token_sheet
+from ...evaluation.tokenizer import Tokenizer
+from .captions import full_caption
+from .draw import render_scene
+from .evaluation import editing_pairs, question_pairs
+from .pictures import ShapesDataset
+from .prompts import PROMPT_TASKS, generation_prompts
+from .scene import sample_scene
+from .tasks import STORY
+
+STORY_TOKENS = 120
+
+
+def draw_prompts(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
+    """Twelve held-out prompts with their pictures: each kind of prompt, then full captions."""
+    prompts = [generation_prompts(task, 1, seed=seed)[0] for task in PROMPT_TASKS]
+    prompts += generation_prompts("full", 13 - len(prompts), seed=seed)[1:]
+    pictures = arm.draw(prompts, seed=seed)
+    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, prompts, strict=True)], 4))
+
+
+def draw_edits(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
+    """Six held-out edits of six kinds: source above result."""
+    pairs = editing_pairs(6, seed=seed)
+    sources = [Image.fromarray(render_scene(pair.source)) for pair in pairs]
+    results = arm.edit(sources, [pair.instruction for pair in pairs], seed=seed)
+    columns = zip(sources, results, pairs, strict=True)
+    return sheet([[lettered(source, pair.instruction), enlarged(result)] for source, result, pair in columns])
+
+
+def draw_answers(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
+    """Six held-out questions with the model's answers."""
+    pairs = question_pairs(6, seed=seed)
+    pictures = [Image.fromarray(render_scene(scene)) for scene, _ in pairs]
+    answers = arm.answer(pictures, [asked.question for _, asked in pairs])
+    texts = [f"{asked.question} {answer}" for (_, asked), answer in zip(pairs, answers, strict=True)]
+    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, texts, strict=True)], 6))
+
+
+def draw_story(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
+    """A story the model tells of a held-out scene: it writes, and opens pictures where it wants them."""
+    caption = full_caption(sample_scene(random.Random(seed), split="test", held_out_pairs=False))
+    parts, texts, columns = arm.tell(STORY + caption, max_new_tokens=STORY_TOKENS, seed=seed), [caption], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        else:
+            columns.append([lettered(part, " ".join(texts))])
+            texts = []
+    return sheet(columns) if columns else lettered(Image.new("RGB", (48, 48), "white"), " ".join(texts))
+
+
+def draw_world(tokenizer: Tokenizer, count: int = 8, *, seed: int = EVALUATION_SEED) -> tuple[Image.Image, str]:
+    """Held-out pictures, what comes back of them, and their tokens, as a picture and as text."""
+    data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
+    samples = [data[index] for index in range(count)]
+    return token_sheet(tokenizer, {sample["caption"]: sample["image"] for sample in samples})
+
+
+def sheets(folder: str | PathLike, *, seed: int = EVALUATION_SEED) -> Iterator[Sheet]:
+    """All pages, of the model in a folder."""
+    pictures = draw_world(Tokenizer.from_pretrained(folder), seed=seed)
+    yield Sheet("world", "originals, reconstructions, token grids", *pictures)
+    arm = Arm.from_pretrained(folder)
+    for name, draw, what in (
+        ("prompts", draw_prompts, "twelve prompts and what the model draws"),
+        ("edits", draw_edits, "six sources, instructions and results"),
+        ("answers", draw_answers, "six questions and answers"),
+        ("story", draw_story, "a story, told in text and pictures"),
+    ):
+        yield Sheet(name, what, draw(arm, seed=seed))

@@ -1,0 +1,178 @@
+"""The embedded world's mixture of tasks as conversations: text, image-to-text, text-to-image, editing, stories."""
+
+import random
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ...data.conversations import drop_conditions, message
+from .captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
+from .draw import render_scene
+from .edits import sample_edit, sample_editing_pair
+from .pictures import Canvas
+from .questions import QUESTION_KINDS, sample_question
+from .scene import MAX_OBJECTS, Scene, sample_scene
+from .text import WorldText
+
+TASKS = ("text", "image_to_text", "text_to_image", "editing", "interleaved")
+CAPTIONS = {
+    "full": lambda rng, scene: full_caption(scene),
+    "short": short_caption,
+    "any": sample_caption,
+    "loose": loose_caption,
+    "related": related_caption,
+}
+DESCRIBE = "describe the picture"
+STORY = "tell a story of "
+
+
+class WorldTasks(Dataset):
+    """Conversations about training scenes; conversation `index` is a pure function of `(seed, index)`.
+
+    - text: a document of `WorldText`;
+    - image_to_text: a picture and its full caption, or `questions` questions about it in a row, or one before it;
+    - text_to_image: a caption and the picture;
+    - editing: an instruction, the source's picture, and the target's;
+    - interleaved: a story: the pictures of a scene and of two edits of it, told in one answer.
+
+    Every run of `batch_size` consecutive conversations is of one task, and what is drawn or described in it holds the
+    same number of objects, so that their lengths agree. Pictures that a model must draw are of the split and hold no
+    held-out pair; those it only reads may hold one.
+
+    Args:
+        length: number of conversations.
+        mixture: weight of each of `TASKS`.
+        batch_size: conversations of one task in a row: one step's batch over all processes.
+        seed: two datasets with different seeds are disjoint streams.
+        curriculum: `[a, b]`: scenes have one object up to conversation a, up to two until b, then up to three.
+        captions: weight of each kind of caption in text-to-image: `full`, `short`, `any` form of the language, `loose`
+            (no cells, no background) and `related` (two objects, one left of the other, ...; before the curriculum
+            has two, `loose` takes its place).
+        described: share of captions in image-to-text; the rest are questions.
+        question_first: share of the questions that stand before their picture, one to a picture.
+        questions: questions in a row about a picture that stands before them.
+        question_kinds: weights of kinds of questions, above 0, where they are not 1.
+        condition_dropout: probabilities in place of those that `drop_conditions` has by default.
+        canvas: what pictures are drawn on, or a dict with its fields; None takes the default one.
+        split: `"train"`, `"test"` or None for both.
+
+    Raises:
+        ValueError: a task in `mixture` or a kind in `captions` or `question_kinds` that there is not, or a kind of
+            question without weight.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        mixture: dict[str, float],
+        batch_size: int,
+        seed: int,
+        curriculum: tuple[int, int] = (0, 0),
+        captions: dict[str, float] | None = None,
+        described: float = 0.5,
+        question_first: float = 0.0,
+        questions: int = 3,
+        question_kinds: dict[str, float] | None = None,
+        condition_dropout: dict[str, float] | None = None,
+        canvas: Canvas | dict | None = None,
+        split: str | None = "train",
+    ):
+        self.question_kinds = dict.fromkeys(QUESTION_KINDS, 1.0) | (question_kinds or {})
+        for what, weights, known in (
+            ("task", mixture, TASKS),
+            ("kind of caption", captions or {}, CAPTIONS),
+            ("kind of question", self.question_kinds, QUESTION_KINDS),
+        ):
+            if unknown := set(weights) - set(known):
+                raise ValueError(f"Unknown {what} {', '.join(unknown)} in the mixture; use {', '.join(known)}.")
+        if (least := min(self.question_kinds.values())) <= 0:
+            raise ValueError(f"A kind of question has weight {least}; it must be above 0: a scene may allow no other.")
+        self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
+        self.captions = captions or {"full": 1.0}
+        self.curriculum, self.questions = curriculum, questions
+        self.described, self.question_first = described, question_first
+        self.condition_dropout = condition_dropout or {}
+        self.canvas = canvas if isinstance(canvas, Canvas) else Canvas(**(canvas or {}))
+        self.documents = WorldText(length, seed=seed, split=split)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _of_batch(self, name: str, index: int) -> random.Random:
+        """Randomness that the conversations of a batch share."""
+        return random.Random(f"{self.seed}/{name}/{index // self.batch_size}")
+
+    def task(self, index: int) -> str:
+        return self._of_batch("task", index).choices(list(self.mixture), self.mixture.values())[0]
+
+    def _most_objects(self, index: int) -> int:
+        return min(MAX_OBJECTS, 1 + sum(index >= bound for bound in self.curriculum))
+
+    def _draw(self, scene: Scene) -> np.ndarray:
+        return render_scene(scene, self.canvas.height, self.canvas.width)
+
+    def _scene(self, rng: random.Random, index: int, **wanted) -> Scene:
+        """A scene with the batch's number of objects. One in ten with several is of one shape: chance alone draws
+        those too rarely to learn counting.
+        """
+        wanted.setdefault("num_objects", self._of_batch("objects", index).randint(1, self._most_objects(index)))
+        alike = rng.random() < 0.1
+        while True:
+            scene = sample_scene(rng, split=self.split, max_jitter=self.canvas.max_jitter, **wanted)
+            if not alike or len({item.shape for item in scene.objects}) == 1:
+                return scene
+
+    def __getitem__(self, index: int) -> list[dict]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"Conversation {index} is outside this dataset of {self.length}.")
+        rng = random.Random(f"{self.seed}/conversation/{index}")
+        messages = getattr(self, f"_{self.task(index)}")(rng, index)
+        return drop_conditions(rng, messages, **self.condition_dropout)
+
+    def _text(self, rng: random.Random, index: int) -> list[dict]:
+        _, prompt, answer = self.documents.turn(index)
+        return [message("user", prompt), message("assistant", answer)]
+
+    def _image_to_text(self, rng: random.Random, index: int) -> list[dict]:
+        if self._of_batch("described", index).random() < self.described:
+            scene = self._scene(rng, index)
+            return [message("user", self._draw(scene), DESCRIBE), message("assistant", full_caption(scene))]
+        scene = self._scene(rng, index, num_objects=rng.randint(1, self._most_objects(index)))
+        if self._of_batch("question first", index).random() < self.question_first:
+            asked = sample_question(rng, scene, weights=self.question_kinds)
+            return [message("user", asked.question, self._draw(scene)), message("assistant", asked.answer)]
+        messages = []
+        for number in range(self.questions):
+            asked = sample_question(rng, scene, weights=self.question_kinds)
+            messages.append(message("user", *([] if number else [self._draw(scene)]), asked.question))
+            messages.append(message("assistant", asked.answer))
+        return messages
+
+    def _text_to_image(self, rng: random.Random, index: int) -> list[dict]:
+        (kind,) = self._of_batch("captions", index).choices(list(self.captions), self.captions.values())
+        if kind == "related" and self._most_objects(index) < 2:
+            kind = "loose"
+        scene = self._scene(rng, index, held_out_pairs=False, **({"num_objects": 2} if kind == "related" else {}))
+        return [message("user", CAPTIONS[kind](rng, scene)), message("assistant", self._draw(scene))]
+
+    def _editing(self, rng: random.Random, index: int) -> list[dict]:
+        most, jitter = self._most_objects(index), self.canvas.max_jitter
+        while True:
+            pair = sample_editing_pair(rng, split=self.split, max_jitter=jitter, held_out_pairs=False)
+            if max(len(pair.source.objects), len(pair.target.objects)) <= most:
+                break
+        request = message("user", pair.instruction, self._draw(pair.source))
+        return [request, message("assistant", self._draw(pair.target))]
+
+    def _interleaved(self, rng: random.Random, index: int) -> list[dict]:
+        scene = self._scene(rng, index, held_out_pairs=False)
+        request, told = message("user", STORY + full_caption(scene)), [self._draw(scene)]
+        for _ in range(2):
+            while True:
+                edit = sample_edit(rng, scene, split=self.split, held_out_pairs=False)
+                if len(edit.target.objects) <= self._most_objects(index):
+                    break
+            scene = edit.target
+            told += [edit.instruction, self._draw(scene)]
+        return [request, message("assistant", *told)]

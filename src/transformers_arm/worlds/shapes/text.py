@@ -1,0 +1,52 @@
+"""Text of the embedded world for language-model pre-training: captions, paraphrases, questions and edits in words."""
+
+import random
+
+from torch.utils.data import Dataset
+
+from .captions import full_caption, sample_caption, shuffled_caption
+from .edits import sample_edit
+from .questions import sample_question
+from .scene import sample_scene
+
+TASKS = {"caption": 0.15, "paraphrase": 0.25, "question": 0.3, "edit": 0.3}
+
+
+class WorldText(Dataset):
+    """Text documents about training scenes; document `index` is a pure function of `(seed, index)`.
+
+    - caption: any caption of a scene;
+    - paraphrase: the full caption with objects in random order, answered by the full caption in cell order;
+    - question: the full caption and a question about it, answered;
+    - edit: the full caption and an instruction, answered by the target's full caption.
+
+    What has a prompt and an answer stands in ChatML, or plainly on one line each, half and half.
+    """
+
+    def __init__(self, length: int, *, seed: int, split: str = "train"):
+        self.length, self.seed, self.split = length, seed, split
+
+    def __len__(self) -> int:
+        return self.length
+
+    def turn(self, index: int) -> tuple[str, str, str]:
+        """(task, prompt, answer) of a document; a caption has no prompt."""
+        rng = random.Random(f"{self.seed}/text/{index}")
+        (task,) = rng.choices(list(TASKS), TASKS.values())
+        scene = sample_scene(rng, split=self.split)
+        described = shuffled_caption(rng, scene)
+        if task == "question":
+            asked = sample_question(rng, scene)
+            return task, f"{described}\n{asked.question}", asked.answer
+        if task == "edit":
+            edit = sample_edit(rng, scene, split=self.split)
+            return task, f"{described}\n{edit.instruction}", full_caption(edit.target)
+        if task == "paraphrase":
+            return task, described, full_caption(scene)
+        return task, "", sample_caption(rng, scene)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < self.length:
+            raise IndexError(f"Document {index} is outside this dataset of {self.length}.")
+        _, prompt, answer = self.turn(index)
+        return {"prompt": prompt, "answer": answer, "chat": bool(index % 2)}

@@ -1,0 +1,60 @@
+"""An ARM as evaluations ask it: in order, at the size asked for, as the pipelines would."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from transformers_arm.evaluation.arm import Arm
+
+
+@pytest.fixture(scope="module")
+def arm(arm_folder):
+    return Arm.from_pretrained(arm_folder)
+
+
+def sources(count, width=48, height=48):
+    shape = (count, height, width, 3)
+    return list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+def test_an_arm_draws_at_the_size(arm):
+    drawn = arm.draw(("a cross", "a circle"), height=32, width=64, seed=1)
+    assert [picture.size for picture in drawn] == [(64, 32)] * 2
+    again, other = arm.draw(("a cross",), seed=1), arm.draw(("a cross",), seed=2)
+    assert again[0].tobytes() == arm.draw(("a cross",), seed=1)[0].tobytes() != other[0].tobytes()
+
+
+def test_an_arm_edits_in_order(arm):
+    edited = arm.edit(sources(1) + sources(1, 100, 80), ("x", "y"), height=64, width=64, seed=1, guidance_scale=1.0)
+    assert [picture.size for picture in edited] == [(48, 48), (100, 80)]
+
+
+@pytest.mark.parametrize("question_first", [False, True])
+def test_an_arm_answers_as_transformers_pipeline_does(arm, arm_folder, question_first):
+    prompts = ["what color is the circle?", "how many?", "<|im_end|>"]
+    answers = arm.answer(sources(3), prompts, question_first=question_first)
+    ask = pipeline("image-text-to-text", model=arm_folder, device="cpu", dtype=torch.float32)
+    for image, prompt, answer in zip(sources(3), prompts, answers, strict=True):
+        content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": prompt}]
+        chat = [{"role": "user", "content": content[::-1] if question_first else content}]
+        (expected,) = ask(text=chat, return_full_text=False, generate_kwargs={"do_sample": False})
+        assert answer == expected["generated_text"]
+
+
+def test_an_arm_tells_texts_and_pictures_in_order(arm, monkeypatch):
+    offset = arm.model.config.visual_token_offset
+    opening, closing = (
+        arm.processor.tokenizer(text)["input_ids"]
+        for text in ("first<|vision_start|><|h:2|><|w:3|>", "<|vision_end|>then<|im_end|>")
+    )
+    written = torch.tensor([[*opening, *range(offset, offset + 6), *closing]])
+    monkeypatch.setattr(arm.model, "generate", lambda input_ids, **kwargs: torch.cat([input_ids, written], 1))
+    first, picture, then = arm.tell("tell a story", max_new_tokens=120)
+    assert (first, then) == ("first", "then")
+    assert picture.size == (48, 32)
+
+
+def test_an_untrained_arm_tells_something(arm):
+    assert all(isinstance(part, (str, Image.Image)) for part in arm.tell("tell a story", max_new_tokens=120))

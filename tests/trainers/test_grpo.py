@@ -1,0 +1,136 @@
+"""The GRPO recipes: arm-tiny's run and write folders that load, arm-7b's state the paper's numbers."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import pipeline
+
+from transformers_arm import ArmForCausalLM
+from transformers_arm.rewards import EditPreservation, VLMJudge
+from transformers_arm.worlds.shapes.rewards import world_alignment
+
+TRAINERS = Path(__file__).parents[2] / "trainers"
+ARM_TINY = ("grpo_text_to_image", "grpo_editing", "grpo_joint")
+PAPER = {  # section 5: steps, prompts a step, learning rate, temperatures
+    "grpo_text_to_image": (280, 64, 3e-5, {"temperature": 0.7}),
+    "grpo_editing": (100, 40, 5e-5, {"editing_temperature": 1.0}),
+    "grpo_joint": (200, 40, 5e-5, {"temperature": 0.7, "editing_temperature": 1.0}),
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, arm_folder):
+    """Runs trainers/grpo.py as its command line does, on a recipe with a small batch and two steps."""
+
+    def train(name, *overrides, **sections):
+        recipe = yaml.safe_load((TRAINERS / "arm_tiny" / f"{name}.yaml").read_text())
+        recipe |= {"start_from": arm_folder, "output_dir": str(tmp_path / "run"), "prompts_per_step": 4}
+        recipe["evaluation"] = {"every": 2, "count": 6}
+        recipe["training"] |= {"num_generations": 2, "per_device_train_batch_size": 4, "max_steps": 2, "save_steps": 1}
+        recipe["training"] |= {"logging_steps": 1, "report_to": "tensorboard", "disable_tqdm": True}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | sections))
+        command = [str(TRAINERS / "grpo.py"), "--config", str(tmp_path / "recipe.yaml"), *overrides]
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(command[0], run_name="__main__")
+        return tmp_path / "run"
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def trainer_file():
+    return runpy.run_path(str(TRAINERS / "grpo.py"))
+
+
+@pytest.mark.parametrize("name", ARM_TINY)
+def test_arm_tiny_s_recipes_write_folders_that_pipelines_load(run, name):
+    folder = run(name)
+    picture = pipeline("text-to-image", model=str(folder / "model"))("a red circle")
+    assert picture.size == (48, 48)
+    assert pipeline("image-editing", model=str(folder / "model"))(picture, "make the red circle blue").size == (48, 48)
+    history = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert any("rewards/world_quality/mean" in log for log in history)
+    assert any("eval_generation" in log for log in history)
+    assert list(folder.glob("**/events.out.tfevents.*")) and list((folder / "samples").glob("*.png"))
+    assert list((folder / "rollouts").glob("*.png"))
+    assert not list(folder.glob(".model"))
+
+
+def test_a_finished_run_is_not_trained_again(run, capsys):
+    folder = run("grpo_text_to_image")
+    weights = (folder / "model" / "model.safetensors").read_bytes()
+    run("grpo_text_to_image")
+    assert (folder / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("visual_rows", [False, True], ids=["", "visual-rows"])
+def test_lora_saves_the_adapter_and_a_whole_model_that_the_next_stage_starts_from(
+    run, arm_folder, tmp_path, visual_rows
+):
+    settings = {"lora": {"r": 2, "visual_rows": visual_rows}, "evaluation": {"every": 10, "count": 6}}
+    folder = run("grpo_text_to_image", "training.learning_rate=0.1", **settings) / "model"
+    ids = torch.arange(20)[None]
+    base = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32).eval()
+    merged = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
+    adapted = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-3, rtol=1e-3)
+    first = folder.rename(tmp_path / "first")
+    shutil.rmtree(tmp_path / "run")
+    second = run("grpo_text_to_image", "training.learning_rate=0", start_from=str(first), **settings) / "model"
+    again = ArmForCausalLM.from_pretrained(second, dtype=torch.float32).eval()
+    torch.testing.assert_close(again(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_arm_7b_s_recipes_state_the_paper_s_numbers(name, trainer_file, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    recipe = yaml.load((TRAINERS / "arm_7b" / f"{name}.yaml").read_text(), yaml.SafeLoader)
+    steps, prompts, rate, temperatures = PAPER[name]
+    assert recipe["training"].pop("deepspeed")["zero_optimization"]["stage"] == 2
+    recipe["training"] |= {"use_cpu": True, "bf16": False}  # there is no GPU here
+    arguments = trainer_file["arguments_of"](recipe)
+    assert (arguments.max_steps, recipe["prompts_per_step"], arguments.learning_rate) == (steps, prompts, rate)
+    assert arguments.generation_batch_size == 16 * prompts and arguments.num_generations == 16
+    stated = {"top_k": 1000, "top_p": 1.0, "epsilon": 0.2, "beta": 0.01, "weight_decay": 0.01, "max_grad_norm": 1.0}
+    for field, value in (stated | temperatures | {"adam_beta1": 0.9, "adam_beta2": 0.95}).items():
+        assert getattr(arguments, field) == value, field
+    assert not any(entry["arguments"]["base_url"] for entry in recipe["rewards"])  # the user's own endpoint
+    endpoint = {"base_url": "http://localhost:8000/v1"}
+    judges = [
+        trainer_file["find_reward"](entry["reward"], entry["arguments"] | endpoint) for entry in recipe["rewards"]
+    ]
+    assert all(isinstance(judge, VLMJudge) for judge in judges)
+    assert len({judge.__name__ for judge in judges}) == len(judges)
+
+
+def test_arm_7b_s_recipes_follow_each_other():
+    recipes = [yaml.safe_load((TRAINERS / "arm_7b" / f"{name}.yaml").read_text()) for name in PAPER]
+    for before, after in zip(recipes, recipes[1:], strict=False):
+        assert after["start_from"] == f"{before['output_dir']}/model"
+
+
+def test_gradient_accumulation_follows_from_the_number_of_processes(trainer_file, monkeypatch, tmp_path):
+    recipe = yaml.safe_load((TRAINERS / "arm_7b" / "grpo_text_to_image.yaml").read_text())
+    monkeypatch.setenv("WORLD_SIZE", "24")
+    with pytest.raises(ValueError, match="prompts_per_step 64 are 1024 samples, not a multiple of the 96"):
+        trainer_file["arguments_of"](recipe)
+
+
+def test_rewards_are_found_by_name_or_by_module(trainer_file):
+    find = trainer_file["find_reward"]
+    assert find("world_alignment", world="shapes") is world_alignment
+    assert find("transformers_arm.worlds.shapes.rewards:world_alignment") is world_alignment
+    assert find("EditPreservation", world="shapes") is EditPreservation
+    for name in ("beauty", "world_alignment"):
+        with pytest.raises(ValueError, match=f"no reward '{name}' in transformers_arm.rewards; use module:name"):
+            find(name)
+    with pytest.raises(ValueError, match=r"nor has the world 'shapes' one \(world_alignment, .*; use module:name"):
+        find("beauty", world="shapes")

@@ -1,0 +1,61 @@
+"""Requests for reinforcement learning: seeded, of the split, and none that scores are taken with."""
+
+import numpy as np
+import pytest
+
+from transformers_arm import ArmImageProcessor
+from transformers_arm.training.requests import check_requests
+from transformers_arm.worlds.shapes.captions import parse_caption
+from transformers_arm.worlds.shapes.edits import apply_edit, parse_instruction
+from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS, names_held_out_pair, task_prompts
+from transformers_arm.worlds.shapes.reader import read_scene
+from transformers_arm.worlds.shapes.requests import world_requests
+from transformers_arm.worlds.shapes.scene import Scene, SceneObject
+
+CAPTIONS = {"full": 1, "short": 1, "any": 1, "loose": 1, "related": 1}
+
+
+def test_the_same_arguments_give_the_same_rows():
+    rows = world_requests(20, seed=1, editing=0.5, captions=CAPTIONS)
+    again = world_requests(20, seed=1, editing=0.5, captions=CAPTIONS)
+    assert rows["prompt"] == again["prompt"] != world_requests(20, seed=2, editing=0.5, captions=CAPTIONS)["prompt"]
+    check_requests(rows, "rows", ArmImageProcessor(size={"height": 48, "width": 48}))
+
+
+def test_no_prompt_is_one_that_scores_are_taken_with():
+    scored = {prompt for task in GENERATION_TASKS for prompt in task_prompts(task)}
+    prompts = world_requests(2000, seed=1, captions=CAPTIONS)["prompt"]
+    assert not scored & set(prompts)
+    assert not any(names_held_out_pair(prompt) for prompt in prompts)
+    relations = [parse_caption(prompt).relation for prompt in prompts]
+    assert 300 < sum(relation is not None for relation in relations) < 800
+
+
+def test_edits_stay_in_the_split_and_can_be_done():
+    rows = [row for row in world_requests(300, seed=3, editing=0.7) if row["task"] == "editing"]
+    assert 180 < len(rows) < 240
+    for row in rows:
+        reading = read_scene(row["source_image"])
+        objects = [SceneObject(item.shape, item.color, item.size, item.cell) for item in reading.objects]
+        target = apply_edit(Scene(tuple(objects), reading.background), row["prompt"])
+        assert target.split == "train" and not target.has_held_out_pair
+        assert np.asarray(row["source_image"]).shape == (48, 48, 3)
+    assert {parse_instruction(row["prompt"])[0] for row in rows} >= {"move", "add", "recolor", "background"}
+
+
+def test_edits_are_of_scenes_with_enough_objects():
+    rows = world_requests(50, seed=4, editing=1.0, min_objects=3)
+    assert all(len(read_scene(row["source_image"]).objects) == 3 for row in rows)
+
+
+def test_text_to_image_has_no_source():
+    assert world_requests(5, seed=0)["source_image"][:] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"captions": {"long": 1}}, "long"), ({"editing": 1.5}, "1.5"), ({"min_objects": 4}, "min_objects 4")],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        world_requests(5, seed=0, **arguments)
