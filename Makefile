@@ -22,14 +22,19 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 
 demo test test-slow test-transformers: export HF_HUB_OFFLINE := 1
 
+# A process a core with a thread each: more threads would wait for each other. Tests of a file share what they load.
+test test-transformers: export OMP_NUM_THREADS := 1
+PYTEST := $(PYTHON) -m pytest
+IN_PARALLEL := --numprocesses 2 --dist loadfile
+
 demo: install ## Show what arm-tiny does, offline: make demo IMAGES="a.png 'my photo.jpg'"
-	$(PYTHON) -m transformers_arm.cli demo $(if $(strip $(IMAGES)),--images $(IMAGES))
+	$(PYTHON) -m transformers_arm demo $(if $(strip $(IMAGES)),--images $(IMAGES))
 
 test: install ## Run the tests, without the slow ones
-	$(PYTHON) -m pytest
+	$(PYTEST) $(IN_PARALLEL)
 
 test-slow: install ## Run the slow tests only
-	$(PYTHON) -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Only transformers' source distribution holds its tests. Those it calls slow want a GPU, and say so where there is none.
 test-transformers: export RUN_SLOW := 1
@@ -42,7 +47,7 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 		tar -xzf $$sources.tar.gz -C .cache transformers-$$version/tests; \
 		touch $$sources/.fetched; \
 	fi
-	$(PYTHON) -m pytest -m "" tests/transformers_suite
+	$(PYTEST) --numprocesses 2 -m "" tests/transformers_suite
 
 # Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
 # faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
@@ -51,13 +56,13 @@ train-tiny train-tiny-rl ablation: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 train-tiny train-tiny-rl ablation: export MALLOC_TOP_PAD_ := 67108864
 
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
-	$(PYTHON) trainers/backbones.py --config trainers/arm_tiny/backbones.yaml
-	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer.yaml
-	$(PYTHON) trainers/tokenizer.py --config trainers/arm_tiny/tokenizer_detail.yaml
-	$(PYTHON) trainers/detokenizer.py --config trainers/arm_tiny/detokenizer.yaml
-	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/pretrain.yaml
-	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config trainers/arm_tiny/continual.yaml
-	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config trainers/arm_tiny/sft.yaml
+	$(PYTHON) trainers/backbones.py --config arm_tiny/backbones
+	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer
+	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer_detail
+	$(PYTHON) trainers/detokenizer.py --config arm_tiny/detokenizer
+	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config arm_tiny/pretrain
+	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config arm_tiny/continual
+	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/sft.py --config arm_tiny/sft
 	$(PYTHON) benchmarks/quality/stages.py $(foreach stage,pretrain continual sft,$(stage)=runs/arm-tiny/$(stage)/model) \
 		--detokenizer runs/arm-tiny/detokenizer/detokenizer --output benchmarks/results/arm_tiny_stages.json
 	$(PYTHON) hub_cards/export_tiny.py
@@ -65,9 +70,9 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 # One process with one thread is quickest at this size; run it beside something else on the other core.
 train-tiny-rl: export OMP_NUM_THREADS := 1
 train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, editing, joint; scores and exports it
-	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_text_to_image.yaml
-	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_editing.yaml
-	$(PYTHON) trainers/grpo.py --config trainers/arm_tiny/grpo_joint.yaml
+	$(PYTHON) trainers/grpo.py --config arm_tiny/grpo_text_to_image
+	$(PYTHON) trainers/grpo.py --config arm_tiny/grpo_editing
+	$(PYTHON) trainers/grpo.py --config arm_tiny/grpo_joint
 	$(PYTHON) benchmarks/quality/grpo.py --before checkpoints/arm-tiny --after runs/arm-tiny/grpo_joint/model \
 		--output benchmarks/results/arm_tiny_rl.json
 	$(PYTHON) hub_cards/export_tiny_rl.py --results benchmarks/results/arm_tiny_rl.json --run \

@@ -1,0 +1,185 @@
+"""Tars, folders and single files are read; what cannot be used is counted and costs no more."""
+
+import csv
+import io
+import json
+import tarfile
+
+import pytest
+from datasets import load_dataset
+from pretokenize_datasets import NOWHERE, drawn_rows, load, write_parquet
+
+from transformers_arm.cli import main
+from transformers_arm.data.columns import undecoded
+from transformers_arm.data.input_files import InputFile
+from transformers_arm.data.pretokenize import arranged, pretokenize
+
+
+def write_tar(file, samples):
+    """Samples are dicts of what stands behind the dot -> bytes."""
+    file.parent.mkdir(exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for number, sample in enumerate(samples):
+            for name, content in sample.items():
+                header = tarfile.TarInfo(f"{number:05d}.{name}")
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+
+
+def drawn_samples(count, seed=0):
+    """Rows of `drawn_rows` that have an image, as a tar has them."""
+    rows = [row for row in drawn_rows(4 * count, seed) if row["task"] == "text_to_image"]
+    return [{"png": row["image"]["bytes"], "txt": row["prompt"].encode()} for row in rows]
+
+
+# --- bad rows and files ----------------------------------------------------------------------------------------------
+
+
+def test_tars_that_end_early_give_the_rows_before_and_cost_no_other(arm_folder, tmp_path, capsys):
+    folder = tmp_path / "tars"
+    for name, seed in (("0", 0), ("1", 1), ("2", 2), ("3", 3)):
+        write_tar(folder / f"{name}.tar", drawn_samples(6, seed))
+    whole = (folder / "0.tar").read_bytes()
+    ends = [member.offset_data + 512 for member in tarfile.open(folder / "0.tar") if member.name.endswith(".txt")]
+    (folder / "0.tar").write_bytes(whole[: ends[2] + 600])  # in the fourth picture
+    (folder / "1.tar").write_bytes((folder / "1.tar").read_bytes()[: -10240 + 4096])  # still closed
+    cut = [member.offset_data + 512 for member in tarfile.open(folder / "2.tar") if member.name.endswith(".txt")]
+    (folder / "2.tar").write_bytes((folder / "2.tar").read_bytes()[: cut[4]])  # between two rows
+    (folder / "3.tar").write_bytes(b"")
+    status = main(["tokenize", str(folder), "--output", str(tmp_path / "codes"), "--vq", arm_folder, "--workers", "2"])
+    assert status == 0
+    report = json.loads((tmp_path / "codes" / "report.json").read_text())
+    early = [(file["file"], file["rows"], file["problem"]) for file in report["ended_early"]]
+    assert early == [
+        ("0.tar", 3, "ReadError: unexpected end of data"),
+        ("2.tar", 5, "EOFError: the blocks that close a tar are missing"),
+        ("3.tar", 0, "ReadError: empty file"),
+    ]
+    assert "0.tar ended early, after 3 rows" in capsys.readouterr().out
+    samples = drawn_samples(6)[:3] + drawn_samples(6, 1) + drawn_samples(6, 2)[:5]
+    assert load(tmp_path / "codes")["prompt"] == [sample["txt"].decode() for sample in samples]
+
+
+def test_bad_rows_of_a_tar_are_skipped_one_by_one(new_worker):
+    samples = [
+        {"jpg": sample["png"], "json": json.dumps({"text": {"en": sample["txt"].decode()}}).encode()}
+        for sample in drawn_samples(7)
+    ]
+    del samples[1]["jpg"]
+    samples[2]["json"] = b"{"
+    samples[3]["json"] = b"\xff\xfe"
+    samples[4]["json"] = b'{"text": "not by language"}'
+    samples[5]["json"] = b'{"text": {"en": "half \\ud800"}}'
+    worker = new_worker(["prompt", "image"], rename={"jpg": "image", "png": "image", "json.text.en": "prompt"})
+    file = worker.job.output / "tars" / "0.tar"
+    write_tar(file, samples)
+    results, tally = worker.window(NOWHERE, InputFile("0.tar", "webdataset", str(file)).rows(), 0)
+    prompts = [sample["txt"].decode() for sample in drawn_samples(7)]
+    assert [result["prompt"] for result in results] == [prompts[0], prompts[6]]
+    assert tally.skipped == {"image: missing": 1, "prompt: undecodable": 2, "prompt: missing": 1, "unusable": 1}
+    assert (tally.rows, tally.written) == (7, 2)
+    assert [example["problem"][:5] for example in tally.examples] == [f"Row {n}" for n in (1, 2, 3, 4)] + ["'utf-"]
+
+
+def test_of_several_names_the_first_that_holds_something_counts_and_absent_ones_add_no_column():
+    rename = {"jpg": "image", "png": "image", "webp": "source_image", "json.en": "prompt", "txt": "prompt"}
+    columns = ["prompt", "image"]
+    made = arranged({"png": "p", "json": {"en": "c"}, "txt": "t"}, 0, columns, rename, "text_to_image")
+    assert {name: made[name] for name in columns} == {"image": "p", "prompt": "c"}
+    assert made["task"] == "text_to_image" and "source_image" not in made
+    made = arranged({"jpg": "j", "png": "p", "json": None, "prompt": "own", "task": "text"}, 0, columns, rename, None)
+    assert (made["image"], made["prompt"], made["task"]) == ("j", "own", "text")
+
+
+def test_too_many_skipped_rows_stop_the_run_and_a_larger_share_lets_it_end(arm_folder, tmp_path):
+    rows = drawn_rows(8)
+    rows[0]["image"] = rows[1]["image"] = None
+    write_parquet(tmp_path / "rows" / "0.parquet", rows)
+    arguments = [str(tmp_path / "rows"), tmp_path / "codes", arm_folder]
+    with pytest.raises(
+        ValueError, match="2 of 8 rows cannot be used, more than max_skipped 0.1 allows.*\n.*Row 0, column 'im"
+    ):
+        pretokenize(*arguments, workers=1)
+    assert pretokenize(*arguments, workers=1, max_skipped=0.25)["written"] == 6
+    assert len(load(tmp_path / "codes")) == 6
+
+
+def test_a_worker_ends_early_where_a_thousand_rows_show_that_too_many_are_skipped(new_worker):
+    bad = [{"prompt": None, "image": None}] * 128
+    new_worker(["prompt", "image"], totals=(800, 0)).window(NOWHERE, bad, 0)
+    new_worker(["prompt", "image"], totals=(1200, 0)).window(NOWHERE, bad, 0)
+    with pytest.raises(ValueError, match="138 of 1328 rows cannot be used.*\nhere: Row 0, column 'prompt'"):
+        new_worker(["prompt", "image"], totals=(1200, 10)).window(NOWHERE, bad, 0)
+
+
+def test_codes_are_not_encoded_again(new_worker):
+    row = {"prompt": "x", "image": {"codes": [1], "height": 1, "width": 1}}
+    _, tally = new_worker(["prompt", "image"]).window(NOWHERE, [row], 0)
+    assert tally.skipped == {"image: codes": 1}
+
+
+# --- other inputs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pictures_is_shared_by_several_workers(arm_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, samples = tmp_path / "pictures", drawn_samples(11)
+    folder.mkdir()
+    with open(folder / "metadata.csv", "w") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "caption", "url"])
+        for number, sample in enumerate(samples):
+            (folder / f"{number}.png").write_bytes(sample["png"])
+            table.writerow([f"{number}.png", sample["txt"].decode(), "somewhere"])
+    (folder / "7.png").write_bytes(b"no picture")
+    report = pretokenize(
+        str(folder), tmp_path / "codes", arm_folder, rename={"caption": "prompt"}, workers=2, rows_per_file=4
+    )
+    assert (report["rows"], report["written"], report["complete"]) == (11, 10, True)
+    assert "7.png: cannot be read: cannot identify image file" in report["examples"][0]["problem"]
+    written = load(tmp_path / "codes")
+    assert written.column_names == ["task", "prompt", "image"]
+    expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 7]
+    assert written["prompt"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"workers": 0}, "workers 0 must be at least 1"),
+        ({"rows_per_file": 0}, "rows_per_file 0 must be at least 1"),
+        ({"max_skipped": 1.5}, "max_skipped 1.5 is a share of the rows and must be in 0..1"),
+        ({"task": "edit"}, "task 'edit' is not one of text_to_image, editing"),
+        ({"dtype": "int8"}, "dtype 'int8' is not one of float32"),
+        ({"rename": {"txt": "caption"}}, "Nothing can be renamed to caption. The columns are task, prompt"),
+        ({"split": "test"}, "has no split 'test'; it has train"),
+    ],
+)
+def test_options_out_of_bounds_are_refused_before_anything_is_written(mixture, arm_folder, tmp_path, options, error):
+    with pytest.raises(ValueError, match=error):
+        pretokenize(str(mixture), tmp_path / "codes", arm_folder, **options)
+    assert not (tmp_path / "codes").exists()
+
+
+def test_a_dataset_without_our_columns_or_rows_is_refused(arm_folder, tmp_path):
+    write_tar(tmp_path / "tars" / "0.tar", [{"cls": b"7"}])
+    with pytest.raises(ValueError, match="0.tar has cls, and none of task, prompt.*--rename"):
+        pretokenize(str(tmp_path / "tars"), tmp_path / "codes", arm_folder)
+    (tmp_path / "tars" / "0.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match="No row of the dataset can be read: ReadError"):
+        pretokenize(str(tmp_path / "tars"), tmp_path / "codes", arm_folder)
+
+
+def test_single_files_are_datasets_too(arm_folder, tmp_path):
+    write_parquet(tmp_path / "rows" / "0.parquet", drawn_rows(4))
+    report = pretokenize(str(tmp_path / "rows" / "0.parquet"), tmp_path / "codes", arm_folder, workers=1)
+    assert report["written"] == 4
+    pixels = undecoded(
+        load_dataset(
+            "parquet",
+            data_files=str(tmp_path / "rows" / "0.parquet"),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
+        )
+    )
+    assert load(tmp_path / "codes")["prompt"] == pixels["prompt"]

@@ -1,0 +1,31 @@
+"""A server for judges, and judges that ask it."""
+
+import threading
+
+import pytest
+from judge_endpoint import SECRET, Endpoint
+
+from transformers_arm.rewards.judge import VLMJudge
+
+
+@pytest.fixture
+def endpoint():
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def new_judge(endpoint):
+    """A judge with short pauses that failures do not stop."""
+
+    def new(**arguments):
+        quick = {"api_key": SECRET, "timeout": 20, "backoff": 0.01, "max_failure_share": 1}
+        return VLMJudge("judge-model", endpoint.url, **(quick | arguments))
+
+    return new

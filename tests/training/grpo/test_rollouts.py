@@ -1,0 +1,169 @@
+"""Rollouts: what is sampled, with which log-probabilities, and what that relies on in TRL."""
+
+import inspect
+
+import pytest
+import torch
+from datasets import Value
+from grpo_requests import MIXED, SCENE, brightness, dataset_of, rollout
+from trl import GRPOTrainer
+
+from transformers_arm import ArmForCausalLM
+from transformers_arm.training.grpo import ArmGRPOTrainer
+
+# --- rollouts --------------------------------------------------------------------------------------------------------
+
+
+def test_completions_are_exactly_the_grids_image_tokens(train):
+    sizes = [(None, None), (32, 64), (16, 48), (None, None)]
+    rows = [{**row, "height": height, "width": width} for row, (height, width) in zip(MIXED, sizes, strict=True)]
+    rows = dataset_of(rows, height=Value("int64"), width=Value("int64"))
+    seen = {}
+
+    def reward(images, source_images, completion_ids, task, prompts, **_):
+        seen.update(images=images, completion_ids=completion_ids)
+        return brightness(images)
+
+    trainer = train(reward, dataset=rows, max_steps=0)
+    output = rollout(trainer)
+    offset = trainer.arm.config.visual_token_offset
+    counts = [9] * 4 + [8] * 4 + [3] * 4 + [9] * 4
+    assert [len(ids) for ids in seen["completion_ids"]] == counts
+    assert all(token >= offset for ids in seen["completion_ids"] for token in ids)
+    assert output["completion_mask"].sum(1).tolist() == counts
+    assert seen["images"][8].size == (48, 16)
+    assert seen["images"][4].size == SCENE.size  # an edit comes back at its source's size
+
+
+def test_prompts_are_what_generate_gets_from_the_processor(train):
+    trainer = train(max_steps=0)
+    output = rollout(trainer)
+    first = output["prompt_ids"][4][output["prompt_mask"][4].bool()]  # the first edit
+    inputs = trainer.processing_class.image_generation_inputs(
+        [MIXED[1]["prompt"]], [SCENE], size={"height": 48, "width": 48}
+    )
+    expected = trainer.arm.model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])[0]
+    assert first.tolist() == [*expected.tolist(), *trainer.arm.config.image_opening(3, 3)]
+
+
+def test_rollouts_ignore_the_folders_generation_config(train, arm_folder):
+    def tokens(**image_generation):
+        model = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32)
+        model.generation_config.image_generation |= image_generation
+        return rollout(train(model=model, max_steps=0))["completion_ids"]
+
+    assert torch.equal(tokens(), tokens(do_sample=False, temperature=0.1, top_k=1, guidance_scale=5.0))
+
+
+@pytest.mark.parametrize("pad", [None, 16])
+def test_log_probabilities_are_the_samplers(train, pad):
+    trainer = train(max_steps=0, temperature=0.7, editing_temperature=1.3, pad_to_multiple_of=pad)
+    output = rollout(trainer)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    trainer.model.eval()
+    log_probs, entropies, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, output["completion_ids"].shape[1], batch_size=3, compute_entropy=True
+    )
+    for row, edit in ((0, False), (4, True), (12, True)):
+        prompt = output["prompt_ids"][row][output["prompt_mask"][row].bool()][:-3]
+        request = trainer._requests[row]
+        sampled = trainer.arm.generate(
+            input_ids=prompt[None], generation_mode="image", image_grid=(3, 3), do_sample=True, top_k=0, top_p=1.0,
+            temperature=1.3 if edit else 0.7, guidance_scale=1.0, image_guidance_scale=1.0,
+            generator=[trainer._generator("train", row, request["prompt"])],
+            return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        assert sampled.sequences[0, -10:-1].tolist() == output["completion_ids"][row][:9].tolist()
+        scores = torch.stack(sampled.scores, 1)[0].log_softmax(-1)
+        codes = sampled.sequences[0, -10:-1] - trainer.arm.config.visual_token_offset
+        # Both are differences of logits that are tens in size, in fp32.
+        torch.testing.assert_close(log_probs[row][:9], scores.gather(1, codes[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+        expected = torch.distributions.Categorical(logits=scores).entropy()
+        torch.testing.assert_close(entropies[row][:9], expected, atol=1e-4, rtol=0)
+
+
+def test_log_probabilities_in_chunks_are_the_same_and_so_are_their_gradients(arm_folder, monkeypatch):
+    model = ArmForCausalLM.from_pretrained(arm_folder, dtype=torch.float32)
+    config = model.config
+    opening = config.image_opening(3, 3)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(config.visual_token_offset, config.vocab_size, (2, 9), generator=generator)
+    ids = torch.cat([torch.tensor([[5, 6, *opening], [7, 8, *opening]]), codes], 1)
+
+    def scored():
+        model.zero_grad()
+        output = model(input_ids=ids, labels=ids, temperature=torch.tensor([0.5, 2.0]))
+        (output.log_probs.sum() + output.entropies.sum()).backward()
+        return output.log_probs, output.entropies, model.lm_head.weight.grad.clone()
+
+    whole = scored()
+    monkeypatch.setattr("transformers_arm.loss_arm.LOGITS_AT_ONCE", 4 * 1024)
+    for one, other in zip(whole, scored(), strict=True):  # large terms cancel: what fp32 rounds is of their size
+        torch.testing.assert_close(one, other, atol=1e-5 + 1e-6 * float(one.detach().abs().max()), rtol=1e-5)
+    with pytest.raises(ValueError, match="pass labels"):
+        model(input_ids=ids, temperature=1.0)
+
+
+def test_only_image_rows_of_the_head_are_optimised(train):
+    trainer = train(max_steps=0, beta=0.0)
+    assert not trainer.arm.config.tie_word_embeddings
+    inputs = rollout(trainer)
+    trainer.current_gradient_accumulation_steps = 1  # `train` sets it
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    gradient = trainer.arm.lm_head.weight.grad
+    offset = trainer.arm.config.visual_token_offset
+    assert gradient[:offset].abs().max() == 0
+    assert gradient[offset:].abs().max() > 0
+
+
+def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(train):
+    whole = rollout(train(max_steps=0))["completion_ids"]
+    trainer = train(max_steps=0)
+    rows = [row for row in trainer.train_dataset for _ in range(4)]
+    trainer.model.train()
+    part = trainer._generate_and_score_completions(rows[:8])["completion_ids"]
+    assert torch.equal(whole[:8], part)
+
+
+# --- what is relied on in TRL ----------------------------------------------------------------------------------------
+
+RELIED_ON = {
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_tokenize_prompts": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images",
+    ],
+    "_generate": ["self", "prompts"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_get_output_dir": ["self", "trial"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELIED_ON)
+def test_trls_private_methods_have_the_signatures_we_override(name):
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == RELIED_ON[name]
+
+
+def test_trls_log_probability_method_is_called_as_we_override_it():
+    theirs = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+    ours = [
+        name
+        for name, parameter in inspect.signature(ArmGRPOTrainer._get_per_token_logps_and_entropies).parameters.items()
+        if parameter.kind != parameter.VAR_KEYWORD
+    ]
+    assert list(theirs)[: len(ours)] == ours
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "per_token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(" in source
+
+
+def test_trls_generate_returns_what_we_take_apart():
+    source = inspect.getsource(GRPOTrainer._generate)
+    assert (
+        "return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images"
+        in source
+    )
+    weighting = "(rewards_per_func * self.reward_weights.to(device).unsqueeze(0)).nansum(dim=1)"
+    assert weighting in inspect.getsource(GRPOTrainer._generate_and_score_completions)
