@@ -1,7 +1,7 @@
 """Prints what tokenizers keep of photographs that none was trained on, beside JPEG with as many bytes.
 
     python benchmarks/quality/photographs.py prepare runs/photographs/crops
-    python trainers/tokenizer.py --config trainers/arm_tiny/photographs.yaml
+    python trainers/tokenizer.py --config arm_tiny/photographs
     python benchmarks/quality/photographs.py measure binary=runs/photographs/binary --crops runs/photographs/crops \
         --output benchmarks/results/photographs.json --picture docs/photographs.png
 

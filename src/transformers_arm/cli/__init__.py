@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import ask, demo, edit, env, generate, init, memory, parameters, push, tokenize
+from . import ask, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
 from .shared import CHECKPOINT, is_repo_id
 
-COMMANDS = (generate, edit, ask, tokenize, demo, memory, parameters, env, init, push)
+COMMANDS = (generate, edit, ask, tokenize, train, demo, memory, parameters, env, init, push)
 
 
 def new_parser() -> argparse.ArgumentParser:

@@ -31,11 +31,22 @@ class Sheet(NamedTuple):
     text: str = ""
 
 
+def takes(taker: Callable) -> Callable:
+    """Marks a method of a world whose `**arguments` go to `taker`: a recipe is checked against what that takes."""
+
+    def mark(method: Callable) -> Callable:
+        method.takes = taker
+        return method
+
+    return mark
+
+
 class World(ABC):
     """What a world gives. Only `pictures` must be there; a stage that needs more says so by name.
 
     Datasets are of a stated length and have samples by index, each a pure function of seed and index, none of the test
-    split. Further arguments of a method are the world's own: a recipe states them as `arguments` beside `world`.
+    split. Further arguments of a method are the world's own, named by itself or by what it `takes`: a recipe states
+    them as `arguments` beside `world`.
     """
 
     rewards: Mapping[str, Callable] = {}

@@ -3,16 +3,13 @@
 Knows nothing about what is trained.
 """
 
-import argparse
 import atexit
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
@@ -160,15 +157,6 @@ def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
         arguments.bf16 = False
 
 
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number; YAML 1.1 wants 1.0e-3 and reads the rest as text."""
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def train(trainer: Trainer) -> None:
     """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
     output_dir = trainer.args.output_dir
@@ -237,31 +225,6 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
         raise ValueError(f"The recipe's generation section names {', '.join(unknown)}, which generate does not know.")
     for name, value in section.items():
         setattr(generation_config, name, value)
-
-
-def read_recipe(description: str) -> dict:
-    """Reads `--config recipe.yaml` and `section.key=value` overrides from the command line.
-
-    Raises:
-        SystemExit: (argparse) a missing file, or an override that names no section of the recipe.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
-    arguments = parser.parse_args()
-    if not arguments.config.is_file():
-        parser.error(f"There is no recipe {arguments.config}.")
-    recipe = yaml.load(arguments.config.read_text(), _RecipeLoader)
-    for override in arguments.overrides:
-        path, separator, value = override.partition("=")
-        *sections, key = path.split(".")
-        target = recipe
-        for section in sections:
-            target = target.get(section) if isinstance(target, dict) else None
-        if not separator or not isinstance(target, dict):
-            parser.error(f"Override {override!r} is not section.key=value of a section: {', '.join(recipe)}.")
-        target[key] = yaml.load(value, _RecipeLoader)
-    return recipe
 
 
 def training_arguments(section: dict, **defaults) -> TrainingArguments:

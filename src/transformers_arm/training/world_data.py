@@ -1,30 +1,13 @@
 """The data of a run that a world draws: as many samples as its steps take, batches and seed as its arguments say.
 
-    data: {world: shapes, arguments: {...}}     # of a recipe; the world's own arguments
-
 Knows no world.
 """
-
-from collections.abc import Mapping
 
 import datasets
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ..data.world import World, find_world
-
-
-def world_of(section: Mapping) -> tuple[World, dict]:
-    """The world that a recipe's section names, and the arguments that it states for it.
-
-    Raises:
-        ValueError: another field, or no such world.
-    """
-    if unknown := set(section) - {"world", "arguments"}:
-        raise ValueError(
-            f"data names {', '.join(sorted(map(str, unknown)))} beside a world, which takes 'world' and 'arguments'."
-        )
-    return find_world(section["world"]), dict(section.get("arguments") or {})
+from .sections import PicturesOfWorld, RequestsOfWorld, TasksOfWorld
 
 
 def samples_per_step(arguments: TrainingArguments) -> int:
@@ -39,27 +22,24 @@ def samples_per_step(arguments: TrainingArguments) -> int:
     return each * arguments.gradient_accumulation_steps
 
 
-def world_pictures(section: Mapping, arguments: TrainingArguments) -> Dataset:
+def world_pictures(data: PicturesOfWorld, arguments: TrainingArguments) -> Dataset:
     """`World.pictures` of a run; those of a process's batch have one size."""
-    world, own = world_of(section)
-    length = arguments.max_steps * samples_per_step(arguments)
-    return world.pictures(length, seed=arguments.seed, batch_size=arguments.per_device_train_batch_size, **own)
+    length, batch_size = arguments.max_steps * samples_per_step(arguments), arguments.per_device_train_batch_size
+    return data.of.pictures(length, seed=arguments.seed, batch_size=batch_size, **data.arguments)
 
 
-def world_tasks(section: Mapping, arguments: TrainingArguments) -> Dataset:
+def world_tasks(data: TasksOfWorld, arguments: TrainingArguments) -> Dataset:
     """`World.tasks` of a run; those of a batch over all processes, which wait for the longest, are of one task."""
-    world, own = world_of(section)
     per_step = samples_per_step(arguments)
-    return world.tasks(
+    return data.of.tasks(
         arguments.max_steps * per_step,
         seed=arguments.seed,
         batch_size=per_step // arguments.gradient_accumulation_steps,
         per_step=per_step,
-        **own,
+        **data.arguments,
     )
 
 
-def world_requests(section: Mapping, count: int, seed: int) -> datasets.Dataset:
+def world_requests(data: RequestsOfWorld, count: int, seed: int) -> datasets.Dataset:
     """`World.requests`."""
-    world, own = world_of(section)
-    return world.requests(count, seed=seed, **own)
+    return data.of.requests(count, seed=seed, **data.arguments)

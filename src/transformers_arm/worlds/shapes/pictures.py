@@ -20,6 +20,8 @@ class Canvas:
     max_jitter: int = 0
     weight: float = 1.0
 
+    __pydantic_config__ = {"extra": "forbid"}  # recipes are checked by pydantic, which lets unknown fields pass else
+
     @property
     def size(self) -> dict[str, int]:
         """Height and width, as the pipelines take them."""

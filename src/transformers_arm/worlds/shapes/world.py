@@ -6,13 +6,13 @@ from os import PathLike
 from datasets import Dataset
 from PIL import Image
 
-from ...data.world import Sheet, World
+from ...data.world import Sheet, World, takes
 from ...evaluation.arm import Arm
 from ...evaluation.sheets import picture_sheet
 from .demo import sheets
 from .evaluation import all_scores, editing, generation, understanding
 from .metrics.arm_reconstruction.arm_reconstruction import reads_back
-from .pictures import ShapesDataset
+from .pictures import Canvas, ShapesDataset
 from .prompts import GENERATION_TASKS, generation_prompts
 from .requests import world_requests
 from .rewards import world_alignment, world_consistency, world_instruction, world_preservation, world_quality
@@ -30,12 +30,17 @@ class ShapesWorld(World):
         for reward in (world_alignment, world_consistency, world_instruction, world_preservation, world_quality)
     }
 
-    def pictures(self, length: int, *, seed: int, batch_size: int = 1, **arguments) -> ShapesDataset:
-        return ShapesDataset(length, seed=seed, batch_size=batch_size, **arguments)
+    @takes(ShapesDataset)
+    def pictures(
+        self, length: int, *, seed: int, batch_size: int = 1, canvases: Sequence[Canvas] = (Canvas(),), **arguments
+    ) -> ShapesDataset:
+        return ShapesDataset(length, seed=seed, batch_size=batch_size, canvases=canvases, **arguments)
 
+    @takes(WorldText)
     def documents(self, length: int, *, seed: int, **arguments) -> WorldText:
         return WorldText(length, seed=seed, **arguments)
 
+    @takes(WorldTasks)
     def tasks(
         self,
         length: int,
@@ -44,12 +49,19 @@ class ShapesWorld(World):
         batch_size: int = 1,
         per_step: int = 1,
         curriculum: Sequence[int] = (0, 0),
+        canvas: Canvas | None = None,
         **arguments,
     ) -> WorldTasks:
-        """`WorldTasks`, its `curriculum` stated in steps."""
-        bounds = tuple(step * per_step for step in curriculum)
-        return WorldTasks(length, seed=seed, batch_size=batch_size, curriculum=bounds, **arguments)
+        """`WorldTasks`.
 
+        Args:
+            curriculum: steps until scenes may have two objects, and three.
+            canvas: what pictures are drawn on.
+        """
+        bounds = tuple(step * per_step for step in curriculum)
+        return WorldTasks(length, seed=seed, batch_size=batch_size, curriculum=bounds, canvas=canvas, **arguments)
+
+    @takes(world_requests)
     def requests(self, count: int, *, seed: int, **arguments) -> Dataset:
         return world_requests(count, seed=seed, **arguments)
 

@@ -1,0 +1,66 @@
+"""`transformers-arm train STAGE`: trains a stage by a recipe; trainers/*.py are it for torchrun and accelerate."""
+
+import argparse
+import sys
+
+HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, pretrain, sft or grpo"
+STAGES = ("backbones", "tokenizer", "detokenizer", "pretrain", "sft", "grpo")
+
+
+class StageHelp(argparse.Action):
+    """Prints what a stage's recipe may have, which takes a while to import."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from ..training.stages import stage_help
+
+        parser.print_usage()
+        print()
+        print(stage_help(parser.get_default("stage")))
+        parser.exit()
+
+
+class Once(argparse.Action):
+    """An option that is given once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; a training has one recipe.")
+        setattr(namespace, self.dest, values)
+
+
+def add_recipe(command: argparse.ArgumentParser, stage: str) -> None:
+    """The arguments of a stage."""
+    command.add_argument("-h", "--help", action=StageHelp, nargs=0, help="every field of its recipe, and leave")
+    command.add_argument("--config", required=True, action=Once, metavar="NAME_OR_FILE", help="e.g. arm_tiny/pretrain")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
+    command.set_defaults(stage=stage)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    stages = command.add_subparsers(required=True, metavar="STAGE")
+    for stage in STAGES:
+        add_recipe(stages.add_parser(stage, add_help=False), stage)
+    command.set_defaults(checkpoint=None)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    try:
+        from ..training.stages import train_stage
+    except ModuleNotFoundError as error:
+        message = f"Training needs {error.name}; install it with `pip install transformers-arm[train]`."
+        raise ValueError(message) from error
+    train_stage(arguments.stage, arguments.config, arguments.overrides)
+
+
+def launch(stage: str) -> None:
+    """The command line of a launcher in trainers/, whose stage is known."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_recipe(parser, stage)
+    arguments = parser.parse_args()
+    try:
+        from ..training.stages import read_stage
+
+        read_stage(stage, arguments.config, arguments.overrides)
+    except ValueError as error:  # what is wrong in a recipe is said without where the code found it
+        sys.exit(f"{parser.prog}: {error}")
+    run(arguments)

@@ -1,0 +1,131 @@
+"""Pre-training, continual training and fine-tuning of `ArmForCausalLM` on conversations (paper section 3.2).
+
+A recipe starts from `backbones`, a Qwen2 checkpoint and a visual tokenizer, or goes on from a model's folder,
+`start_from`: continual training, fine-tuning, or what `transformers-arm init` assembled. Interrupted, the same command
+goes on from the newest complete checkpoint.
+"""
+
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model
+from pydantic import Field
+from transformers import Trainer, set_seed
+
+from ..data.conversations import ConversationCollator
+from ..data.packing import PackedMixture
+from ..data.world import find_world
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import DETOKENIZER_FOLDER, load_detokenizer
+from ..processing_arm import ArmProcessor
+from ..sizes.adapters import lora_config, quantization
+from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
+from .recipe import Section, either, section
+from .resumable_data import MixtureTrainer
+from .sections import GenerationSettings, Lora, Quantization, Samples, TasksOfWorld, Training, WorldScores, sources_of
+from .trainer import ArmTrainer, save_model, set_generation, train, training_arguments
+from .world_data import world_tasks
+
+Packed = sources_of("Packed", PackedMixture.from_recipe, without=("processor", "config", "seed", "sources"))
+
+
+class RenderedScores(WorldScores):
+    """Scores on the way, of what a detokenizer renders."""
+
+    detokenizer: str = Field(description="Folder of the renderer.")
+
+
+class ConversationsRecipe(Section):
+    """The language model, on text, questions, pictures, edits and stories."""
+
+    output_dir: str = Field(description="Folder to write; the model goes to its `model`.")
+    start_from: str | None = Field(None, description="Folder or Hub id of the model that goes on learning.")
+    backbones: section("ArmBackbones", ArmProcessor.from_backbones) | None = Field(
+        None, description="Or what it is made of."
+    )
+    dtype: str = Field("float32", description="Of the weights.")
+    attn_implementation: str | None = Field(None, description="As `from_pretrained` has it.")
+    quantization: Quantization | None = Field(None, description="4-bit weights under adapters; {} takes the defaults.")
+    lora: Lora | None = Field(
+        None, description="Only adapters are trained, saved to `model/adapter` and merged beside it."
+    )
+    data: either(sources=Packed, world=TasksOfWorld) = Field(description="A packed mixture, or a world's tasks.")
+    generation: GenerationSettings = Field(GenerationSettings(), description="Saved with the model.")
+    evaluation: RenderedScores | None = Field(None, description="A world's scores on the way.")
+    samples: Samples | None = Field(None, description="What the model makes of requests of your own on the way.")
+    training: Training
+
+    def problems(self):
+        if (self.start_from is None) == (self.backbones is None):
+            yield "start_from", "state either start_from, a model, or backbones, what a new one is made of."
+        if self.quantization is not None and (self.start_from is None or self.lora is None):
+            yield "quantization", "it is for a model that is there (start_from) and for adapters (lora); add both."
+        if self.evaluation is not None and not (self.evaluation.world or isinstance(self.data, TasksOfWorld)):
+            yield "evaluation.world", "the data are of no world; name the one whose items are scored."
+
+
+def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
+    """What a recipe trains, and what turns requests into its tokens."""
+    if recipe.start_from is not None:
+        options = {}
+        if recipe.attn_implementation is not None:
+            options["attn_implementation"] = recipe.attn_implementation
+        if recipe.quantization is not None:
+            options["quantization_config"] = quantization(**recipe.quantization.plain())
+        model = ArmForCausalLM.from_pretrained(recipe.start_from, dtype=recipe.dtype, **options)
+        processor = ArmProcessor.from_pretrained(recipe.start_from)
+    else:
+        model = ArmForCausalLM.from_backbones(**recipe.backbones.plain(), dtype=recipe.dtype)
+        processor = ArmProcessor.from_backbones(**recipe.backbones.plain())
+        if recipe.attn_implementation is not None:
+            model.set_attn_implementation(recipe.attn_implementation)
+    set_generation(model.generation_config, recipe.generation.plain())
+    if recipe.lora is not None:
+        model = get_peft_model(model, lora_config(model, **recipe.lora.plain()))
+    return model, processor
+
+
+def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
+    """The trainer of a recipe's model on its data, and the model's processor."""
+    arguments = training_arguments(recipe.training.plain(), output_dir=recipe.output_dir)
+    set_seed(arguments.seed)  # of new rows and adapters
+    model, processor = load_model(recipe)
+    arm = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(recipe.data, TasksOfWorld):
+        data = world_tasks(recipe.data, arguments)
+        collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
+        return ArmTrainer(model, arguments, train_dataset=data, data_collator=collator), processor
+    data = PackedMixture.from_recipe(processor, arm.config, seed=arguments.seed, **recipe.data.plain())
+    return MixtureTrainer(model, arguments, train_dataset=data), processor
+
+
+def add_samples(trainer: Trainer, processor: ArmProcessor, samples: Samples, detokenizer=None) -> None:
+    """Has a trainer show what its model makes of a recipe's `samples`, rendered by their detokenizer, or this one."""
+    if samples.detokenizer is not None:
+        detokenizer = ArmPixelDetokenizer.from_pretrained(samples.detokenizer)
+    settings = samples.plain("rows", "detokenizer")
+    rows = load_rows(samples.plain()["rows"])
+    trainer.add_callback(SamplesCallback(trainer, processor, rows, detokenizer=detokenizer, **settings))
+
+
+def train_on_conversations(recipe: ConversationsRecipe) -> None:
+    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
+
+    Writes the model, its processor and the detokenizer of `start_from`, if that holds one, to `<output_dir>/model`; of
+    a LoRA training the adapter to `model/adapter`, and the model with the adapter merged beside it, unless its weights
+    are quantized.
+    """
+    trainer, processor = new_trainer(recipe)
+    if recipe.evaluation is not None:
+        evaluation = recipe.evaluation
+        detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.detokenizer)
+        world = find_world(evaluation.world or recipe.data.world)
+        settings = evaluation.plain("world", "detokenizer")
+        trainer.add_callback(WorldScoresCallback(trainer, world, processor, detokenizer, **settings))
+    if recipe.samples is not None:
+        add_samples(trainer, processor, recipe.samples)
+    train(trainer)
+    start, renderer = recipe.start_from, {}
+    if start is not None and (Path(start) / DETOKENIZER_FOLDER).is_dir():
+        renderer[DETOKENIZER_FOLDER] = (load_detokenizer(start),)
+    save_model(trainer, Path(recipe.output_dir) / "model", processor, **renderer)

@@ -1,0 +1,91 @@
+"""Trains the pixel detokenizer on a fixed tokenizer, by rectified flow (paper section 3.2: apart from the tokenizer).
+
+It starts from the diffusion transformer that was the tokenizer's training signal and saves an `ArmPixelDetokenizer`
+to `output_dir`/detokenizer.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from pydantic import Field
+from torch import nn
+from transformers import set_seed
+
+from ..data.collators import ImageTextCollator
+from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
+from ..pixel_transformer_arm import flow_matching_loss
+from .callbacks import ReconstructionCallback
+from .recipe import Section, section
+from .sections import PicturesOfWorld, Training
+from .tokenizer import Reconstructions
+from .trainer import ArmTrainer, adamw, train, training_arguments
+from .world_data import world_pictures
+
+PARTS = ("transformer", "scheduler", "vq_model")  # of the pipeline
+
+
+class DetokenizerRecipe(Section):
+    """The pixel detokenizer."""
+
+    output_dir: str = Field(description="Folder to write.")
+    pretraining: str = Field(description="`pretraining/` of the tokenizer that it renders.")
+    regression_share: float = Field(description="Share of the samples at pure noise; see `flow_matching_loss`.")
+    condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
+    pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
+    data: PicturesOfWorld
+    evaluation: Reconstructions = Field(Reconstructions(), description="Reconstructions on the way.")
+    training: Training
+
+
+class DetokenizerTraining(nn.Module):
+    """Pictures -> flow-matching loss of the diffusion transformer given the fixed tokenizer's `z_q`."""
+
+    def __init__(self, pretraining: ArmVQForPreTraining, regression_share: float, condition_dropout: float):
+        super().__init__()
+        self.vq_model = pretraining.vq_model.requires_grad_(False)
+        self.pixel_transformer = pretraining.pixel_transformer.requires_grad_(True)
+        self.regression_share, self.condition_dropout = regression_share, condition_dropout
+
+    @property
+    def device(self) -> torch.device:
+        return self.vq_model.device
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.vq_model.eval()
+        return self
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        z_q = self.vq_model.encode(pixel_values).z_q
+        return {
+            "loss": flow_matching_loss(
+                self.pixel_transformer,
+                pixel_values,
+                z_q,
+                regression_share=self.regression_share,
+                condition_dropout=self.condition_dropout,
+            )
+        }
+
+
+def train_detokenizer(recipe: DetokenizerRecipe) -> None:
+    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one."""
+    output = Path(recipe.output_dir)
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(output))
+    set_seed(arguments.seed)
+    pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
+    model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
+    trainer = ArmTrainer(
+        model,
+        arguments,
+        train_dataset=world_pictures(recipe.data, arguments),
+        data_collator=ImageTextCollator(),
+        optimizers=(adamw(model, arguments), None),
+    )
+    trainer.add_callback(ReconstructionCallback(trainer, recipe.data.of, **recipe.evaluation.plain()))
+    train(trainer)
+    defaults = recipe.pipeline_defaults.plain()
+    detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **defaults)
+    detokenizer.save_pretrained(output / "detokenizer")
