@@ -15,17 +15,18 @@ from typing import NamedTuple
 
 import torch
 import yaml
-from card import TEMPLATES, WORLD, write_card
 from safetensors.torch import load_file, save_file
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
+from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
 from transformers_arm.worlds.shapes.evaluation import all_scores
+from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
-RECIPES = Path(__file__).parents[1] / "trainers" / "arm_tiny"
+RECIPES = Path(__file__).parents[1] / "src" / "transformers_arm" / "recipes" / "arm_tiny"
 MAX_BYTES = 30_000_000
 TWO_PROCESSES = "torchrun --nproc_per_node 2"
 
@@ -67,7 +68,7 @@ class Stage(NamedTuple):
             FileNotFoundError: there is no log of the training, old or new.
         """
         stage = self.run.removesuffix("/run")
-        command = f"{self.launcher} trainers/{self.trainer}.py --config trainers/arm_tiny/{self.recipe}.yaml"
+        command = f"{self.launcher} trainers/{self.trainer}.py --config arm_tiny/{self.recipe}"
         states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
         if not states:
             for log in logged:
@@ -154,7 +155,8 @@ def write_tiny_card(folder: Path, repo: str = "checkpoints/arm-tiny") -> None:
         results=[folder / SCORES],
         dataset=WORLD,
         training=folder / TRAINING,
-        text=TEMPLATES / "arm-tiny.md",
+        names=FIGURE_NAMES,
+        text=Path(__file__).parent / "arm-tiny.md",
     )
 
 

@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from card import TEMPLATES, WORLD, write_card
 from export_tiny import Stage, draw_pictures, replacing, to_half
 
 from transformers_arm.evaluation.results import write_result
+from transformers_arm.hub.card_writing import WORLD, write_card
+from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 RESULTS, TRAINING = "results/arm_tiny_rl.json", "results/training.json"
 
@@ -33,7 +34,8 @@ def write_tiny_rl_card(folder: Path, repo: str = "checkpoints/arm-tiny-rl", base
         results=[folder / RESULTS],
         dataset=WORLD,
         training=folder / TRAINING,
-        text=TEMPLATES / "arm-tiny-rl.md",
+        names=FIGURE_NAMES,
+        text=Path(__file__).parent / "arm-tiny-rl.md",
     )
 
 

@@ -18,7 +18,6 @@ os.environ.update(
 collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
 
 ROOT = Path(__file__).parents[1]
-TRAINERS = ROOT / "trainers"
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +29,9 @@ def tiny_backbones(tmp_path_factory):
     from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipConfig, SiglipModel
 
     from transformers_arm.image_processing_arm import ArmImageProcessor
+    from transformers_arm.training.backbones import new_tokenizer
     from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
-    new_tokenizer = runpy.run_path(str(TRAINERS / "backbones.py"))["new_tokenizer"]
     captions = ShapesDataset(200, batch_size=1, seed=0)
     tokenizer = new_tokenizer((captions[index]["caption"] for index in range(200)), 340)
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -2,7 +2,7 @@
 
     python benchmarks/quality/ablation.py [--seeds 1 2 3] [--jobs 2] [--output FILE] [training.max_steps=2000 ...]
 
-Runs `trainers/tokenizer.py` with `trainers/arm_tiny/ablation.yaml` for each set of losses and seed, in `--jobs`
+Runs `trainers/tokenizer.py` with `arm_tiny/ablation` for each set of losses and seed, in `--jobs`
 processes of one thread; `name=value` replaces a field of the recipe in all of them. A run of the same fields that has
 finished is not repeated, one that was interrupted goes on. All are scored on the same held-out scenes; pictures are
 rendered by the pixel transformer that each was trained with. Prints a table, and JSON into `--output`.
@@ -22,7 +22,7 @@ from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.worlds.shapes.evaluation import reconstruction, zero_shot
 
 ROOT = Path(__file__).parents[2]
-TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", ROOT / "trainers" / "arm_tiny" / "ablation.yaml"
+TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", "arm_tiny/ablation"
 SIGLIP = ROOT / "checkpoints" / "arm-tiny" / "backbones" / "siglip"
 # The losses that are left out, and the paper's zero-shot (%, ImageNet), PSNR (dB) and codebook usage (%).
 LOSSES = {
@@ -59,7 +59,7 @@ def train(folder: Path, fields: list[str]) -> None:
     """
     if (folder / "vq_model").is_dir():
         return
-    command = [sys.executable, str(TRAINER), "--config", str(RECIPE), f"output_dir={folder}", *fields]
+    command = [sys.executable, str(TRAINER), "--config", RECIPE, f"output_dir={folder}", *fields]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "training.log", "w") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=log, cwd=ROOT)

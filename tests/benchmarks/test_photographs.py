@@ -97,7 +97,7 @@ def test_crops_train_a_tokenizer_that_is_measured_beside_jpeg(command_line, tiny
     changed |= {"image_processor.size": {"height": 256, "width": 256}, "data.pixel_budget": 256 * 256}
     changed |= {"data.sources.crops.dataset": {"path": "imagefolder", "data_dir": str(tmp_path / "crops")}}
     changed |= {"training.max_steps": 2, "training.report_to": "none", "training.disable_tqdm": True}
-    recipe = ROOT / "trainers" / "arm_tiny" / "photographs.yaml"
+    recipe = "arm_tiny/photographs"
     overrides = [f"{name}={json.dumps(value)}" for name, value in changed.items()]
     command_line(ROOT / "trainers" / "tokenizer.py", "--config", recipe, *overrides)
     files = ["--output", "results/scores.json", "--picture", "sheet.png"]

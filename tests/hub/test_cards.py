@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,16 +13,17 @@ import export_tiny
 import export_tiny_rl
 import pytest
 import torch
-from card import KINDS, WORLD, figures_below, node_at, write_card
 from huggingface_hub import ModelCard
 from jinja2 import UndefinedError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from transformers_arm import ArmForCausalLM
+from transformers_arm import ArmForCausalLM, cli
 from transformers_arm.evaluation.results import write_result
 from transformers_arm.hub.card import unbacked_figures
+from transformers_arm.hub.card_writing import KINDS, WORLD, figures_below, node_at, write_card
 from transformers_arm.hub.remote_code import add_remote_code
+from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"arm-tiny": export_tiny.write_tiny_card, "arm-tiny-rl": export_tiny_rl.write_tiny_rl_card}
@@ -210,15 +210,22 @@ def test_a_folder_of_another_kind_is_refused(folders):
         write_card(folders["model"], "adapter", repo="lab/arm", base_models=[BASE], **APACHE)
 
 
-def test_the_command_line_writes_a_card_and_names_what_is_wrong(folders, scored, monkeypatch):
-    command = ["card.py", "tokenizer", str(folders["tokenizer"]), "--repo", "lab/tokenizer", "--license", "apache-2.0"]
+def test_the_command_line_writes_a_card_and_names_what_is_wrong(folders, scored, capsys):
+    command = ["card", "tokenizer", str(folders["tokenizer"]), "--repo", "lab/tokenizer", "--license", "apache-2.0"]
     command += ["--base-model", "google/siglip2-so400m-patch16-512", "--results", str(scored)]
-    monkeypatch.setattr(sys, "argv", [*command, "--dataset", "lab/held-out"])
-    runpy.run_path(str(ROOT / "hub_cards" / "card.py"), run_name="__main__")
+    assert cli.main([*command, "--dataset", "lab/held-out"]) == 0
     assert "google/siglip2-so400m-patch16-512) (apache-2.0)" in (folders["tokenizer"] / "README.md").read_text()
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="card.py: results/scores.json does not say which data set"):
-        runpy.run_path(str(ROOT / "hub_cards" / "card.py"), run_name="__main__")
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("transformers-arm: results/scores.json does not say which data set")
+
+
+def test_a_world_has_words_for_its_figures(folders, tmp_path):
+    write_result(tmp_path / "read.json", scores={"read_back": 0.5})
+    command = ["card", "tokenizer", str(folders["tokenizer"]), "--repo", "lab/tokenizer", "--license", "apache-2.0"]
+    assert cli.main([*command, "--results", str(tmp_path / "read.json"), "--world", "shapes"]) == 0
+    written = (folders["tokenizer"] / "README.md").read_text()
+    assert f"| {FIGURE_NAMES['read_back']} | 0.500 |" in written and WORLD in written
 
 
 def code_of(folder: Path) -> list[str]:
@@ -319,7 +326,7 @@ def test_rl_export_ships_the_last_stage_with_its_comparison(arm_folder, tmp_path
     export_tiny_rl.export_tiny_rl({"grpo_joint": run}, tmp_path / "rl.json", checkpoint, **options)
     text = (checkpoint / "README.md").read_text()
     assert "| exact edits | 0.250 +- 0.500 | 0.750 +- 0.125 | +0.500 |" in text
-    assert "grpo_joint.yaml` | 13 | 4 | 2 |" in text and "It is arm-tiny ([lab/arm-tiny](" in text
+    assert "grpo_joint` | 13 | 4 | 2 |" in text and "It is arm-tiny ([lab/arm-tiny](" in text
     assert (checkpoint / export_tiny_rl.RESULTS).read_text() == (tmp_path / "rl.json").read_text()
     assert ModelCard(text).data.base_model == ["lab/arm-tiny"] and unbacked_figures(checkpoint) == []
 

@@ -5,13 +5,11 @@ here: one that calls red pictures good and blue ones poor, and one that babbles.
 import asyncio
 import importlib.util
 import os
-import runpy
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +18,12 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from transformers_arm.rewards.judge import RUBRICS, JudgeError, VLMJudge
+from transformers_arm.training.backbones import new_tokenizer
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("fastapi", "uvicorn", "openai"))), reason="needs transformers[serving]"
 )
 
-BACKBONES = Path(__file__).parents[2] / "trainers" / "backbones.py"
 ANSWERS = {
     "red": '{"objects": 8, "attributes": 6, "relations": 10}',
     "blue": '{"objects": 3, "attributes": 0, "relations": null}',
@@ -53,7 +51,6 @@ def _messages(color):
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory):
     """Folders of a tiny Llava, before and after it learnt its two answers."""
-    new_tokenizer = runpy.run_path(str(BACKBONES))["new_tokenizer"]
     tokenizer = new_tokenizer([RUBRICS["text_to_image"].instructions, *ANSWERS.values()], 1000)
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor = LlavaProcessor(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from transformers_arm import (
 from transformers_arm.cli import main
 from transformers_arm.sizes.assembly import assemble, check_sizes
 from transformers_arm.sizes.presets import arm_7b_config
+from transformers_arm.training.backbones import ADDED_TOKENS, SPECIAL_TOKENS, new_tokenizer
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -203,14 +203,13 @@ def test_it_is_ready_to_draw_answer_and_train(tmp_path):
 @pytest.fixture(scope="module")
 def qwen2_5_tokenizer(tmp_path_factory):
     """Folder of a tokenizer with as many tokens as Qwen2.5's, and its special tokens at their ids."""
-    backbones = runpy.run_path(str(ROOT / "trainers" / "backbones.py"))
-    small = json.loads(backbones["new_tokenizer"](["a red circle left of a blue square"] * 9, 300)._tokenizer.to_str())
+    small = json.loads(new_tokenizer(["a red circle left of a blue square"] * 9, 300)._tokenizer.to_str())
     vocabulary, merges = small["model"]["vocab"], [tuple(pair) for pair in small["model"]["merges"]]
     vocabulary = {token: number for token, number in vocabulary.items() if not token.startswith("<|")}
     vocabulary |= {f"unused{number}": number for number in range(len(vocabulary), 151_643)}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges)
-    tokenizer.add_tokens(backbones["SPECIAL_TOKENS"], special_tokens=True)
-    tokenizer.add_tokens(backbones["ADDED_TOKENS"])
+    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
+    tokenizer.add_tokens(ADDED_TOKENS)
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,6 +1,7 @@
 """The GRPO recipes: arm-tiny's run and write folders that load, arm-7b's state the paper's numbers."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -14,9 +15,14 @@ from transformers import pipeline
 
 from transformers_arm import ArmForCausalLM
 from transformers_arm.rewards import EditPreservation, VLMJudge
+from transformers_arm.training.recipe import RecipeError
+from transformers_arm.training.reinforcement import arguments_of_run, find_reward
+from transformers_arm.training.stages import read_stage
 from transformers_arm.worlds.shapes.rewards import world_alignment
 
-TRAINERS = Path(__file__).parents[2] / "trainers"
+ROOT = Path(__file__).parents[2]
+TRAINERS = ROOT / "trainers"
+RECIPES = ROOT / "src" / "transformers_arm" / "recipes"
 ARM_TINY = ("grpo_text_to_image", "grpo_editing", "grpo_joint")
 PAPER = {  # section 5: steps, prompts a step, learning rate, temperatures
     "grpo_text_to_image": (280, 64, 3e-5, {"temperature": 0.7}),
@@ -30,7 +36,7 @@ def run(tmp_path, monkeypatch, arm_folder):
     """Runs trainers/grpo.py as its command line does, on a recipe with a small batch and two steps."""
 
     def train(name, *overrides, **sections):
-        recipe = yaml.safe_load((TRAINERS / "arm_tiny" / f"{name}.yaml").read_text())
+        recipe = yaml.safe_load((RECIPES / "arm_tiny" / f"{name}.yaml").read_text())
         recipe |= {"start_from": arm_folder, "output_dir": str(tmp_path / "run"), "prompts_per_step": 4}
         recipe["evaluation"] = {"every": 2, "count": 6}
         recipe["training"] |= {"num_generations": 2, "per_device_train_batch_size": 4, "max_steps": 2, "save_steps": 1}
@@ -42,11 +48,6 @@ def run(tmp_path, monkeypatch, arm_folder):
         return tmp_path / "run"
 
     return train
-
-
-@pytest.fixture(scope="module")
-def trainer_file():
-    return runpy.run_path(str(TRAINERS / "grpo.py"))
 
 
 @pytest.mark.parametrize("name", ARM_TINY)
@@ -89,48 +90,70 @@ def test_lora_saves_the_adapter_and_a_whole_model_that_the_next_stage_starts_fro
     torch.testing.assert_close(again(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-5)
 
 
+def paper_recipe(name, *overrides):
+    """One of arm-7b's recipes where there is no GPU and no DeepSpeed."""
+    here = ["training.use_cpu=true", "training.bf16=false", "training.deepspeed=null"]
+    return read_stage("grpo", f"arm_7b/{name}", [*here, *overrides])
+
+
 @pytest.mark.parametrize("name", PAPER)
-def test_arm_7b_s_recipes_state_the_paper_s_numbers(name, trainer_file, monkeypatch):
+def test_arm_7b_s_recipes_state_the_paper_s_numbers(name, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    recipe = yaml.load((TRAINERS / "arm_7b" / f"{name}.yaml").read_text(), yaml.SafeLoader)
+    recipe = read_stage("grpo", f"arm_7b/{name}")
+    assert recipe.training.deepspeed["zero_optimization"]["stage"] == 2
     steps, prompts, rate, temperatures = PAPER[name]
-    assert recipe["training"].pop("deepspeed")["zero_optimization"]["stage"] == 2
-    recipe["training"] |= {"use_cpu": True, "bf16": False}  # there is no GPU here
-    arguments = trainer_file["arguments_of"](recipe)
-    assert (arguments.max_steps, recipe["prompts_per_step"], arguments.learning_rate) == (steps, prompts, rate)
+    arguments = arguments_of_run(paper_recipe(name))
+    assert (arguments.max_steps, recipe.prompts_per_step, arguments.learning_rate) == (steps, prompts, rate)
     assert arguments.generation_batch_size == 16 * prompts and arguments.num_generations == 16
     stated = {"top_k": 1000, "top_p": 1.0, "epsilon": 0.2, "beta": 0.01, "weight_decay": 0.01, "max_grad_norm": 1.0}
     for field, value in (stated | temperatures | {"adam_beta1": 0.9, "adam_beta2": 0.95}).items():
         assert getattr(arguments, field) == value, field
-    assert not any(entry["arguments"]["base_url"] for entry in recipe["rewards"])  # the user's own endpoint
+    assert not any(entry.arguments["base_url"] for entry in recipe.rewards)  # the user's own endpoint
     endpoint = {"base_url": "http://localhost:8000/v1"}
-    judges = [
-        trainer_file["find_reward"](entry["reward"], entry["arguments"] | endpoint) for entry in recipe["rewards"]
-    ]
+    judges = [find_reward(entry.reward, entry.arguments | endpoint) for entry in recipe.rewards]
     assert all(isinstance(judge, VLMJudge) for judge in judges)
     assert len({judge.__name__ for judge in judges}) == len(judges)
 
 
 def test_arm_7b_s_recipes_follow_each_other():
-    recipes = [yaml.safe_load((TRAINERS / "arm_7b" / f"{name}.yaml").read_text()) for name in PAPER]
+    recipes = [paper_recipe(name) for name in PAPER]
     for before, after in zip(recipes, recipes[1:], strict=False):
-        assert after["start_from"] == f"{before['output_dir']}/model"
+        assert after.start_from == f"{before.output_dir}/model"
 
 
-def test_gradient_accumulation_follows_from_the_number_of_processes(trainer_file, monkeypatch, tmp_path):
-    recipe = yaml.safe_load((TRAINERS / "arm_7b" / "grpo_text_to_image.yaml").read_text())
+def test_gradient_accumulation_follows_from_the_number_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "24")
     with pytest.raises(ValueError, match="prompts_per_step 64 are 1024 samples, not a multiple of the 96"):
-        trainer_file["arguments_of"](recipe)
+        arguments_of_run(paper_recipe("grpo_text_to_image"))
 
 
-def test_rewards_are_found_by_name_or_by_module(trainer_file):
-    find = trainer_file["find_reward"]
-    assert find("world_alignment", world="shapes") is world_alignment
-    assert find("transformers_arm.worlds.shapes.rewards:world_alignment") is world_alignment
-    assert find("EditPreservation", world="shapes") is EditPreservation
+def test_rewards_are_found_by_name_or_by_module():
+    assert find_reward("world_alignment", world="shapes") is world_alignment
+    assert find_reward("transformers_arm.worlds.shapes.rewards:world_alignment") is world_alignment
+    assert find_reward("EditPreservation", world="shapes") is EditPreservation
     for name in ("beauty", "world_alignment"):
         with pytest.raises(ValueError, match=f"no reward '{name}' in transformers_arm.rewards; use module:name"):
-            find(name)
+            find_reward(name)
     with pytest.raises(ValueError, match=r"nor has the world 'shapes' one \(world_alignment, .*; use module:name"):
-        find("beauty", world="shapes")
+        find_reward("beauty", world="shapes")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rewards=[]", "rewards: there is none; name at least one"),
+        ("rewards=[{reward: beauty}]", "rewards.0.reward: There is no reward 'beauty' in transformers_arm.rewards"),
+        ("rewards=[{reward: nowhere:beauty}]", "rewards.0.reward: No module named 'nowhere'"),
+        ("training.max_steps=0", "training.max_steps: 0 is no end"),
+        ("evaluation={every: 5}", "evaluation.world: the data are of no world"),
+        ("training.reward_weights=[1]", "training.reward_weights: there is no such field"),
+    ],
+)
+def test_what_a_run_cannot_do_is_refused_before_anything_is_loaded(override, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        paper_recipe("grpo_editing", override)
+
+
+def test_requests_of_one_s_own_are_shown_on_the_way(run):
+    folder = run("grpo_text_to_image", samples={"rows": [{"prompt": "a cross"}], "every": 1, "max_new_tokens": 4})
+    assert len(list((folder / "requests").glob("*.png"))) == 2

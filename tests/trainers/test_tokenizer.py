@@ -20,8 +20,9 @@ from transformers_arm.modeling_arm_vq import ArmVQModel
 from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 from transformers_arm.sizes.presets import arm_vq_pretraining_config
 
-TRAINER = Path(__file__).parents[2] / "trainers" / "tokenizer.py"
-RECIPE = TRAINER.parent / "arm_7b" / "tokenizer.yaml"
+ROOT = Path(__file__).parents[2]
+TRAINER = ROOT / "trainers" / "tokenizer.py"
+RECIPE = ROOT / "src" / "transformers_arm" / "recipes" / "arm_7b" / "tokenizer.yaml"
 STEPS = 4
 
 

@@ -23,7 +23,7 @@ from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.sheets import LABEL_LINES, LINE_HEIGHT
 from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.sizes.adapters import lora_config
-from transformers_arm.training import multimodal
+from transformers_arm.training import conversations
 from transformers_arm.training.callbacks import (
     SAMPLE_SIDE,
     SamplesCallback,
@@ -31,6 +31,7 @@ from transformers_arm.training.callbacks import (
     load_rows,
     read_sample,
 )
+from transformers_arm.training.recipe import parse
 from transformers_arm.training.trainer import ArmTrainer, training_arguments
 from transformers_arm.worlds.shapes.captions import parse_caption
 from transformers_arm.worlds.shapes.edits import apply_edit
@@ -188,7 +189,7 @@ def test_training_ends_in_the_same_weights_with_and_without_it(arm_folder, tmp_p
         def on_train_end(self, args, state, control, **kwargs):
             logs[args.output_dir] = state.log_history
 
-    monkeypatch.setattr(multimodal, "WorldScoresCallback", Remembering)
+    monkeypatch.setattr(conversations, "WorldScoresCallback", Remembering)
 
     def train(name, every):
         recipe = {
@@ -203,7 +204,7 @@ def test_training_ends_in_the_same_weights_with_and_without_it(arm_folder, tmp_p
                 **{"learning_rate": 1e-3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True},
             },
         }
-        multimodal.train_on_conversations(recipe)
+        conversations.train_on_conversations(parse(conversations.ConversationsRecipe, recipe, name))
         return tmp_path / name
 
     with_looks, without = train("with", 2), train("without", 100)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers_arm import ArmImageProcessor, ArmVQForPreTraining, ArmVQModel
 from transformers_arm.data.collators import ImageTextCollator, to_pixel_values
 from transformers_arm.data.world import find_world
 from transformers_arm.training.callbacks import ReconstructionCallback
-from transformers_arm.training.trainer import ArmTrainer, adamw, read_recipe, train, training_arguments
+from transformers_arm.training.trainer import ArmTrainer, adamw, train, training_arguments
 from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
 ROOT = Path(__file__).parents[2]
@@ -369,66 +368,12 @@ def test_a_recipe_s_section_wins_over_defaults():
     assert arguments.remove_unused_columns is False
 
 
-@pytest.fixture
-def read(tmp_path, monkeypatch):
-    """Reads a recipe with command-line arguments behind `--config`."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("output_dir: out\nstages: [a, b]\ntraining: {seed: 1, learning_rate: 2e-3}\na: {b: {c: 1}}\n")
-
-    def run(*arguments, config=recipe):
-        monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", str(config), *arguments])
-        return read_recipe("what it does")
-
-    return run
-
-
-def test_a_recipe_is_read_as_it_stands(read):
-    assert read() == {
-        **{"output_dir": "out", "stages": ["a", "b"]},
-        **{"training": {"seed": 1, "learning_rate": 0.002}, "a": {"b": {"c": 1}}},
-    }
-
-
-def test_overrides_replace_and_add_values_of_any_type(read):
-    recipe = read(
-        *("output_dir=elsewhere", "stages=[a]", "training.seed=5", "training.learning_rate=1e-4", "a.b.c=null"),
-        *("training.disable_tqdm=true", "training.run_name=x=y", "training.adam_epsilon=1.5e-8"),
-    )
-    assert recipe["output_dir"] == "elsewhere" and recipe["stages"] == ["a"] and recipe["a"]["b"]["c"] is None
-    assert recipe["training"] == {
-        **{"seed": 5, "learning_rate": 0.0001, "disable_tqdm": True},
-        **{"run_name": "x=y", "adam_epsilon": 1.5e-8},
-    }
-
-
-def test_what_only_looks_like_a_number_stays_text(read):
-    recipe = read("a.b.c=e5", "training.seed=-3", "training.name=2e-3x", "training.commit=1e", "training.max=+1.e3")
-    assert recipe["a"]["b"]["c"] == "e5" and recipe["training"]["seed"] == -3
-    assert [recipe["training"][name] for name in ("name", "commit", "max")] == ["2e-3x", "1e", 1000.0]
-
-
-@pytest.mark.parametrize(
-    "override", ["trainin.seed=1", "training.seed", "training.seed.x=1", "a.x.c=1", "output_dir.x=1"]
-)
-def test_an_override_without_its_section_is_refused_with_the_sections_there_are(read, capsys, override):
-    with pytest.raises(SystemExit):
-        read(override)
-    message = capsys.readouterr().err
-    assert override in message and "section.key=value" in message and "output_dir, stages, training, a" in message
-
-
-def test_a_missing_recipe_is_refused_by_name(read, capsys, tmp_path):
-    with pytest.raises(SystemExit):
-        read(config=tmp_path / "missing.yaml")
-    assert re.search(r"There is no recipe \S*missing.yaml", capsys.readouterr().err)
-
-
 # --- the entry point -------------------------------------------------------------------------------------------------
 
 
 def train_tokenizer(stage, tmp_path, *, model, **sections):
     """Runs trainers/tokenizer.py on one of arm-tiny's recipes, for 3 steps; the folder it wrote."""
-    recipe = yaml.safe_load((ROOT / "trainers" / "arm_tiny" / f"{stage}.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "src" / "transformers_arm" / "recipes" / "arm_tiny" / f"{stage}.yaml").read_text())
     recipe["model"] |= model
     recipe["training"] |= {"max_steps": 3, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
     recipe |= {"evaluation": {"every": 2, "pictures": 4}, **sections}

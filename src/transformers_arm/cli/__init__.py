@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import ask, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
+from . import ask, card, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
 from .shared import CHECKPOINT, is_repo_id
 
-COMMANDS = (generate, edit, ask, tokenize, train, demo, memory, parameters, env, init, push)
+COMMANDS = (generate, edit, ask, tokenize, train, demo, memory, parameters, env, init, card, push)
 
 
 def new_parser() -> argparse.ArgumentParser:

@@ -19,9 +19,7 @@ PURPOSES = {
     "train": "the recipes, LoRA",
     "rl": "reinforcement learning and fine-tuning with TRL",
     "qlora": "4-bit weights, 8-bit optimizers",
-    "app": "the demo in a browser",
     "metrics": "PSNR, SSIM and FID",
-    "eval": "understanding benchmarks, in an environment of their own",
     "flash": "FlashAttention",
 }
 

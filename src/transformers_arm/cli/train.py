@@ -57,10 +57,10 @@ def launch(stage: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_recipe(parser, stage)
     arguments = parser.parse_args()
-    try:
-        from ..training.stages import read_stage
 
-        read_stage(stage, arguments.config, arguments.overrides)
-    except ValueError as error:  # what is wrong in a recipe is said without where the code found it
+    from ..training.recipe import RecipeError
+
+    try:
+        run(arguments)
+    except RecipeError as error:  # said without where the code found it
         sys.exit(f"{parser.prog}: {error}")
-    run(arguments)

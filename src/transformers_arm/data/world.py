@@ -51,6 +51,8 @@ class World(ABC):
 
     rewards: Mapping[str, Callable] = {}
     """Rewards for `ArmGRPOTrainer`, by the names that recipes use."""
+    figure_names: Mapping[str, str] = {}
+    """Its scores in words, by their names, for cards."""
 
     @abstractmethod
     def pictures(self, length: int, *, seed: int, batch_size: int = 1, **arguments) -> Dataset:

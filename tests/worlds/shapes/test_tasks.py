@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from transformers_arm.training.sections import TasksOfWorld
 from transformers_arm.training.world_data import world_tasks
 from transformers_arm.worlds.shapes.captions import caption_is_true, full_caption, parse_caption
 from transformers_arm.worlds.shapes.draw import render_scene
@@ -316,7 +317,7 @@ def test_a_run_s_conversations_are_as_many_as_its_steps_take(tmp_path):
         str(tmp_path), max_steps=30, per_device_train_batch_size=4, gradient_accumulation_steps=2, seed=7, use_cpu=True
     )
     own = {"mixture": {"editing": 1.0}, "curriculum": [10, 20], "questions": 2}
-    data = world_tasks({"world": "shapes", "arguments": own}, arguments)
+    data = world_tasks(TasksOfWorld(world="shapes", arguments=own), arguments)
     assert (len(data), data.batch_size, data.seed, data.questions, data.split) == (240, 4, 7, 2, "train")
     assert data.curriculum == (80, 160)
     same_settings = {"mixture": {"editing": 1.0}, "seed": 7, "curriculum": (80, 160), "condition_dropout": None}

@@ -11,6 +11,7 @@ from ...evaluation.arm import Arm
 from ...evaluation.sheets import picture_sheet
 from .demo import sheets
 from .evaluation import all_scores, editing, generation, understanding
+from .figure_names import FIGURE_NAMES
 from .metrics.arm_reconstruction.arm_reconstruction import reads_back
 from .pictures import Canvas, ShapesDataset
 from .prompts import GENERATION_TASKS, generation_prompts
@@ -25,6 +26,7 @@ SHOWN = 16  # pictures on the sheet of a look
 class ShapesWorld(World):
     """Scenes of up to three shapes on a flat ground, which can be read back exactly (`reader`)."""
 
+    figure_names = FIGURE_NAMES
     rewards = {
         reward.__name__: reward
         for reward in (world_alignment, world_consistency, world_instruction, world_preservation, world_quality)

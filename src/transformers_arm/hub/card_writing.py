@@ -1,37 +1,27 @@
 """Writes the card of a model, a tokenizer, an RL model or a LoRA adapter, with the result files that back its figures.
 
-    python hub_cards/card.py model arm-7b --repo lab/arm-7b --license apache-2.0 \
-        --base-model Qwen/Qwen2.5-7B google/siglip2-so400m-patch16-512 --results geneval.json stages.json:scores/sft \
-        --dataset GenEval --training training.json --pictures samples.png --text arm-7b.md
+A result file is JSON as `evaluation.results.write_result` writes it: `command`, `date`, `hardware`, maybe `items` and
+`seed`, and the numbers: `scores` by name, with `must` and `aim` by the same names if there are bounds, or a `table` of
+`before`, `after` and `gain`. `FILE:FIELD` takes what lies there, names joined by "/". Another file is the recipe:
+`stages`, a list of `stage`, `command`, `seed`, `steps` and `minutes`, and a `remark`.
 
-A result file is JSON as `transformers_arm.evaluation.write_result` writes it: `command`, `date`, `hardware`, maybe
-`items` and `seed`, and the numbers: `scores` by name, with `must` and `aim` by the same names if there are bounds, or
-a `table` of `before`, `after` and `gain`. `FILE:FIELD` takes what lies there, names joined by "/". Another file, given
-with --training, is the recipe: `stages`, a list of `stage`, `command`, `seed`, `steps` and `minutes`, and a `remark`.
-
---text is a template that extends the kind's and replaces blocks of it, as arm-tiny.md does. Knows nothing about
-weights and nothing about uploads.
+Knows nothing about weights and nothing about uploads.
 """
 
-import argparse
 import json
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from transformers_arm.configuration_arm import ArmConfig, ArmVQConfig
-from transformers_arm.hub.card import known_licence
-from transformers_arm.worlds.shapes.edits import EDIT_KINDS
-from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
-from transformers_arm.worlds.shapes.questions import NEGATIVES, QUESTION_KINDS
+from ..configuration_arm import ArmConfig, ArmVQConfig
+from .card import known_licence
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 WORLD = "embedded-world"  # the data set's name of figures that are of drawn shapes
 KINDS = {
     "model": {"pipeline_tag": "any-to-any", "library_name": "transformers", "tags": ["arm"]},
@@ -43,6 +33,7 @@ KINDS = {
     },
     "adapter": {"pipeline_tag": "any-to-any", "library_name": "peft", "tags": ["arm", "lora"]},
 }
+NO_NAMES: Mapping[str, str] = {}
 RELATIONS = {"rl": "finetune", "adapter": "adapter"}  # to the base model, where the Hub would not see it by itself
 
 # What a figure is about, by its name: the Hub's task, and the heading of its table. The first that fits counts.
@@ -65,43 +56,11 @@ COUNTS = {
 }
 # Names that say more than the keys of result files; other keys are shown with blanks for underscores.
 NAMES = {
-    "understanding": "understanding, mean over question kinds",
-    **{f"understanding_{kind}": f"understanding: {kind.replace('_', ' ')}" for kind in QUESTION_KINDS},
-    "understanding_question_first": "understanding, the question before its picture",
-    **{
-        f"understanding_{negatives}_{name}": f"existence, {negatives} negatives: {words}"
-        for negatives in NEGATIVES
-        for name, words in {"accuracy": "accuracy", "f1": "F1", "yes_share": "share of yes"}.items()
-    },
-    "generation": "generation, mean of the six tasks",
-    **{f"generation_{task}": f"generation: {task.replace('_', ' ')}" for task in GENERATION_TASKS},
-    "generation_full": "generation, full captions of test scenes",
-    "generation_composition": "generation, unseen pairs (composition)",
-    "editing_exact": "editing, exact target scene",
-    **{f"editing_{kind}": f"editing: {kind}, exact" for kind in EDIT_KINDS},
-    "editing_sc": "editing, SC (instruction done, the rest kept), of 10",
-    "editing_pq": "editing, PQ (quality), of 10",
-    "editing_o": "editing, O = sqrt(SC * PQ), of 10",
-    "unguided_generation": "without guidance: the six tasks",
-    "unguided_generation_full": "without guidance: full captions",
-    "unguided_generation_composition": "without guidance: composition",
-    "unguided_editing_exact": "without guidance: editing, exact",
-    "hard_understanding": "hard variant: understanding",
-    "hard_generation": "hard variant: the six tasks",
-    "hard_generation_full": "hard variant: full captions",
-    "hard_generation_composition": "hard variant: composition",
-    "hard_editing_exact": "hard variant: editing, exact",
-    "read_back": "reconstructions read back, everything right",
-    "hard_read_back": "read back, hard variant (64x64, jitter)",
     "psnr": "PSNR, dB",
-    "hard_psnr": "PSNR, hard variant, dB",
     "ssim": "SSIM",
     "rfid": "rFID (few pictures make it too high)",
     "zero_shot": "zero-shot accuracy of z_q",
     "siglip_zero_shot": "zero-shot accuracy of the frozen SigLIP",
-    "text_question": "questions about scenes told in words",
-    "text_edit": "edits of scenes told in words",
-    "text_paraphrase": "captions put in order",
     "tokens_per_picture": "tokens a picture",
 }
 
@@ -114,11 +73,10 @@ class Figure(NamedTuple):
     value: float
     compared: dict[str, float] | None = None
 
-    @property
-    def name(self) -> str:
-        """The figure in words."""
+    def name(self, names: Mapping[str, str]) -> str:
+        """The figure in words, those of `names` and ours."""
         *parents, last = self.key.split("/")
-        return ": ".join([*parents, NAMES.get(last, last.replace("_", " "))])
+        return ": ".join([*parents, {**NAMES, **names}.get(last, last.replace("_", " "))])
 
     @property
     def task(self) -> tuple[str, str]:
@@ -168,7 +126,7 @@ def with_spread(compared: dict[str, float], which: str) -> str:
     return f"{compared[which]:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
 
 
-def table_of(rows: Sequence[Figure], result: dict, name: str) -> str:
+def table_of(rows: Sequence[Figure], result: dict, name: str, names: Mapping[str, str]) -> str:
     """A Markdown table: figures beside the file's bounds, or beside what they were before."""
     bounds = [bound for bound in ("must", "aim") if bound in result]
     header = [Path(result.get("before", "before")).name, name, "gain"] if rows[0].compared else ["measured", *bounds]
@@ -180,7 +138,7 @@ def table_of(rows: Sequence[Figure], result: dict, name: str) -> str:
         else:
             limits = [result[bound].get(row.key, "") for bound in bounds]
             cells = [f"{row.value:.3f}", *(limit and f"{limit:g}" for limit in limits)]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+        lines.append(f"| {row.name(names)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -196,7 +154,9 @@ class Report(NamedTuple):
     figures: list[EvalResult]
 
     @classmethod
-    def read(cls, folder: Path, file: str, field: str, *, name: str, dataset: str | None) -> "Report":
+    def read(
+        cls, folder: Path, file: str, field: str, *, name: str, dataset: str | None, names: Mapping[str, str]
+    ) -> "Report":
         """Reads `file` of `folder`, a path within it; figures are those at `field`, or all if that is empty.
 
         Raises:
@@ -225,14 +185,14 @@ class Report(NamedTuple):
             date=result["date"],
             hardware=result["hardware"],
             measured="".join(sizes + [f", seed {seed}" for seed in seeds]),
-            tables={title: table_of(rows, result, name) for title, rows in tables.items()},
+            tables={title: table_of(rows, result, name, names) for title, rows in tables.items()},
             figures=[
                 EvalResult(
                     task_type=figure.task[0],
                     dataset_type=dataset,
                     dataset_name=dataset,
                     metric_type=re.sub(r"\W+", "_", figure.key),
-                    metric_name=figure.name,
+                    metric_name=figure.name(names),
                     metric_value=figure.value,
                     metric_args={"file": file, "field": figure.field, **proof},
                 )
@@ -339,6 +299,7 @@ def write_card(
     training: Path | None = None,
     pictures: Sequence[Path] = (),
     text: Path | None = None,
+    names: Mapping[str, str] = NO_NAMES,
 ) -> ModelCard:
     """Writes `folder`/README.md, and what it tells of into `folder`/results and `folder`/pictures.
 
@@ -354,6 +315,7 @@ def write_card(
         training: file of the recipe.
         pictures: PNG or JPEG files.
         text: a template that extends the kind's.
+        names: of figures, by their keys in result files; a world has some of its own.
 
     Raises:
         ValueError: the folder is not of this kind, a licence without name and link, an adapter without its base model,
@@ -367,7 +329,7 @@ def write_card(
     files = [Path(file) for file, _, _ in given]
     copies = take_in(files if training is None else [*files, training], folder / "results")
     reports = [
-        Report.read(folder, f"results/{file.name}", field, name=name, dataset=dataset)
+        Report.read(folder, f"results/{file.name}", field, name=name, dataset=dataset, names=names)
         for file, (_, _, field) in zip(copies, given, strict=False)
     ]
     recipe = {"stages": [], "remark": ""}
@@ -405,27 +367,3 @@ def write_card(
     card = ModelCard.from_template(data, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body)
     card.save(folder / "README.md")
     return card
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("folder", type=Path, help="what is going to be published")
-    parser.add_argument("--repo", required=True, help="its id on the Hub")
-    parser.add_argument("--license", required=True, help="as the Hub writes it, such as apache-2.0, or other")
-    parser.add_argument("--license-name", help="of a licence that is not on the Hub's list")
-    parser.add_argument("--license-link", help="where that can be read")
-    parser.add_argument("--base-model", nargs="+", default=[], help="ids of what it was built from")
-    parser.add_argument("--datasets", nargs="+", default=[], help="ids of the data it was trained on")
-    parser.add_argument("--results", nargs="+", default=[], metavar="FILE[:FIELD]", help="files of its figures")
-    parser.add_argument("--dataset", help="what figures are of, for result files that do not say")
-    parser.add_argument("--training", type=Path, help="file of its recipe")
-    parser.add_argument("--pictures", type=Path, nargs="+", default=[], help="pictures to show")
-    parser.add_argument("--text", type=Path, help="template that extends the kind's and replaces blocks of it")
-    options = vars(parser.parse_args())
-    folder, kind, base_models = (options.pop(name) for name in ("folder", "kind", "base_model"))
-    try:
-        write_card(folder, kind, base_models=base_models, **options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"card.py: {error}")
-    print(folder / "README.md")
