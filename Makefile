@@ -2,12 +2,14 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 CONSTRAINTS := constraints/cpu.txt
 INSTALLED := $(VENV)/.installed
+TOOLS := .cache/tools
 
 # Pictures for `make demo`, as the shell reads them: quote names with spaces once more.
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint clean
+.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint
+.PHONY: dist test-wheel test-sdist docs clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -89,6 +91,31 @@ lint: install ## Check style and formatting
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
+# What builds distributions and the site has an environment of its own; pip reads its dependency group from 25.1 on.
+$(TOOLS)/.installed: pyproject.toml
+	test -x $(TOOLS)/bin/python || python3 -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --disable-pip-version-check --upgrade "pip>=25.1"
+	$(TOOLS)/bin/python -m pip install --group tools
+	touch $@
+
+dist: $(TOOLS)/.installed ## Build the source distribution and the wheel into dist/, and check their metadata
+	rm -rf dist
+	$(TOOLS)/bin/python -m build
+	$(TOOLS)/bin/python -m twine check --strict dist/*
+
+# Takes minutes: torch is installed once more.
+test-wheel: dist ## Install the wheel elsewhere, and train, draw, edit and ask with it
+	.ci/test-wheel dist/*.whl
+
+# Takes as long as `make install` and `make test`: nothing of this folder is used.
+test-sdist: dist ## Unpack the source distribution elsewhere, and run its own tests there
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	tar -xzf dist/*.tar.gz -C "$$folder" --strip-components 1; \
+	$(MAKE) -C "$$folder" test
+
+docs: $(TOOLS)/.installed ## Build the documentation and the API reference as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/python -m mkdocs build --strict
+
 clean: ## Remove caches, builds and the demo's output; keep .venv and runs/
-	rm -rf build dist demo src/*.egg-info .cache .pytest_cache .ruff_cache
+	rm -rf build dist site demo src/*.egg-info .cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
