@@ -9,7 +9,7 @@ IMAGES ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint
-.PHONY: dist test-wheel test-sdist docs clean
+.PHONY: dist test-quantized test-versions test-wheel test-sdist docs clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[train,dev]"
 	touch $@
 
-demo test test-slow test-transformers: export HF_HUB_OFFLINE := 1
+demo test test-slow test-quantized test-transformers: export HF_HUB_OFFLINE := 1
 
 # A process a core with a thread each: more threads would wait for each other. Tests of a file share what they load.
 test test-transformers: export OMP_NUM_THREADS := 1
@@ -37,6 +37,12 @@ test: install ## Run the tests, without the slow ones
 
 test-slow: install ## Run the slow tests only
 	$(PYTEST) -m slow
+
+# Beside .venv, not in it: diffusers imports bitsandbytes wherever it is, which then says what it lacks on a CPU.
+test-quantized: export PYTHONPATH := .cache/bitsandbytes
+test-quantized: install ## Run the tests of 4 and 8 bits, with bitsandbytes in a folder of its own
+	test -d $(PYTHONPATH) || $(PYTHON) -m pip install --disable-pip-version-check --no-deps --target $(PYTHONPATH) bitsandbytes
+	$(PYTEST) tests/sizes/test_adapters.py tests/sizes/test_memory.py tests/modeling_arm/test_precision.py
 
 # Only transformers' source distribution holds its tests. Those it calls slow want a GPU, and say so where there is none.
 test-transformers: export RUN_SLOW := 1
@@ -106,6 +112,10 @@ dist: $(TOOLS)/.installed ## Build the source distribution and the wheel into di
 # Takes minutes: torch is installed once more.
 test-wheel: dist ## Install the wheel elsewhere, and train, draw, edit and ask with it
 	.ci/test-wheel dist/*.whl
+
+# Takes a quarter of an hour: torch is installed twice.
+test-versions: dist install ## Install the wheel without extras, at its lowest and newest versions; run every command
+	.ci/test-versions dist/*.whl
 
 # Takes as long as `make install` and `make test`: nothing of this folder is used.
 test-sdist: dist ## Unpack the source distribution elsewhere, and run its own tests there

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLInpaintPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
+from pipeline_requests import Listening
 from transformers import pipeline
 
 from transformers_arm import ArmForCausalLM, ArmPipeline, ArmPixelDetokenizer, ArmProcessor
@@ -113,6 +114,47 @@ def test_progress_is_shown_by_rows_of_tokens_unless_it_is_turned_off(pipe, arm_f
     assert "drawing: 100%|██████████| 5/5" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("requests", "batches", "total"),
+    [
+        ({"prompt": [PROMPT] * 3, "batch_size": 2}, [2, 1], 10),
+        ({"prompt": [PROMPT] * 2, "batch_size": 1, "height": 32}, [1, 1], 8),
+        ({"prompt": [PROMPT] * 3, "batch_size": 2, "image_grid": (2, 1)}, [2, 1], 8),
+        ({"prompt": INSTRUCTION, "image": [picture()] * 3, "batch_size": 2}, [2, 1], 10),
+        ({"prompt": [PROMPT] * 9}, [8, 1], 10),
+        ({"prompt": [PROMPT] * 3, "num_images_per_prompt": 4}, [2, 1], 10),
+        ({"prompt": PROMPT, "num_images_per_prompt": 9}, [1], 5),
+        ({"prompt": [PROMPT] * 17, "batch_size": 17, "image_grid": (1, 1)}, [17], 3),
+    ],
+)
+def test_requests_are_drawn_some_at_a_time_under_one_bar(pipe, capsys, monkeypatch, requests, batches, total):
+    heard, shown = Listening(monkeypatch, pipe.model), ArmPipeline(**pipe.components)
+    pictures = shown(**requests, generator=torch.Generator().manual_seed(0), **FAST).images
+    assert len(pictures) == sum(batches) * requests.get("num_images_per_prompt", 1)
+    assert [len(call["input_ids"]) for call in heard.calls] == batches
+    shown_of_all = capsys.readouterr().err
+    assert f"{total}/{total}" in shown_of_all and "text-to-image" not in shown_of_all
+
+
+def test_a_batch_size_changes_no_picture(pipe):
+    drawn = [pipe([PROMPT, "a cross", ""], batch_size=size, generator=seeds(0, 1, 2), **FAST) for size in (1, 2, 8)]
+    assert same(drawn[0].images, drawn[1].images) and same(drawn[0].images, drawn[2].images)
+
+
+def test_streamers_get_every_batch_beside_the_bar(pipe, capsys):
+    class Shapes(list):
+        def put(self, value):
+            self.append(list(value.shape))
+
+        def end(self):
+            self.append("end")
+
+    shown, streamer = ArmPipeline(**pipe.components), Shapes()
+    shown([PROMPT] * 3, batch_size=2, height=32, streamer=streamer, **FAST)
+    assert streamer == [[2, 3], [2, 3], [2, 3], [2, 1], "end", [1, 3], [1, 3], [1, 3], [1, 1], "end"]
+    assert "8/8" in capsys.readouterr().err
+
+
 def test_components_make_another_pipeline_and_move_together(arm_folder):
     pipe = ArmPipeline.from_pretrained(arm_folder, torch_dtype=torch.bfloat16)
     assert [type(part) for part in pipe.components.values()] == [ArmForCausalLM, ArmProcessor, ArmPixelDetokenizer]
@@ -168,6 +210,8 @@ pipe({PROMPT!r}, generator=torch.Generator().manual_seed(0), **{FAST}).images[0]
         ({"prompt": ["a", "b"], "image": [picture()]}, ValueError, "2 instructions for 1 images"),
         ({"height": 50}, ValueError, "50x48 must be multiples of the 16 px patch"),
         ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt 0 must be at least 1"),
+        ({"batch_size": 0}, ValueError, "batch_size 0 must be a whole number of requests, 1 or more"),
+        ({"batch_size": 2.5}, ValueError, "batch_size 2.5 must be a whole number of requests, 1 or more"),
         ({"generator": seeds(0, 1)}, ValueError, "2 generators for 1 images"),
         (
             {"image": [picture(), picture(64, 48)], "output_type": "np"},

@@ -4,6 +4,7 @@ Importing this package registers its models with transformers' Auto classes, and
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from transformers import (
     AutoConfig,
@@ -22,6 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_arm import ArmConfig, ArmVQConfig
 from .detokenizer_arm_pixel import ArmPixelDetokenizer
 from .diffusers_pipeline_arm import ArmPipeline
+from .extras import EXTRAS, require
 from .image_processing_arm import ArmImageProcessor
 from .modeling_arm import ArmForCausalLM, ArmModel
 from .modeling_arm_vq import ArmVQModel
@@ -58,17 +60,15 @@ __all__ = [
     "ArmVQModel",
     "register",
 ]
+if not all(map(find_spec, EXTRAS["rl"])):  # `import *` gives what there is
+    __all__ = [name for name in __all__ if name not in _TRAINERS]
 
 
 def __getattr__(name: str):
     if name not in _TRAINERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f".training.{_TRAINERS[name]}", __name__), name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs {error.name}; install it with `pip install transformers-arm[rl]`.", name=error.name
-        ) from error
+    require(name, "rl")
+    return getattr(import_module(f".training.{_TRAINERS[name]}", __name__), name)
 
 
 def register() -> None:

@@ -12,7 +12,35 @@ from transformers import (
 FSQ_ACTIVATIONS = ("tanh", "ifsq")
 
 
-class ArmVQConfig(PreTrainedConfig):
+def check_parts(config: PreTrainedConfig, attn_implementation) -> None:
+    """Raises ValueError if an `attn_implementation` by part names one that a configuration, or a part of it, lacks."""
+    if not isinstance(attn_implementation, dict):
+        return
+    for part, implementation in attn_implementation.items():
+        if part and part not in config.sub_configs:
+            known = ", ".join(map(repr, ["", *config.sub_configs]))
+            raise ValueError(
+                f"attn_implementation names {part!r}, which {type(config).__name__} has not; its parts are {known} "
+                "('' is itself), and a part's value may be such a dict again."
+            )
+        if part and getattr(config, part) is not None:
+            check_parts(getattr(config, part), implementation)
+
+
+class CheckedPartsMixin:
+    """A configuration that refuses an `attn_implementation` for a part that it lacks; transformers passes over it."""
+
+    @property
+    def _attn_implementation(self):
+        return PreTrainedConfig._attn_implementation.fget(self)
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value):
+        check_parts(self, value)
+        PreTrainedConfig._attn_implementation.fset(self, value)
+
+
+class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
     """Configuration of `ArmVQModel`, ARM's visual tokenizer, and of `ArmVQForPreTraining`, which trains it.
 
     Args:
@@ -97,7 +125,7 @@ class ArmVQConfig(PreTrainedConfig):
 MAX_GRID_SIDE = 128  # what shape tokens can state
 
 
-class ArmConfig(Qwen2Config):
+class ArmConfig(CheckedPartsMixin, Qwen2Config):
     """Configuration of `ArmModel` and `ArmForCausalLM`: Qwen2's, a visual tokenizer, and one flat vocabulary.
 
     Ids below `visual_token_offset` are the base checkpoint's text rows; `visual_token_offset + code` is an image
@@ -112,7 +140,7 @@ class ArmConfig(Qwen2Config):
         image_token_id: stands for an image token until the picture is encoded (`<|image_pad|>`).
 
     Raises:
-        ValueError: vocab_size or shape tokens that do not fit the rows.
+        ValueError: vocab_size or shape tokens that do not fit the rows, or one row for two tokens.
     """
 
     model_type = "arm"
@@ -150,6 +178,13 @@ class ArmConfig(Qwen2Config):
                 f"Shape tokens {self.shape_token_offset}..{last_shape_token} do not fit the "
                 f"{self.visual_token_offset} text rows; choose a smaller shape_token_offset."
             )
+        for name in ("vision_start_token_id", "vision_end_token_id", "image_token_id"):
+            token = getattr(self, name)
+            if not 0 <= token < self.visual_token_offset or self.shape_token_offset <= token <= last_shape_token:
+                raise ValueError(
+                    f"{name} {token} must be a text row, 0..{self.visual_token_offset - 1}, and none of the shape "
+                    f"tokens' {self.shape_token_offset}..{last_shape_token}; choose another shape_token_offset."
+                )
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -160,7 +195,7 @@ class ArmConfig(Qwen2Config):
 
         Raises:
             ValueError: other kinds of models, a text tokenizer that lacks Qwen2.5's vision tokens, too few rows free
-                for shape tokens, or `config` ties what the checkpoint does not.
+                for shape tokens, or `config` ties what the checkpoint does not or puts rows where others stand.
         """
         for path, needed in ((text, "qwen2"), (vq, ArmVQConfig.model_type)):
             found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
@@ -177,6 +212,16 @@ class ArmConfig(Qwen2Config):
             raise ValueError(
                 f"{text} has {rows - known} rows beyond its tokenizer's {known} tokens; shape tokens need "
                 f"{2 * MAX_GRID_SIDE}. Enlarge its vocabulary first."
+            )
+        offset = config.get("shape_token_offset", known)
+        if not known <= offset <= rows - 2 * MAX_GRID_SIDE:
+            raise ValueError(
+                f"shape_token_offset {offset} must be {known}..{rows - 2 * MAX_GRID_SIDE}: below stand tokens of the "
+                "text tokenizer, above image tokens. Leave it out."
+            )
+        if config.get("visual_token_offset", rows) != rows:
+            raise ValueError(
+                f"visual_token_offset {config['visual_token_offset']} must be the {rows} rows of {text}; leave it out."
             )
         special = {
             "vision_start_token_id": "<|vision_start|>",

@@ -3,6 +3,7 @@
 Knows nothing about how `z_q` was made, except that a tokenizer may be attached to turn codes into it.
 """
 
+import copy
 import os
 
 import numpy as np
@@ -115,9 +116,10 @@ class ArmPixelDetokenizer(DiffusionPipeline):
         if guided:
             z_q = torch.cat([z_q, z_q])
         drop = torch.arange(len(z_q), device=z_q.device) >= batch
+        scheduler = copy.deepcopy(self.scheduler)  # it counts steps, and other threads render with this pipeline too
         # Stated, because the scheduler's own would put the last step at sigma 0.001, where there is nothing to do.
-        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=z_q.device)
-        schedule = list(zip(self.scheduler.timesteps, self.scheduler.sigmas[:-1], strict=True))
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=z_q.device)
+        schedule = list(zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True))
         for timestep, sigma in self.progress_bar(schedule):
             inputs = torch.cat([sample, sample]) if guided else sample
             sigmas = sigma.to(sample).expand(len(inputs))
@@ -126,6 +128,6 @@ class ArmPixelDetokenizer(DiffusionPipeline):
                 conditional, unconditional = velocity.chunk(2)
                 velocity = unconditional + guidance_scale * (conditional - unconditional)
             velocity = velocity * (sigma.clamp(min=MIN_SIGMA) / sigma)  # where the transformer holds its division
-            sample = self.scheduler.step(velocity, timestep, sample, return_dict=False)[0]
+            sample = scheduler.step(velocity, timestep, sample, return_dict=False)[0]
         images = self.image_processor.postprocess(sample.float().clamp(-1, 1), output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -12,7 +12,6 @@ from numbers import Integral
 import torch
 from transformers import GenerationConfig, GenerationMixin, StaticCache
 from transformers.generation.logits_process import (
-    LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -20,7 +19,9 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from .configuration_arm import MAX_GRID_SIDE, ArmConfig
+from .configuration_arm import MAX_GRID_SIDE
+from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor
+from .loading_arm import under_hooks
 
 GENERATION_MODES = ("text", "image", "interleaved")
 
@@ -46,58 +47,8 @@ IMAGE_GENERATION = {
 }
 
 
-class ImageGrammarLogitsProcessor(LogitsProcessor):
-    """Opens and closes images: `<|vision_start|>`, a height, a width, H*W image tokens, `<|vision_end|>`.
-
-    A pure function of the sequence so far, row by row. That only image tokens follow a width or an image token is the
-    routed head's doing. An image opens only in a shape that still fits into `max_length`.
-
-    Args:
-        config: the model's.
-        max_length: tokens of the whole sequence; None sets no bound.
-        images: False keeps images from being opened.
-    """
-
-    def __init__(self, config: ArmConfig, max_length: int | None = None, images: bool = True):
-        self.config, self.max_length, self.images = config, max_length, images
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        config = self.config
-        heights, widths, visual = config.shape_token_offset, config.width_token_offset, config.visual_token_offset
-        room = (inf if self.max_length is None else self.max_length) - input_ids.shape[1]  # still to be written
-        input_ids = torch.nn.functional.pad(input_ids, (1, 0), value=-1)  # nothing yet, as with embeddings, is text
-        last = input_ids[:, -1]
-        after_start = last == config.vision_start_token_id
-        after_height = (last >= heights) & (last < widths)
-        in_image = config.image_token_follows(last)
-        text = ~(after_start | after_height | in_image)
-        sides = torch.arange(1, MAX_GRID_SIDE + 1, device=last.device)
-
-        allowed = torch.zeros_like(scores, dtype=torch.bool)
-        allowed[text, :visual] = True
-        allowed[:, heights : widths + MAX_GRID_SIDE] = False
-        allowed[:, [config.vision_end_token_id, config.image_token_id]] = False
-        allowed[text, config.vision_start_token_id] = self.images and room >= 5  # start, height, width, token, end
-        # Side 1 is always allowed: an image that the prompt opens may not fit at all.
-        allowed[after_start, heights:widths] = sides <= max(room - 3, 1)
-        area = sides * (last[after_height, None] - heights + 1)
-        allowed[after_height, widths : widths + MAX_GRID_SIDE] = (area <= room - 2) | (sides == 1)
-        allowed[in_image, visual:] = True
-        full = in_image & self._is_full(input_ids)
-        allowed[full] = False
-        allowed[full, config.vision_end_token_id] = True
-        scores = scores.masked_fill(allowed & full[:, None], 0.0)  # the head holds this row to be impossible
-        return scores.masked_fill(~allowed, -torch.inf)
-
-    def _is_full(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Whether the last image of each row [B, 1 + T] has all its tokens; one that states no shape has."""
-        widths = self.config.width_token_offset
-        is_width = (input_ids >= widths) & (input_ids < widths + MAX_GRID_SIDE)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        opened = torch.where(is_width, positions, 0).amax(-1, keepdim=True)
-        width = input_ids.gather(1, opened) - widths + 1
-        height = input_ids.gather(1, (opened - 1).clamp(min=0)) - self.config.shape_token_offset + 1
-        return ((positions[-1] - opened >= height * width) | (opened == 0))[:, 0]
+# What a GenerationConfig holds beside settings.
+CONFIG_SECTIONS = ("image_generation", "image_editing", "transformers_version", "_from_model_config")
 
 
 def guided_logits(
@@ -143,10 +94,38 @@ def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple
     return tuple(torch.cat(parts) for parts in zip(*padded, strict=True))
 
 
+def padded_left(
+    ids: torch.LongTensor, mask: torch.Tensor | None, pad_token_id: int | None, name: str
+) -> tuple[torch.LongTensor, torch.Tensor]:
+    """Prompts [B, T] padded on any side -> the same padded on the left, and their mask: positions come from the mask.
+
+    Args:
+        mask: 1 where a prompt is, 0 where it is padded; None says that nothing is.
+        pad_token_id: what padding commonly is.
+        name: of the prompts, for errors.
+
+    Raises:
+        ValueError: the mask has another shape, or there is none and padding stands at an end of a prompt.
+    """
+    if mask is None:
+        if pad_token_id is not None and ids.numel() and (ids[:, [0, -1]] == pad_token_id).any():
+            raise ValueError(
+                f"{name} begins or ends with the padding {pad_token_id} in some rows, and there is no attention mask "
+                "to say what is a prompt; pass the mask that the processor gave with it."
+            )
+        return ids, torch.ones_like(ids)
+    if mask.shape != ids.shape:
+        raise ValueError(f"The attention mask of {name} {list(mask.shape)} must be {list(ids.shape)}, as they.")
+    order = mask.bool().long().argsort(dim=1, stable=True)  # of each row the padding, then the prompt
+    return ids.gather(1, order.to(ids.device)), mask.gather(1, order)
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module):
     """Without dropout, autocast (caches have the weights' dtype) and gradient checkpointing, which forgets caches;
     afterwards each module is as it was.
+
+    A model that many threads share is in evaluation mode, and nothing is set then: one in training is its trainer's.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -162,6 +141,7 @@ class ArmGenerationMixin(GenerationMixin):
     """`generate` in three modes for a model with ARM's routed head."""
 
     @torch.no_grad()
+    @under_hooks
     def generate(
         self,
         inputs: torch.LongTensor | None = None,
@@ -175,7 +155,8 @@ class ArmGenerationMixin(GenerationMixin):
         """Continues prompts with text, with one image, or with whatever the model chooses.
 
         Args:
-            inputs: (or `input_ids`) prompts [B, T], padded on the left, with `attention_mask`.
+            inputs: (or `input_ids`) prompts [B, T], with `attention_mask` [B, T] if some are padded: on either side,
+                for prompts are moved to the right first, and results have them there.
             generation_mode: `"text"`: transformers' `generate`, with all its arguments, that opens no image;
                 `"interleaved"`: the same, and the model may open images and choose their shapes; one sampling for
                 text and images, without guidance;
@@ -193,15 +174,20 @@ class ArmGenerationMixin(GenerationMixin):
         if generation_mode not in GENERATION_MODES:
             raise ValueError(f"Unknown generation_mode {generation_mode!r}; use one of {', '.join(GENERATION_MODES)}.")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        image_tokens = None
+        image_tokens, pad = None, self.generation_config.pad_token_id
+        if kwargs.get("attention_mask") is not None and input_ids is not None and input_ids.ndim == 2:
+            input_ids, kwargs["attention_mask"] = padded_left(input_ids, kwargs["attention_mask"], pad, "input_ids")
         if pixel_values is not None:
             placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
             image_tokens = input_ids[placeholders == self.config.image_token_id]
-        for ids in (input_ids, kwargs.get("image_prompt_ids") if pixel_values is None else None):
+        without = {"input_ids": input_ids, "negative_prompt_ids": kwargs.get("negative_prompt_ids")}
+        if pixel_values is None:
+            without["image_prompt_ids"] = kwargs.get("image_prompt_ids")
+        for name, ids in without.items():
             if ids is not None and (ids == self.config.image_token_id).any():
                 raise ValueError(
-                    f"The prompts hold placeholders (id {self.config.image_token_id}) but there are no pixel_values; "
-                    "pass those that the processor gave with them."
+                    f"{name} hold placeholders (id {self.config.image_token_id}) but there are no pixel_values for "
+                    "them; pass those that the processor gave, which are of input_ids and image_prompt_ids."
                 )
         if generation_mode == "image":
             if logits_processor:
@@ -217,12 +203,17 @@ class ArmGenerationMixin(GenerationMixin):
             return super().generate(input_ids, generation_config, processors, **kwargs)
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
-        """transformers calls it when the final `max_length` is known, which the grammar counts down to."""
+        """Here stands whatever must hold of what is written, for every way of transformers' to write calls this: the
+        grammar of `generate`'s mode, counting down to the final `max_length`, or else that text opens no image.
+        """
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
-        for processor in processors:
-            if isinstance(processor, ImageGrammarLogitsProcessor):
-                processor.max_length = generation_config.max_length
-        return processors
+        grammars = [isinstance(each, ImageGrammarLogitsProcessor) for each in processors]
+        if not any(grammars):
+            return LogitsProcessorList([TextGrammarLogitsProcessor(self.config), *processors])
+        length = generation_config.max_length
+        return LogitsProcessorList(
+            each.until(length) if is_grammar else each for each, is_grammar in zip(processors, grammars, strict=True)
+        )
 
     def _generate_image(
         self,
@@ -297,6 +288,8 @@ class ArmGenerationMixin(GenerationMixin):
         if kept is not None:
             kept = kept.repeat_interleave(num_return_sequences, 0)
         cache = StaticCache(config=self.config, max_cache_len=step_ids.shape[1] + count)
+        # Stated, because the cache would count on from its own length, which is where the first layer computes.
+        positions = torch.arange(step_ids.shape[1] + count, device=step_ids.device)[None]
         if streamer is not None:
             streamer.put(opening[:images].cpu())
 
@@ -304,7 +297,11 @@ class ArmGenerationMixin(GenerationMixin):
         offset, end = self.config.visual_token_offset, self.config.vocab_size
         for step in range(count):
             hidden_states = self.model(
-                step_ids, attention_mask=mask[:, : length + step], past_key_values=cache, use_cache=True
+                step_ids,
+                attention_mask=mask[:, : length + step],
+                position_ids=positions[:, length + step - step_ids.shape[1] : length + step],
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state[:, -1]
             logits = self.routed_head(hidden_states, offset, end).float().view(len(prompts), images, -1)
             scores = guided_logits(logits, settings["guidance_scale"], settings["image_guidance_scale"])
@@ -328,17 +325,34 @@ class ArmGenerationMixin(GenerationMixin):
         return GenerateDecoderOnlyOutput(sequences=sequences, scores=tuple(all_scores) if output_scores else None)
 
     def _image_settings(self, generation_config: GenerationConfig | None, given: dict, *, editing: bool) -> dict:
-        """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments."""
-        settings = dict(IMAGE_GENERATION)
-        for config in (self.generation_config, generation_config):
-            for section in ("image_generation", "image_editing") if editing else ("image_generation",):
-                settings |= getattr(config, section, None) or {}
-        if unknown := {*settings, *given} - {*IMAGE_GENERATION}:
+        """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments.
+
+        Of the call's configuration, plain fields that are neither transformers' default nor the model's count, and its
+        sections before them where they are not the model's.
+
+        Raises:
+            TypeError: a setting that images do not take; nothing that a call states is passed over.
+        """
+        names = ("image_generation", "image_editing") if editing else ("image_generation",)
+        settings, stated = dict(IMAGE_GENERATION), {}
+        for name in names:
+            settings |= getattr(self.generation_config, name, None) or {}
+        if generation_config is not None:
+            defaults = GenerationConfig().to_dict()
+            for name, value in generation_config.to_dict().items():
+                ours = getattr(self.generation_config, name, None)
+                if value not in (None, defaults.get(name), ours) and name not in CONFIG_SECTIONS:
+                    stated[name] = value
+            for name in names:
+                section = getattr(generation_config, name, None) or {}
+                if section != getattr(self.generation_config, name, None):
+                    stated |= section
+        if unknown := {*settings, *stated, *given} - {*IMAGE_GENERATION}:
             raise TypeError(
                 f"generation_mode='image' takes no {', '.join(sorted(unknown))}; it takes "
                 f"{', '.join(IMAGE_GENERATION)}."
             )
-        return settings | {name: value for name, value in given.items() if value is not None}
+        return settings | stated | {name: value for name, value in given.items() if value is not None}
 
     @staticmethod
     def _image_warpers(*, do_sample, temperature, top_k, top_p, guidance_scale, image_guidance_scale):
@@ -403,29 +417,25 @@ class ArmGenerationMixin(GenerationMixin):
         if prompt[0] is None or prompt[0].ndim != 2 or not prompt[0].numel():
             raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
         branches = {"input_ids": prompt}
-        scales = ["guidance_scale"] if image_prompt[0] is None else ["guidance_scale", "image_guidance_scale"]
+        editing = image_prompt[0] is not None
+        scales = ["guidance_scale", "image_guidance_scale"] if editing else ["guidance_scale"]
         if guiding := [f"{name} {settings[name]}" for name in scales if settings[name] != 1]:
             if negative_prompt[0] is None:
                 raise ValueError(
                     f"{' and '.join(guiding)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes "
                     f"them, and {'=1 and '.join(scales)}=1 does without."
                 )
-            if image_prompt[0] is not None:
-                image_ids, image_mask = image_prompt
-                if image_tokens is not None:
-                    image_ids = self.model.place_image_tokens(image_ids, image_tokens, "The pictures of input_ids")
-                branches["image_prompt_ids"] = (image_ids, image_mask)
+            branches |= {"image_prompt_ids": image_prompt} if editing else {}
             branches["negative_prompt_ids"] = negative_prompt
-        for name, (ids, mask) in branches.items():
+        for name, (ids, _) in branches.items():
             if ids.ndim != 2 or len(ids) != len(prompt[0]):
                 raise ValueError(
                     f"{name} {list(ids.shape)} must be [{len(prompt[0])}, T]: one prompt for each in input_ids."
                 )
-            if mask is not None and mask.shape != ids.shape:
-                raise ValueError(
-                    f"The attention mask of {name} {list(mask.shape)} must be {list(ids.shape)}, as they."
-                )
-        return [
-            (ids.to(self.device), (torch.ones_like(ids) if mask is None else mask).to(self.device))
-            for ids, mask in branches.values()
-        ]
+        pad = self.generation_config.pad_token_id
+        built = {name: padded_left(*branch, pad, name) for name, branch in branches.items()}
+        if image_tokens is not None and "image_prompt_ids" in built:
+            ids, mask = built["image_prompt_ids"]
+            ids = self.model.place_image_tokens(ids, image_tokens, "The pictures of input_ids")
+            built["image_prompt_ids"] = ids, mask
+        return [tuple(part.to(self.device) for part in branch) for branch in built.values()]

@@ -11,11 +11,11 @@ import math
 import os
 from contextlib import contextmanager
 from io import BytesIO
+from urllib.parse import unquote
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-from huggingface_hub.utils import httpx  # whichever httpx the Hub client itself uses
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -63,6 +63,8 @@ def naming_image(index: int):
 def open_image(source: str | os.PathLike) -> PIL.Image.Image:
     """Opens a path, an http(s) address or a base64 string (with or without `data:image/...;base64,`), upright.
 
+    Base64 may be broken into lines, as in e-mail, and percent-encoded, as data URLs may be.
+
     `transformers.image_utils.load_image` would do, but it converts to RGB: transparency and 16-bit gray are lost.
     """
     source = os.fspath(source)
@@ -72,7 +74,8 @@ def open_image(source: str | os.PathLike) -> PIL.Image.Image:
         file = source
     else:
         try:
-            file = BytesIO(base64.b64decode(source.partition("base64,")[2] or source, validate=True))
+            encoded = unquote(source.partition("base64,")[2] or source)
+            file = BytesIO(base64.b64decode("".join(encoded.split()), validate=True))  # without breaks of lines
             PIL.Image.open(file)
         except (binascii.Error, ValueError, PIL.UnidentifiedImageError) as error:
             shown = source if len(source) <= LONGEST_PATH else f"{source[:80]}..."
@@ -187,7 +190,7 @@ class ArmImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class ArmImageProcessor(PilBackend):
-    r"""Prepares images for [`ArmVQModel`]: `pixel_values` float32 [B, 3, H, W], 8-bit x becoming x / 127.5 - 1.
+    r"""Prepares images for `ArmVQModel`: `pixel_values` float32 [B, 3, H, W], 8-bit x becoming x / 127.5 - 1.
 
     **Size** (both sides are multiples of `patch_size`, 1..128 patches):
     - `size={"height": h, "width": w}` (default 512x512): resized to exactly that.

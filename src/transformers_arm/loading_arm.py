@@ -1,10 +1,16 @@
-"""How models are loaded: whole checkpoints only, and everything that a repo holds from one and the same commit.
+"""How models are loaded: whole checkpoints only, and everything that a repo holds from one and the same commit; and
+where they compute once they are.
 
 Knows nothing about what models are made of.
 """
 
 import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import wraps
 
+import torch
+from torch import nn
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
@@ -58,5 +64,82 @@ class HubOptionsMixin:
                 kwargs["revision"] = hub["revision"] = commit
         loaded = super().from_pretrained(name, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.name_or_path != str(name):  # an adapter's repo: the other parts are its base's, of another commit
+            hub.pop("revision", None)
         model.hub_options = hub
         return loaded
+
+
+def stated_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate's hook on a module lets it compute; None without one, or if it leaves that to its parts."""
+    hook = getattr(module, "_hf_hook", None)
+    stated = (getattr(each, "execution_device", None) for each in getattr(hook, "hooks", [hook]))
+    # An empty tensor says which of a kind is meant: "cuda" is one of several, and "cpu:0" the only one.
+    return next((torch.empty(0, device=device).device for device in stated if device is not None), None)
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes, so where its inputs belong: the one rule for devices.
+
+    Hooks say it (accelerate's, of device maps and offloading), or else the first parameter that is there. One that is
+    offloaded stands on "meta" until its own module's forward, and says nothing; nor may others read it. So what is
+    made takes its device from inputs, what comes in goes here, and parts are called, not read: `under_hooks` and
+    `hooked` are for those that cannot be.
+    """
+    for part in module.modules():
+        own = (parameter.device for parameter in part.parameters(recurse=False))
+        if (device := stated_device(part) or next(own, None)) is not None and device.type != "meta":
+            return device
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def is_placed(module: nn.Module) -> bool:
+    """Whether hooks, of a device map or of offloading, say where a module's parts compute: it must not be moved."""
+    return any(stated_device(part) is not None for part in module.modules())
+
+
+@contextmanager
+def hooked(module: nn.Module):
+    """Has a module's own weights where it computes, for a parent that reads them outside of the module's forward."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.post_forward(module, None)
+
+
+def under_hooks(method: Callable) -> Callable:
+    """Runs a module's method as its hook runs its forward: inputs and weights are where it computes."""
+
+    @wraps(method)
+    def run(self, *args, **kwargs):
+        hook = getattr(self, "_hf_hook", None)
+        if hook is None:
+            return method(self, *args, **kwargs)
+        args, kwargs = hook.pre_forward(self, *args, **kwargs)
+        return hook.post_forward(self, method(self, *args, **kwargs))
+
+    return run
+
+
+class ExecutionDeviceMixin:
+    """Models whose `device` is their `execution_device`, for all that asks, transformers and trl too."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes and its inputs belong, also where a device map or offloading places it."""
+        return execution_device(self)
+
+    @property
+    def hf_device_map(self) -> dict:
+        """What a device map put where, the disk last: transformers' pipelines send inputs to the first place."""
+        if "hf_device_map" not in vars(self):
+            raise AttributeError("No device map placed this model.")
+        return dict(sorted(vars(self)["hf_device_map"].items(), key=lambda place: place[1] == "disk"))
+
+    @hf_device_map.setter
+    def hf_device_map(self, places: dict) -> None:
+        vars(self)["hf_device_map"] = places

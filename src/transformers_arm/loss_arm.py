@@ -3,8 +3,12 @@
 Knows nothing about which rows can follow where; `modeling_arm` does.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**26  # that losses and log-probabilities keep: 256 MiB in fp32, 1,024 positions over 65,536 codes
 
@@ -15,15 +19,15 @@ def positions_at_once(rows: int) -> int:
 
 
 class RoutedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of groups of positions, each of which takes the softmax over some of the head's rows.
+    """Cross-entropy of groups of positions, each of which takes the softmax over some of the head's rows.
 
     The gradients are made in the forward pass: so the logits of one chunk of positions are all there ever are, and
     nothing is multiplied twice. They are one table for all rows; autograd would make one for each group, and add.
     """
 
     @staticmethod
-    def forward(ctx, hidden_states, weight, targets, groups, differentiate: bool) -> torch.Tensor:
-        """One fp32 sum a group.
+    def forward(ctx, hidden_states, weight, targets, groups, differentiate: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """One fp32 sum a group, and the losses [N] that are summed, which have no gradients.
 
         Args:
             hidden_states: [N, hidden_size], group after group; weight: [vocab_size, hidden_size].
@@ -33,34 +37,37 @@ class RoutedCrossEntropy(torch.autograd.Function):
         """
         counts = [count for count, _, _ in groups]
         sums = hidden_states.new_zeros(len(groups), dtype=torch.float32)
+        losses = hidden_states.new_empty(len(targets), dtype=torch.float32)
         hidden_grad = torch.zeros_like(hidden_states)
         weight_grad = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
-        parts = zip(*(part.split(counts) for part in (hidden_states, targets[:, None], hidden_grad)), strict=True)
-        for group, (part, (_, start, stop)) in enumerate(zip(parts, groups, strict=True)):
+        split = (part.split(counts) for part in (hidden_states, targets[:, None], losses, hidden_grad))
+        for group, (parts, (_, start, stop)) in enumerate(zip(zip(*split, strict=True), groups, strict=True)):
             rows, rows_grad = weight[start:stop], None if weight_grad is None else weight_grad[start:stop]
             size = positions_at_once(len(rows))
-            for hidden, target, grad in zip(*(each.split(size) for each in part), strict=True):
+            for hidden, target, loss, grad in zip(*(part.split(size) for part in parts), strict=True):
                 gradients = (grad, rows_grad) if differentiate else (None, None)
-                sums[group] += RoutedCrossEntropy.of_chunk(hidden, rows, target - start, *gradients)
+                loss.copy_(RoutedCrossEntropy.of_chunk(hidden, rows, target - start, *gradients))
+                sums[group] += loss.sum()
         ctx.groups, ctx.gradients = groups, (hidden_grad, weight_grad)
-        return sums
+        ctx.mark_non_differentiable(losses)
+        return sums, losses
 
     @staticmethod
     def of_chunk(hidden_states, rows, targets, hidden_grad, rows_grad) -> torch.Tensor:
-        """The sum of some positions of one group; writes `hidden_grad` and adds to `rows_grad`, where they are."""
+        """The losses of some positions of one group; writes `hidden_grad` and adds to `rows_grad`, where they are."""
         log_probs = nn.functional.linear(hidden_states, rows).float().log_softmax(-1)
-        summed = -log_probs.gather(-1, targets).sum()
+        losses = -log_probs.gather(-1, targets)[:, 0]
         if hidden_grad is not None:
             ones = torch.ones_like(targets, dtype=log_probs.dtype)
             logits_grad = log_probs.exp_().scatter_add_(-1, targets, -ones).to(rows.dtype)
             torch.mm(logits_grad, rows, out=hidden_grad)
             if rows_grad is not None:
                 rows_grad.addmm_(logits_grad.T, hidden_states)
-        return summed
+        return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, sums_grad):
+    def backward(ctx, sums_grad, _):
         if ctx.gradients is None:
             raise RuntimeError("ARM's loss takes one backward pass, which scales its gradients; call the model again.")
         (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, None
@@ -73,18 +80,82 @@ class RoutedCrossEntropy(torch.autograd.Function):
 
 
 class RoutedLinear(nn.Linear):
-    """The head: a Linear whose forward can be told which rows to multiply.
+    """The head: a Linear whose weight others put to use, in a call of it.
 
-    A method of the module and not a slice of its weight, so that FSDP and ZeRO have gathered the weight by then.
+    Not from outside, so that FSDP, ZeRO and hooks have the weight in place by then.
     """
 
-    def forward(
-        self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None, *, targets=None, groups=None
-    ) -> torch.Tensor:
-        """[..., hidden_size] -> [..., stop - start], the logits of rows start..stop-1; or `RoutedCrossEntropy`."""
-        if targets is None:
-            return nn.functional.linear(hidden_states, self.weight[start:stop])
-        device, weight = hidden_states.device.type, self.weight
-        if torch.is_autocast_enabled(device):
-            hidden_states, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden_states, weight))
-        return RoutedCrossEntropy.apply(hidden_states, weight, targets, groups, torch.is_grad_enabled())
+    def forward(self, hidden_states: torch.Tensor, use: Callable = nn.functional.linear, *arguments):
+        """`use(hidden_states, weight, *arguments)`, weight [vocab_size, hidden_size]: by default all logits."""
+        return use(hidden_states, self.weight, *arguments)
+
+
+def linear_rows(hidden_states: torch.Tensor, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """[..., hidden_size] -> logits [..., stop - start] of rows start..stop-1."""
+    return nn.functional.linear(hidden_states, weight[start:stop])
+
+
+def cross_entropies(hidden_states, weight, targets, groups) -> tuple[torch.Tensor, torch.Tensor]:
+    """`RoutedCrossEntropy`, under autocast as well."""
+    device = hidden_states.device.type
+    if torch.is_autocast_enabled(device):
+        hidden_states, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden_states, weight))
+    return RoutedCrossEntropy.apply(hidden_states, weight, targets, groups, torch.is_grad_enabled())
+
+
+def head_with_weight(head: nn.Module) -> Callable | None:
+    """What takes the arguments of `RoutedLinear.forward` for a head as it stands in the model, or None.
+
+    All that is known here of what PEFT, or a quantizer, puts into the head's place. A copy of the head that is trained
+    (`modules_to_save`) is called as the head is. Where some rows are trained (`trainable_token_indices`), the wrapper
+    has a weight, in which they are put in place, but its own call would drop the arguments. Anything else, whatever it
+    does to hidden states and logits, can only be asked for the logits of all rows: None.
+    """
+    if hasattr(head, "token_adapter"):
+        return partial(RoutedLinear.forward, head)
+    copies = getattr(head, "modules_to_save", None)
+    heads = [head] if copies is None else [head.original_module, *copies.values()]
+    return head if all(isinstance(each, RoutedLinear) for each in heads) else None
+
+
+def check_shared_table(name: str, module: nn.Module) -> None:
+    """Refuses what PEFT puts on one of embedding and head where both are one table: merged, it would change both.
+
+    Trained rows of the embedding are those of the head as well: PEFT ties their adapters.
+
+    Raises:
+        ValueError: another adapter with a `base_layer` that it is merged into.
+    """
+    rows = hasattr(module, "trainable_tokens_delta") and (name == "embed_tokens" or module.tied_adapter is not None)
+    if hasattr(module, "base_layer") and not rows:
+        raise ValueError(
+            f"{type(module).__module__}.{type(module).__name__} on {name}: embedding and head are one table of this "
+            "model (tie_word_embeddings), so merging the adapter of one would change the other. Leave both out of "
+            "target_modules, and train the head whole, modules_to_save=['lm_head'], or rows of the table, "
+            "trainable_token_indices (of images: sizes.adapters.lora_config(model, visual_rows=True))."
+        )
+
+
+def row_logits(head: nn.Module, hidden_states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """[..., hidden_size] -> logits [..., stop - start] of rows start..stop-1 of a head, whatever is put around it."""
+    call = head_with_weight(head)
+    logits = head(hidden_states)[..., start:stop] if call is None else call(hidden_states, linear_rows, start, stop)
+    return logits.to(hidden_states.device)  # a device map can set the head apart from what comes before it
+
+
+def row_losses(head: nn.Module, hidden_states, targets, groups) -> tuple[torch.Tensor, torch.Tensor]:
+    """`RoutedCrossEntropy` of a head, whatever is put around it; arguments and results as there, without weight."""
+    if (call := head_with_weight(head)) is not None:
+        return tuple(part.to(hidden_states.device) for part in call(hidden_states, cross_entropies, targets, groups))
+
+    def of_chunk(hidden, target, start, stop):
+        logits = row_logits(head, hidden, start, stop).float()
+        return nn.functional.cross_entropy(logits, target - start, reduction="none")
+
+    size = positions_at_once(max(stop for _, _, stop in groups))  # of all rows, which are multiplied
+    counts = [count for count, _, _ in groups]
+    losses = []
+    for hidden, target, (_, *rows) in zip(hidden_states.split(counts), targets.split(counts), groups, strict=True):
+        chunks = zip(hidden.split(size), target.split(size), strict=True)
+        losses.append(torch.cat([checkpoint(of_chunk, *chunk, *rows, use_reentrant=False) for chunk in chunks]))
+    return torch.stack([each.sum() for each in losses]), torch.cat(losses).detach()

@@ -6,7 +6,6 @@ RL multiply only the rows that are possible; the visual tokenizer lives inside, 
 Knows nothing about processors, pipelines or how pictures are rendered.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +18,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .configuration_arm import MAX_GRID_SIDE, ArmConfig
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig, check_parts
 from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
-from .loading_arm import CompleteCheckpointMixin, HubOptionsMixin
-from .loss_arm import RoutedLinear, positions_at_once
+from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
+from .loss_arm import RoutedLinear, check_shared_table, positions_at_once, row_logits, row_losses
 from .modeling_arm_vq import ArmVQModel
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
@@ -47,24 +46,43 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     """`CausalLMOutputWithPast` with the parts of the loss.
 
     Args:
-        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), and of each source
-            (`"of_<name>"`) where they are told apart, detached, for logging; only of those that the labels hold.
+        losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
+            those that the labels hold.
+        token_losses: [B, T] in fp32, detached: cross-entropy of the label that each position predicts, NaN where none
+            carries loss; with `output_token_losses` only.
         log_probs, entropies: [B, T - 1], of the labels and of the distributions they were drawn from; with
-            `temperature` only. 0 where a label carries no loss.
+            `scoring_temperature` only. 0 where a label carries no loss.
     """
 
     losses: dict[str, torch.Tensor] | None = None
+    token_losses: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None
     entropies: torch.Tensor | None = None
 
 
-class ArmPreTrainedModel(HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel):
-    """What the models share."""
+class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel):
+    """What the models share.
+
+    The frozen tokenizer keeps fp32, which its codes are made in, however the rest is loaded, quantized or cast: in
+    bfloat16 one code in seventy is another, in 8 bits one in nine.
+    """
 
     config: ArmConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
+    _keep_in_fp32_modules = [".*vq_model"]  # what quantizers leave alone, by the beginnings of names
+    _keep_in_fp32_modules_strict = ["vq_model"]
+
+    def __setattr__(self, name: str, value):
+        if name in ("embed_tokens", "lm_head") and self.config.tie_word_embeddings:
+            check_shared_table(name, value)  # here PEFT sets what it has put around a module
+        super().__setattr__(name, value)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
+        """As in transformers; raises ValueError for a part that there is not (`check_parts`)."""
+        check_parts(self.config, attn_implementation)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
 
 class ArmModel(ArmPreTrainedModel, Qwen2Model):
@@ -74,7 +92,8 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
 
     def __init__(self, config: ArmConfig):
         super().__init__(config)
-        self.vq_model = ArmVQModel(config.vq_config)
+        self.vq_model = ArmVQModel._from_config(config.vq_config, dtype=torch.float32)
+        self.vq_model.keeps_fp32 = True
         self.post_init()
         self.train(self.training)
 
@@ -196,7 +215,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         model = cls._from_config(new_config, dtype=base.dtype)
         theirs, ours = base.state_dict(), model.state_dict()
         model.load_state_dict({name: theirs[name] for name in theirs if name not in VOCABULARY}, strict=False)
-        model.vq_model.load_state_dict(ArmVQModel.from_pretrained(vq, dtype=base.dtype).state_dict())
+        model.vq_model.load_state_dict(ArmVQModel.from_pretrained(vq, dtype=torch.float32).state_dict())
         known = new_config.shape_token_offset
         for number, name in enumerate(VOCABULARY[: 1 if new_config.tie_word_embeddings else 2]):
             ours[name][:known] = theirs[name][:known]
@@ -257,6 +276,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             )
         super().add_model_tags(tags)
 
+    @Qwen2PreTrainedModel.loss_function.setter
+    def loss_function(self, value):
+        raise ValueError(
+            "ARM's loss goes over the head's rows that can follow, which no loss_function of logits knows; leave it, "
+            "or override compute_loss of a trainer."
+        )
+
     def image_token_follows(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
         """`ArmConfig.image_token_follows`: the routing of the head."""
         return self.config.image_token_follows(input_ids)
@@ -273,9 +299,9 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
-        temperature: torch.Tensor | float | None = None,
-        sources: torch.LongTensor | None = None,
-        source_names: Sequence[str] | None = None,
+        skip_logits: bool | None = None,
+        scoring_temperature: torch.Tensor | float | None = None,
+        output_token_losses: bool = False,  # Trainer takes every name with "label" in it for a column
         **kwargs: Unpack[TransformersKwargs],
     ) -> ArmCausalLMOutput:
         """Hidden states, logits over the rows that can follow, and the loss.
@@ -285,17 +311,21 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
                 what can follow every position.
             labels: [B, T]; a label is predicted from the position before it; placeholders become image tokens as in
                 `input_ids`. -100, and labels that cannot follow their position (`<|vision_end|>` after the last image
-                token is forced), carry no loss. While training with labels no logits are returned.
+                token is forced), carry no loss.
             logits_to_keep: the last so many positions, or the positions, to return logits for; 0 means all.
             pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
-            temperature: one, or one a row [B], that logits are divided by; gives the labels' log-probabilities in
-                place of loss and logits, as reinforcement learning needs them.
-            sources, source_names: [B, T] of every id which of the names it comes from, for `losses`.
+            skip_logits: whether to build none; None skips them while training with labels.
+            scoring_temperature: one, or one a row [B], that logits are divided by: asks for the labels'
+                log-probabilities, as reinforcement learning needs them, in place of loss and logits.
+            output_token_losses: whether the loss comes with that of each label.
             kwargs: `shift_labels` (already shifted labels), `num_items_in_batch` (what the summed loss is divided by),
                 and what `Qwen2Model` takes.
 
         Returns:
             `ArmCausalLMOutput`; logits [B, kept, vocab_size] with a large finite negative in rows that cannot follow.
+
+        Raises:
+            ValueError: labels of image tokens without `input_ids`, or scores asked for without labels.
         """
         if pixel_values is not None:
             placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
@@ -314,43 +344,45 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        if input_ids is None:
-            image_follows = torch.zeros(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        else:
-            image_follows = self.image_token_follows(input_ids).to(hidden_states.device)
-        loss = losses = logits = log_probs = entropies = None
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        if temperature is not None:
+        image_follows = self._image_follows(input_ids, hidden_states, shift_labels)
+        results = {}
+        if scoring_temperature is not None:
             if shift_labels is None:
-                raise ValueError("temperature is for the log-probabilities of labels; pass labels, or leave it out.")
-            log_probs, entropies = self.routed_log_probs(hidden_states, image_follows, shift_labels, temperature)
+                raise ValueError("scoring_temperature is for scores of labels; pass labels, or leave it out.")
+            scores = self.routed_log_probs(hidden_states, image_follows, shift_labels, scoring_temperature)
+            results = dict(zip(("log_probs", "entropies"), scores, strict=True))
         elif shift_labels is not None:
-            if sources is not None:
-                of_label = nn.functional.pad(sources, (0, 1), value=-1)[:, 1:].to(hidden_states.device)
-                sources = {name: of_label == number for number, name in enumerate(source_names)}
-            loss, losses = self.routed_loss(
-                hidden_states, image_follows, shift_labels, num_items_in_batch, sources=sources
-            )
-        if temperature is None and (loss is None or not self.training):
+            results["loss"], parts = self.routed_loss(hidden_states, image_follows, shift_labels, num_items_in_batch)
+            results |= parts if output_token_losses else {"losses": parts["losses"]}
+        if skip_logits is None:
+            skip_logits = self.training and shift_labels is not None
+        if not skip_logits and scoring_temperature is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
+            results["logits"] = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
         return ArmCausalLMOutput(
-            loss=loss,
-            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            losses=losses,
-            log_probs=log_probs,
-            entropies=entropies,
+            **results,
         )
 
-    def routed_head(self, *args, **kwargs) -> torch.Tensor:
-        """`RoutedLinear.forward` of `lm_head`, also where PEFT trains some of its rows."""
-        if hasattr(self.lm_head, "token_adapter"):  # PEFT's wrapper, whose own forward would drop all but the first
-            return RoutedLinear.forward(self.lm_head, *args, **kwargs)
-        return self.lm_head(*args, **kwargs)
+    def _image_follows(self, input_ids, hidden_states, shift_labels) -> torch.BoolTensor:
+        """The routing [B, T], where it is known: it is a function of ids, and embeddings do not tell theirs."""
+        if input_ids is not None:
+            return self.image_token_follows(input_ids).to(hidden_states.device)
+        if shift_labels is not None and (shift_labels >= self.config.visual_token_offset).any():
+            raise ValueError(
+                f"Some labels are image tokens ({self.config.visual_token_offset} and above), but inputs_embeds do "
+                "not tell where those can follow, so their loss would be lost. Pass input_ids in place of "
+                "inputs_embeds (prompt tuning, which makes these, cannot: take LoRA), or labels of text alone."
+            )
+        return torch.zeros(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+
+    def routed_head(self, hidden_states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Hidden states [..., hidden_size] -> logits [..., stop - start] of the head's rows start..stop-1."""
+        return row_logits(self.lm_head, hidden_states, start, stop)
 
     def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
         """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only."""
@@ -368,36 +400,31 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         image_follows: torch.BoolTensor,
         shift_labels: torch.LongTensor,
         num_items_in_batch: torch.Tensor | int | None = None,
-        sources: dict[str, torch.BoolTensor] | None = None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | dict[str, torch.Tensor]]]:
         """Cross-entropy of each label over the rows that can follow its position.
 
         Args:
             hidden_states: [B, T, hidden_size]; image_follows, shift_labels: [B, T], labels already shifted.
             num_items_in_batch: what the sum is divided by; None takes the number of labels that carry loss.
-            sources: where the labels of each source are [B, T], every label in one of them.
 
         Returns:
-            The loss, and the mean of each kind and source that there is, detached.
+            The loss, and what it is made of: `losses` and `token_losses` of `ArmCausalLMOutput`.
         """
         shift_labels = shift_labels.to(hidden_states.device)
-        sources = {None: torch.ones_like(image_follows)} if sources is None else sources
-        kinds = zip(("text", "image"), self._chosen_labels(image_follows, shift_labels), strict=True)
-        names, chosen, groups = [], [], []
-        for kind, (possible, start, stop) in kinds:
-            for source, places in sources.items():
-                names.append((kind, source and f"of_{source}"))
-                chosen.append(possible & places)
-                groups.append((int(chosen[-1].sum()), start, stop))
-        hidden_states, targets = (torch.cat([part[each] for each in chosen]) for part in (hidden_states, shift_labels))
-        sums = self.routed_head(hidden_states, targets=targets, groups=groups)
-        totals, counts = Counter(), Counter()
-        for both, summed, (count, _, _) in zip(names, sums.detach(), groups, strict=True):
-            for name in filter(None, both):
-                totals[name], counts[name] = totals[name] + summed, counts[name] + count
-        losses = {name: totals[name] / count for name, count in counts.items() if count}
-        items = max(sum(count for count, _, _ in groups), 1) if num_items_in_batch is None else num_items_in_batch
-        return sums.sum() / items, losses
+        routes = list(self._chosen_labels(image_follows, shift_labels))
+        groups = [(int(chosen.sum()), start, stop) for chosen, start, stop in routes]
+        chosen_states, targets = (
+            torch.cat([part[chosen] for chosen, _, _ in routes]) for part in (hidden_states, shift_labels)
+        )
+        sums, each = row_losses(self.lm_head, chosen_states, targets, groups)
+        counts = [count for count, _, _ in groups]
+        kinds = zip(("text", "image"), sums.detach(), counts, strict=True)
+        losses = {kind: summed / count for kind, summed, count in kinds if count}
+        token_losses = each.new_full(shift_labels.shape, torch.nan)
+        for (chosen, _, _), part in zip(routes, each.split(counts), strict=True):
+            token_losses[chosen] = part
+        items = max(sum(counts), 1) if num_items_in_batch is None else num_items_in_batch
+        return sums.sum() / items, {"losses": losses, "token_losses": token_losses}
 
     def routed_log_probs(
         self,

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_arm import ArmVQConfig
-from .loading_arm import CompleteCheckpointMixin
+from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, hooked, under_hooks
 
 
 @dataclass
@@ -142,7 +142,7 @@ def encoded_by_size(pictures: Sequence, encode: Callable[[list], Iterable]) -> l
     return encoded
 
 
-class ArmVQPreTrainedModel(CompleteCheckpointMixin, PreTrainedModel):
+class ArmVQPreTrainedModel(ExecutionDeviceMixin, CompleteCheckpointMixin, PreTrainedModel):
     config: ArmVQConfig
     base_model_prefix = "vq_model"
     main_input_name = "pixel_values"
@@ -160,6 +160,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
     """
 
     base_model_prefix = "vq_model"
+    keeps_fp32 = False  # as a part of an ARM, whose codes it made, it does
     _can_record_outputs = {"hidden_states": SiglipEncoderLayer, "attentions": SiglipAttention}
 
     def __init__(self, config: ArmVQConfig):
@@ -188,6 +189,18 @@ class ArmVQModel(ArmVQPreTrainedModel):
         self.vision_model.eval().requires_grad_(False)  # here, because from_pretrained makes new parameters
         return self
 
+    def _apply(self, fn: Callable, recurse: bool = True):
+        """What `to`, `half`, ... do to every tensor; one that `keeps_fp32` is moved by it, and not cast to 16 bits."""
+        if self.keeps_fp32:
+            cast = fn
+
+            def fn(tensor: torch.Tensor) -> torch.Tensor:
+                done = cast(tensor)
+                shorter = tensor.dtype == torch.float32 and done.dtype in (torch.float16, torch.bfloat16)
+                return tensor.to(done.device) if shorter else done
+
+        return super()._apply(fn, recurse)
+
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         patch = self.config.patch_size
         if not isinstance(pixel_values, torch.Tensor):
@@ -213,7 +226,8 @@ class ArmVQModel(ArmVQPreTrainedModel):
         """
         self.check_pixel_values(pixel_values)
         batch, height, width = len(pixel_values), *(side // self.config.patch_size for side in pixel_values.shape[-2:])
-        with torch.no_grad():
+        # Positions for another size than the tower's own are made from a weight that their parent reads itself.
+        with torch.no_grad(), hooked(self.vision_model.embeddings.position_embedding):
             features = self.vision_model(pixel_values, interpolate_pos_encoding=True).last_hidden_state
         hidden_states = self.down_blocks(self.feature_norm(features)).last_hidden_state
         channels = self.down_projection(self.down_norm(hidden_states))
@@ -229,8 +243,9 @@ class ArmVQModel(ArmVQPreTrainedModel):
     def up_project(self, values: torch.Tensor) -> torch.Tensor:
         """Quantized values [B, h, w, C] -> `z_q` [B, h, w, hidden_size]."""
         batch, height, width, _ = values.shape
-        positions = grid_positions(height, width, self.config.hidden_size, values.device, values.dtype)
-        hidden_states = self.up_blocks(self.up_projection(values.flatten(1, 2)) + positions).last_hidden_state
+        projected = self.up_projection(values.flatten(1, 2))
+        positions = grid_positions(height, width, self.config.hidden_size, projected.device, values.dtype)
+        hidden_states = self.up_blocks(projected + positions).last_hidden_state
         return self.up_norm(hidden_states).view(batch, height, width, -1)
 
     @torch.no_grad()
@@ -247,19 +262,25 @@ class ArmVQModel(ArmVQPreTrainedModel):
         if not len(pixel_values):
             raise ValueError("pixel_values holds no pictures; pass at least one.")
         if isinstance(pixel_values, torch.Tensor):
-            return self(pixel_values, return_dict=True)
+            return self._encode(pixel_values)
 
         def encode_alike(alike: list[torch.Tensor]) -> Iterable[tuple[torch.Tensor, ...]]:
-            encoded = self(torch.stack(alike), return_dict=True)
+            encoded = self._encode(torch.stack(alike))
             return zip(encoded.z_q, encoded.codes, encoded.features, encoded.channels, strict=True)
 
         encoded = zip(*encoded_by_size(pixel_values, encode_alike), strict=True)
         z_q, codes, features, channels = (list(field) for field in encoded)
         return ArmVQOutput(z_q=z_q, codes=codes, features=features, channels=channels)
 
+    def _encode(self, pixel_values: torch.Tensor) -> ArmVQOutput:
+        """`forward` in the weights' own precision: under autocast some codes would be others."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self(pixel_values.to(self.device), return_dict=True)
+
     @torch.no_grad()
+    @under_hooks
     def decode_codes(self, codes: torch.LongTensor) -> torch.Tensor:
         """Codes [B, h, w] -> `z_q` [B, h, w, hidden_size], for a detokenizer. Raises as `codes_to_values`."""
         if codes.ndim != 3:
             raise ValueError(f"codes must be [B, h, w], got {list(codes.shape)}; reshape them to their grid.")
-        return self.up_project(self.quantizer.codes_to_values(codes, self.dtype))
+        return self.up_project(self.quantizer.codes_to_values(codes.to(self.device), self.dtype))

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from numbers import Integral
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -33,6 +34,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .detokenizer_arm_pixel import ArmPixelDetokenizer
 from .image_processing_arm import array_to_pil, to_numpy
+from .loading_arm import execution_device, hooked, is_placed
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
 DETOKENIZER_FOLDER = "detokenizer"
@@ -62,6 +64,13 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` items in order, the last one shorter; `itertools.batched` came with Python 3.12."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
+
+
+def checked_batch_size(batch_size: int) -> int:
+    """The number of requests that are drawn together; raises ValueError if it is none."""
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} must be a whole number of requests, 1 or more.")
+    return int(batch_size)
 
 
 def grow(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -116,7 +125,13 @@ def load_detokenizer(
             "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
         )
     detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
+    detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
     return detokenizer if detokenizer.dtype == dtype else detokenizer.to(dtype)  # diffusers warns of every cast
+
+
+def torch_parts(detokenizer) -> list[torch.nn.Module]:
+    """The modules that a detokenizer, a diffusers pipeline, computes with."""
+    return [part for part in detokenizer.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def save_remote_code(pipe, folder: str | os.PathLike) -> None:
@@ -133,11 +148,17 @@ class ArmImagePipeline(Pipeline):
 
     Args:
         model, processor: an `ArmForCausalLM` and its `ArmProcessor`.
-        detokenizer: renders the tokens; None loads the one in the model's folder, in the model's dtype.
+        detokenizer: renders the tokens; None loads the one in the model's folder, in the model's dtype. It is moved to
+            where the model computes, unless offloading places it.
+        device: as in transformers. A model that a device map or offloading places stays, and computes where that says.
         local_files_only: take that one from the cache, as `pipeline` takes the rest.
         kwargs: transformers' pipeline arguments; and defaults for those of a call.
+
+    Raises:
+        ValueError: no processor, or a device that is not the one where a placed model computes.
     """
 
+    show_progress = True  # of long lists of requests
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False
@@ -150,16 +171,35 @@ class ArmImagePipeline(Pipeline):
         *,
         processor=None,
         detokenizer: ArmPixelDetokenizer | None = None,
+        device: int | str | torch.device | None = None,
         local_files_only: bool = False,
         **kwargs,
     ):
         if processor is None:
             raise ValueError("The pipeline needs an ArmProcessor: pass processor=, or model= as a folder or Hub id.")
-        super().__init__(model, processor=processor, **kwargs)
+        if is_placed(model) or getattr(model, "hf_device_map", None) is not None:
+            device = self._checked_device(device, model)
+            # transformers would move the model, or ask a map whose first place may be the disk. What it needs is this.
+            super().__init__(SimpleNamespace(device=device), processor=processor, device=device, **kwargs)
+            self.model = model
+        else:
+            super().__init__(model, processor=processor, device=device, **kwargs)
         hub = {**model.hub_options, **({"local_files_only": True} if local_files_only else {})}
         self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, **hub)
-        self.detokenizer.to(self.device)
-        self.detokenizer.set_progress_bar_config(disable=True)
+        if not any(is_placed(part) for part in torch_parts(self.detokenizer)):
+            self.detokenizer.to(self.device)
+
+    @staticmethod
+    def _checked_device(device: int | str | torch.device | None, model: torch.nn.Module) -> torch.device:
+        """Where a placed model computes; raises ValueError if it is asked to be elsewhere."""
+        there = execution_device(model)
+        asked = there if device is None else torch.empty(0, device="cpu" if device == -1 else device).device
+        if asked != there:
+            raise ValueError(
+                f"The model cannot be moved to {asked}: a device map or offloading places it, and it computes on "
+                f"{there}. Leave device out, or load the model without device_map."
+            )
+        return there
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Saves model, processor and detokenizer: a folder from which `pipeline(task, model=folder)` loads again.
@@ -207,7 +247,8 @@ class ArmImagePipeline(Pipeline):
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
         given = self._sanitize_parameters(**kwargs)
         parameters = [{**defaults, **values} for defaults, values in zip(own, given, strict=True)]
-        batch_size = batch_size or self._batch_size or 1
+        sizes = (batch_size, self._batch_size, 1)
+        batch_size = checked_batch_size(next(size for size in sizes if size is not None))
         if isinstance(requests, Mapping):
             return self._draw_all([requests], 1, *parameters)[0]
         if isinstance(requests, list):
@@ -226,7 +267,8 @@ class ArmImagePipeline(Pipeline):
         if isinstance(generator, (list, tuple)) and len(generator) != images:
             raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
         pictures = self._draw(requests, batch_size, preprocess, forward, postprocess)
-        return list(tqdm(pictures, total=len(requests), disable=len(requests) < PROGRESS_FROM, desc=self.task))
+        hidden = not self.show_progress or len(requests) < PROGRESS_FROM
+        return list(tqdm(pictures, total=len(requests), disable=hidden, desc=self.task))
 
     def _draw(
         self, requests: Iterable[dict], batch_size: int, preprocess: dict, forward: dict, postprocess: dict
@@ -311,7 +353,8 @@ class ArmImagePipeline(Pipeline):
             **generation,
         )
         codes = sequences[:, -1 - height * width : -1].view(-1, height, width) - self.model.config.visual_token_offset
-        z_q = self.model.vq_model.decode_codes(codes)
+        with hooked(self.model):  # whose forward is not called
+            z_q = self.model.vq_model.decode_codes(codes)
         images = self.detokenizer(z_q, generator=kwargs.get("generator"), **rendering).images
         sources = {name: model_inputs[name] for name in ("sources", "masks")}
         return {"images": images, "num_images_per_prompt": num_images_per_prompt, **sources}
@@ -358,7 +401,8 @@ class ArmTextToImagePipeline(ArmImagePipeline):
                 folder's generation config says.
             num_inference_steps, decoder_guidance_scale: of the detokenizer; default: what it was saved with.
             generator: a `torch.Generator`, or a list with one a picture.
-            streamer: gets each row of image tokens.
+            streamer: as transformers' are; of each batch its `put` gets the opening [B, 3], each row of image tokens
+                [B, W] and the closing [B, 1], and then its `end` is called.
 
         Returns:
             A `PIL.Image` for a prompt, a list for a list (of lists if num_images_per_prompt > 1), else an iterator.

@@ -6,10 +6,9 @@ it can hold no control token. Knows nothing about the model, nor about how codes
 """
 
 import copy
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
-from numbers import Integral, Number
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -21,6 +20,15 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Proc
 
 from .configuration_arm import MAX_GRID_SIDE
 from .image_processing_arm import ArmImageProcessor, flatten_images
+from .written_text_arm import (
+    WRITTEN,
+    WRITTEN_TOKEN,
+    check_messages,
+    check_printed,
+    hide_written,
+    own_tokenizer,
+    written_text_encoder,
+)
 
 CHAT_TEMPLATE = r"""{%- for message in messages %}
     {{- '<|im_start|>' ~ message.role ~ '\n' }}
@@ -45,46 +53,18 @@ CHAT_TEMPLATE = r"""{%- for message in messages %}
 """
 
 SHAPE_TOKENS = [f"<|{side}:{length}|>" for side in "hw" for length in range(1, MAX_GRID_SIDE + 1)]
-# Stands in a rendered chat, with a number, for a string that somebody wrote. ARM has no other use for this token.
-WRITTEN_TOKEN = "<|vision_pad|>"
-WRITTEN = re.compile(re.escape(WRITTEN_TOKEN) + r"(\d+)" + re.escape(WRITTEN_TOKEN))
-PICTURE_KEYS = ("image", "image_url", "url", "path", "base64")
 PADDING_ARGUMENTS = (
     *("padding", "max_length", "pad_to_multiple_of", "padding_side"),
     *("return_attention_mask", "return_tensors"),
 )
 
 
-def hide_written(value, written: list[str], key: str | None = None):
-    """A copy of (nested) messages in which marks stand for the strings; the strings are appended to `written`.
-
-    What templates compare stays: types that are names, roles of letters alone. So do pictures. Entries that are None,
-    which datasets put into parts of other types, go.
-
-    Raises:
-        TypeError: objects that a template could print without showing their strings here.
-    """
-    if key in PICTURE_KEYS:
-        return value
-    if isinstance(value, str):
-        if (key == "type" and value.isidentifier()) or (key == "role" and value.isalpha()):
-            return value
-        written.append(value)
-        return f"{WRITTEN_TOKEN}{len(written) - 1}{WRITTEN_TOKEN}"
-    if isinstance(value, Mapping):
-        return {name: hide_written(each, written, name) for name, each in value.items() if each is not None}
-    if isinstance(value, Iterable):
-        return [hide_written(each, written) for each in value]
-    if isinstance(value, Number):
-        return value
-    raise TypeError(f"Messages are dicts of strings, lists and pictures, but one holds a {type(value).__name__}.")
-
-
 class ArmProcessor(ProcessorMixin):
     """ARM's image processor, text tokenizer and chat template.
 
     `processor(images, text)` takes text that is already rendered and trusted, and parses special tokens in it. What
-    users write belongs into `apply_chat_template(tokenize=True)` or `image_generation_inputs`.
+    users write belongs into `apply_chat_template(tokenize=True)` or `image_generation_inputs`. Any number of threads
+    may call them (`own_tokenizer` says what that asks for).
 
     Args:
         image_processor: an `ArmImageProcessor`.
@@ -96,8 +76,10 @@ class ArmProcessor(ProcessorMixin):
         ValueError: the tokenizer lacks vision or shape tokens, or they overlap the image tokens.
     """
 
-    # Strings for the marks that `apply_chat_template` leaves in a text; no token is parsed in them.
-    _written: Sequence[str] | None = None
+    # Of a processor that is for one call of `apply_chat_template`: what the marks stand for that it leaves in a text,
+    # and the pictures that it got beside the messages.
+    _written: Sequence | None = None
+    _images: ImageInput | None = None
     skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "pixel_values"]  # may be a list of sizes
 
     def __init__(self, image_processor, tokenizer, visual_token_offset: int, chat_template=CHAT_TEMPLATE):
@@ -161,7 +143,7 @@ class ArmProcessor(ProcessorMixin):
             ValueError: neither text nor images, or not as many images as placeholders.
         """
         if self._written is None:
-            return super().__call__(images=images, text=text, **kwargs)
+            return super(ArmProcessor, self._for_one_call()).__call__(images=images, text=text, **kwargs)
         merged = self._merge_kwargs(ProcessingKwargs, self.tokenizer.init_kwargs, **kwargs)
         text_kwargs = {name: value for name, value in merged["text_kwargs"].items() if value is not None}
         if refused := [name for name, value in text_kwargs.items() if value and name not in PADDING_ARGUMENTS]:
@@ -169,21 +151,42 @@ class ArmProcessor(ProcessorMixin):
                 f"A conversation's ids take {', '.join(PADDING_ARGUMENTS)}, not {', '.join(refused)}; leave that out, "
                 "or render with tokenize=False a text that you trust."
             )
+        if self._images is not None:
+            images = [self._images] if isinstance(text, str) else self._images
         texts = [text] if isinstance(text, str) else text
-        order = iter([int(number) for each in texts for number in WRITTEN.findall(each)])
+        order = [int(number) for each in texts for number in WRITTEN.findall(each)]
         texts = [WRITTEN.sub(WRITTEN_TOKEN, each) for each in texts]
-        inputs = super().__call__(images=images, text=texts, images_kwargs=merged["images_kwargs"])
-        encoded = [
-            self.tokenizer(each, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            for each in self._written
-        ]
-        rows = [
-            [token for place in row for token in (encoded[next(order)] if place == self.written_token_id else [place])]
-            for row in inputs["input_ids"]
-        ]
+        if sum(each.count(WRITTEN_TOKEN) for each in texts) != len(order):
+            raise ValueError(
+                f"The chat template cuts what it prints, or writes {WRITTEN_TOKEN}, which stands for that; have it "
+                "print strings of messages whole."
+            )
+        inputs = super().__call__(images=self._pictures(images), text=texts, images_kwargs=merged["images_kwargs"])
+        encode, pieces = written_text_encoder(self.tokenizer), iter(self._written[number] for number in order)
+
+        def ids_at(place: int) -> list[int]:
+            if place != self.written_token_id:
+                return [place]
+            piece = next(pieces)
+            return encode(piece if isinstance(piece, str) else f"<{type(piece).__name__}>")
+
+        rows = [[token for place in row for token in ids_at(place)] for row in inputs["input_ids"]]
         padding = {"padding": False} | {name: text_kwargs[name] for name in PADDING_ARGUMENTS if name in text_kwargs}
         pictures = {name: inputs[name] for name in inputs if name == "pixel_values"}
         return BatchFeature({**self.tokenizer.pad({"input_ids": rows}, **padding), **pictures})
+
+    def _for_one_call(self, written: Sequence | None = None, images: ImageInput | None = None) -> "ArmProcessor":
+        """This processor with a tokenizer of its own, and with what the conversation that it encodes is made of."""
+        own = copy.copy(self)
+        own.tokenizer, own._written, own._images = own_tokenizer(self.tokenizer), written, images
+        return own
+
+    def _pictures(self, images):
+        """(Nested lists of) marks -> the pictures that they stand for; all else passes through."""
+        if isinstance(images, (list, tuple)):
+            return [self._pictures(image) for image in images]
+        mark = WRITTEN.fullmatch(images) if isinstance(images, str) else None
+        return self._written[int(mark[1])] if mark else images
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
         if text is not None and images is not None and not flatten_images(images):
@@ -256,8 +259,12 @@ class ArmProcessor(ProcessorMixin):
     ):
         """A conversation, or a list of them, -> text, ids or model inputs, as in transformers.
 
-        With `tokenize=True` every string of a message is encoded apart, with `split_special_tokens`: it is text,
-        whatever it looks like. `tokenize=False` gives text in which that can no longer be told.
+        With `tokenize=True` no message makes a special token, whatever it holds and whatever the template prints of
+        it: strings, addresses of pictures among them, are encoded apart from the template's own text, and special
+        tokens in them are text; of pictures themselves a template can print no more than their type. It gets as they
+        are only keys, numbers, types that are names and roles of letters alone, which may hold no special token.
+        Anything else (bytes, other objects, subclasses of numbers) is refused. The template and its variables in
+        `kwargs` are trusted. `tokenize=False` gives text in which all that can no longer be told.
 
         Args:
             conversation: `[{"role", "content"}]`; content is a str or a list of `{"type": "text", "text"}` and
@@ -273,6 +280,7 @@ class ArmProcessor(ProcessorMixin):
 
         Raises:
             ValueError: no messages; or with `tokenize`, what would bring in unchecked text.
+            TypeError: with `tokenize`, messages, or something in them, of a type that they cannot have.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template, tools, documents, **kwargs)
@@ -280,15 +288,20 @@ class ArmProcessor(ProcessorMixin):
             raise ValueError(
                 "ARM's ids hold messages only; leave out tools, documents and return_assistant_tokens_mask."
             )
-        written = []
-        hidden = hide_written(conversation, written)
-        if not hidden or not all(hidden):
-            raise ValueError(f"The conversation {conversation!r} has no messages; pass at least one.")
-        # On a copy: `processor_kwargs`, the other way in, is dropped beside other arguments by older transformers.
-        rendering = copy.copy(self)
-        rendering._written = written
+        written, printed = [], set()
+        hidden = hide_written(conversation, written, printed)
+        several = isinstance(hidden, list) and hidden and isinstance(hidden[0], list)
+        for messages in hidden if several else [hidden]:
+            if not messages or messages == [{}]:
+                raise ValueError(f"The conversation {conversation!r} has no messages; pass at least one.")
+            check_messages(messages)
+        check_printed(printed, self.tokenizer)
+        # On a copy: `processor_kwargs`, the other way in, is dropped beside other arguments by older transformers, and
+        # takes no images there.
+        processor_kwargs = dict(processor_kwargs or {})
+        rendering = self._for_one_call(written, processor_kwargs.pop("images", None))
         return super(ArmProcessor, rendering).apply_chat_template(
-            hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs or {}, **kwargs
+            hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs, **kwargs
         )
 
     def image_generation_inputs(

@@ -16,6 +16,7 @@ from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.conversations import ConversationCollator, message
 from transformers_arm.data.mixture import Mixture, Source
 from transformers_arm.data.packing import DocumentEncoder, PackedCollator, PackedMixture
+from transformers_arm.training.routed_loss import losses_of_sources
 from transformers_arm.worlds.shapes import render_scene, sample_scene
 
 PAPER = {"text": 0.05, "image_to_text": 0.10, "text_to_image": 0.70, "interleaved": 0.12, "editing": 0.03}
@@ -108,9 +109,10 @@ def test_the_loss_of_a_packed_document_is_its_loss_alone(arm):
         losses.append(alone)
         counts.append(int((batch["labels"][0, start:stop] != -100).sum()))
     mean = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
-    together = model(**batch)
+    together = model(**batch, output_token_losses=True)
     torch.testing.assert_close(together.loss, mean, atol=1e-5, rtol=0)
-    told_apart = [together.losses[f"of_document {number}"] for number in range(len(losses))]
+    told_apart = losses_of_sources(together.token_losses, batch["sources"], batch["source_names"])
+    told_apart = [told_apart[f"of_document {number}"] for number in range(len(losses))]
     torch.testing.assert_close(told_apart, losses, atol=1e-5, rtol=0)
 
 

@@ -124,3 +124,26 @@ def test_placeholders_without_their_pictures_are_refused(shared, mode):
     ids = with_pictures(shared.config, (2, 2), text=prompts(1))
     with pytest.raises(ValueError, match="placeholders .* but there are no pixel_values"):
         shared.generate(ids, generation_mode=mode)
+
+
+@pytest.mark.parametrize("name", ["negative_prompt_ids", "image_prompt_ids"])
+def test_placeholders_in_other_branches_without_pictures_are_refused(shared, name):
+    branches = {"negative_prompt_ids": prompts(2), "image_prompt_ids": prompts(2, seed=1), **PLAIN}
+    branches[name] = branches[name].clone()
+    branches[name][0, 2] = shared.config.image_token_id
+    with pytest.raises(ValueError, match=f"{name} hold placeholders .* there are no pixel_values for them"):
+        shared.generate(prompts(2), generation_mode="image", image_grid=(2, 2), **branches)
+
+
+def test_placeholders_of_the_unconditional_branch_have_no_pictures_at_all(shared):
+    negative = prompts(1)
+    negative[0, 2] = shared.config.image_token_id
+    ids = with_pictures(shared.config, (1, 1), text=prompts(1))
+    with pytest.raises(ValueError, match="negative_prompt_ids hold placeholders"):
+        shared.generate(
+            ids,
+            generation_mode="image",
+            image_grid=(2, 2),
+            negative_prompt_ids=negative,
+            pixel_values=pictures((1, 1)),
+        )

@@ -74,8 +74,38 @@ def test_image_settings_of_the_generation_config_are_saved_loaded_and_used(model
     assert torch.equal(sampled, draw(shared, ids, (3, 3), generator=seed(1))) and not torch.equal(sampled, greedy)
     given = GenerationConfig(image_generation={"do_sample": True, **PLAIN})
     assert torch.equal(loaded.generate(ids, given, **arguments, generator=seed(1)), sampled)
-    assert torch.equal(loaded.generate(ids, GenerationConfig(max_new_tokens=3), **arguments), greedy)
+    assert torch.equal(loaded.generate(ids, GenerationConfig(), **arguments), greedy)
     assert loaded.generate(ids, max_new_tokens=2).shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "stated", [{"do_sample": True, "temperature": 0.3}, {"do_sample": True, "top_k": 2}, {"do_sample": False}]
+)
+def test_plain_fields_of_a_call_s_configuration_are_heeded(model, stated):
+    model.generation_config.image_generation = {"temperature": 0.7, **PLAIN}
+    arguments = {"generation_mode": "image", "image_grid": (3, 3)}
+    wanted = model.generate(prompts(2), **arguments, **stated, generator=seed(1))
+    plain = model.generate(prompts(2), **arguments, generator=seed(1))
+    assert not torch.equal(wanted, plain)
+    for config in (GenerationConfig(**stated), copy.deepcopy(model.generation_config)):
+        config.update(**stated)
+        assert torch.equal(model.generate(prompts(2), config, **arguments, generator=seed(1)), wanted)
+        section = GenerationConfig(**stated, image_generation={"temperature": 0.7, "top_k": 0, "do_sample": True})
+        assert torch.equal(model.generate(prompts(2), section, **arguments, generator=seed(1)), plain)
+
+
+def test_the_model_s_own_settings_of_text_do_not_disturb_images(model):
+    model.generation_config.update(max_new_tokens=5, eos_token_id=3, repetition_penalty=1.5, do_sample=True)
+    config = copy.deepcopy(model.generation_config)
+    arguments = {"generation_mode": "image", "image_grid": (2, 3), **PLAIN, **GREEDY}
+    assert torch.equal(model.generate(prompts(2), config, **arguments), model.generate(prompts(2), **arguments))
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "num_beams", "repetition_penalty", "eos_token_id", "min_p"])
+def test_fields_of_a_call_s_configuration_that_images_do_not_take_are_refused_by_name(shared, name):
+    config = GenerationConfig(**{name: 3 if name != "min_p" else 0.1})
+    with pytest.raises(TypeError, match=f"generation_mode='image' takes no {name}; it takes do_sample"):
+        shared.generate(prompts(2), config, generation_mode="image", image_grid=(2, 2), **PLAIN)
 
 
 def test_edits_are_sampled_as_their_own_settings_say_where_they_differ(model, shared, tmp_path):

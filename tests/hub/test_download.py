@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
 from transformers_arm import ArmForCausalLM, ArmPipeline, ArmProcessor, ArmTextToImagePipeline
 from transformers_arm.hub.remote_code import add_remote_code
+from transformers_arm.pipeline_arm import load_detokenizer
+from transformers_arm.sizes.adapters import lora_config
+from transformers_arm.training.parts import detokenizer_of
 
 TESTS = Path(__file__).parents[1]
 SHIPPED = TESTS.parent / "checkpoints" / "arm-tiny"
@@ -195,6 +199,15 @@ def test_all_parts_are_of_one_commit_when_the_branch_moves_on_meanwhile(hub, fol
     file = folders["v1"] / "detokenizer" / "transformer" / "diffusion_pytorch_model.safetensors"
     found = pipe.detokenizer.transformer.state_dict()
     assert all(torch.equal(found[name], value.float()) for name, value in load_file(file).items())
+
+
+def test_the_parts_of_an_adapter_are_those_of_its_base_and_not_of_the_adapter_s_commit(hub, folders, tmp_path):
+    base = ArmForCausalLM.from_pretrained(folders["v1"])
+    get_peft_model(base, lora_config(base, r=2)).save_pretrained(tmp_path)
+    commit = hub.add_repo("org/adapter", tmp_path)
+    model = ArmForCausalLM.from_pretrained("org/adapter", revision=commit)
+    assert model.name_or_path == str(folders["v1"]) and "revision" not in model.hub_options
+    assert detokenizer_of(model).transformer.config == load_detokenizer(str(folders["v1"])).transformer.config
 
 
 def test_a_repo_loads_and_draws_as_its_folder_does(downloaded, expected, package):

@@ -19,11 +19,13 @@ NEEDED = {
     *(
         "configuration_arm.py",
         "generation_arm.py",
+        "grammar_arm.py",
         "loading_arm.py",
         "loss_arm.py",
         "modeling_arm.py",
         "modeling_arm_vq.py",
         "processing_arm.py",
+        "written_text_arm.py",
     ),
     *("image_processing_arm.py", "pipeline_arm.py", "diffusers_pipeline_arm.py"),
     *("detokenizer_arm_pixel.py", "pixel_transformer_arm.py"),

@@ -1,10 +1,14 @@
 """Files: what is read from paths, addresses and damaged files, and how the processor itself is saved."""
 
 import base64
+import importlib.util
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
+from types import ModuleType
+from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
@@ -15,6 +19,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
+from transformers_arm import image_processing_arm
 from transformers_arm.image_processing_arm import ArmImageProcessor
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -48,6 +53,43 @@ def test_paths_addresses_and_base64_keep_what_the_file_says(processor, drawing, 
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,", "data:image/png;charset=utf-8;base64,\n"])
+@pytest.mark.parametrize("written", ["email", "base64 -w 60", "windows", "indented", "percent"])
+def test_base64_may_be_written_in_lines_and_in_a_url(processor, drawing, start, written):
+    drawing.save(file := BytesIO(), "PNG")
+    whole = base64.b64encode(file.getvalue()).decode()
+    lines = [whole[place : place + 60] for place in range(0, len(whole), 60)]
+    ways = {
+        "email": base64.encodebytes(file.getvalue()).decode(),
+        "base64 -w 60": "\n".join(lines) + "\n",
+        "windows": "\r\n".join(lines),
+        "indented": "".join(f"\n    {line}" for line in lines),
+        "percent": quote("\n".join(lines), safe=""),
+    }
+    assert np.array_equal(pixels_of(processor, start + ways[written]), pixels_of(processor, drawing))
+
+
+def test_base64_that_is_cut_or_no_picture_is_refused(processor, drawing):
+    drawing.save(file := BytesIO(), "PNG")
+    for wrong in (base64.encodebytes(file.getvalue()).decode().rstrip()[:-1], "aGVs\nbG8=", "data:image/png;base64,"):
+        with pytest.raises(ValueError, match="Image 0: .* is no image file, no http.* address and no base64 image"):
+            processor(wrong)
+
+
+@pytest.mark.parametrize("hub_has_it", [True, False])
+def test_it_takes_the_httpx_of_the_hub_client_or_an_own_one(hub_has_it, monkeypatch):
+    """huggingface_hub below 1.31 has none to take."""
+    utils, hubs, own = ModuleType("huggingface_hub.utils"), ModuleType("hubs"), ModuleType("own")
+    hubs.HTTPError = own.HTTPError = OSError
+    if hub_has_it:
+        utils.httpx = hubs
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
+    monkeypatch.setitem(sys.modules, "httpx", own)
+    spec = importlib.util.spec_from_file_location("transformers_arm.again", image_processing_arm.__file__)
+    spec.loader.exec_module(again := importlib.util.module_from_spec(spec))
+    assert again.httpx is (hubs if hub_has_it else own)
 
 
 def test_a_path_that_does_not_exist_is_refused_by_name(processor, drawing, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import transformers_arm.metrics as metrics
+from transformers_arm.extras import MissingExtra
 from transformers_arm.metrics.arm_codebook.arm_codebook import code_counts, codebook_scores, usage_scores
 from transformers_arm.metrics.arm_fid.arm_fid import FrechetDistance, fid
 from transformers_arm.metrics.arm_fidelity.arm_fidelity import psnr, ssim
@@ -110,14 +111,11 @@ def test_the_metric_of_fidelity_is_the_mean_over_pictures(metric_cache):
 
 def test_what_is_missing_for_fidelity_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"scikit-image; install it with `pip install transformers-arm\[metr"
-    ):
+    with pytest.raises(MissingExtra, match=r"skimage; install it with `pip install transformers-arm\[metr"):
         psnr(np.zeros((16, 16, 3)), np.zeros((16, 16, 3)))
-    with pytest.raises(
-        ModuleNotFoundError, match=r"torchmetrics; install it with `pip install transformers-arm\[metr"
-    ):
+    monkeypatch.delitem(sys.modules, "skimage")
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(MissingExtra, match=r"torchmetrics; install it with `pip install transformers-arm\[metr"):
         FrechetDistance("inception-2015-12-05.pt")
 
 

@@ -163,10 +163,17 @@ def test_the_default_configuration_has_the_paper_s_size():
     [
         ({"vocab_size": 501}, r"vocab_size 501 must be visual_token_offset 484 \+ the codebook's 16 codes"),
         ({"shape_token_offset": 229}, r"Shape tokens 229\.\.484 do not fit the 484 text rows; choose a smaller"),
+        (
+            {"vision_start_token_id": 484},
+            r"vision_start_token_id 484 must be a text row, 0\.\.483, and none of the sha",
+        ),
+        ({"vision_end_token_id": 300}, r"vision_end_token_id 300 must be .* tokens' 228\.\.483; choose another shape"),
+        ({"image_token_id": -1}, "image_token_id -1 must be a text row"),
     ],
 )
 def test_a_vocabulary_that_does_not_add_up_is_refused(fields, message):
     fitting = {"vocab_size": 500, "visual_token_offset": 484, "shape_token_offset": 228, "vq_config": TINY_VQ}
+    fitting |= {"vision_start_token_id": 1, "vision_end_token_id": 2, "image_token_id": 3}
     assert ArmConfig(**fitting).width_token_offset == 356
     with pytest.raises(ValueError, match=message):
         ArmConfig(**(fitting | fields))

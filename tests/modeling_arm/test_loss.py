@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from tiny_arm import assemble, assert_close, can_follow, logits_of, mixed, picture
 from torch import nn
 
@@ -129,11 +130,71 @@ def test_labels_may_come_shifted(shared):
     assert torch.equal(shared(ids, shift_labels=shifted).loss, shared(ids, labels=labels).loss)
 
 
-def test_training_with_labels_returns_no_logits(model):
+def test_training_with_labels_returns_no_logits_unless_it_is_asked_for_them(model):
     ids, labels = batch_with_labels(model.config)
     assert model.train()(ids, labels=labels).logits is None
     assert model(ids).logits is not None
+    asked = model(ids, labels=labels, skip_logits=False)
+    assert torch.equal(asked.logits, model(ids).logits) and torch.equal(asked.loss, model(ids, labels=labels).loss)
     assert model.eval()(ids, labels=labels).logits is not None
+    without = model(ids, labels=labels, skip_logits=True)
+    assert without.logits is None and without.loss.isfinite()
+
+
+def test_scores_are_asked_for_by_their_own_name_and_come_alone(shared):
+    ids, labels = batch_with_labels(shared.config)
+    scored, plain = shared(ids, labels=labels, scoring_temperature=1.0), shared(ids, labels=labels)
+    assert {"loss", "logits", "losses"}.isdisjoint(scored.keys()) and {"log_probs", "entropies"} <= set(scored.keys())
+    assert {"log_probs", "entropies", "token_losses"}.isdisjoint(plain.keys())
+    with pytest.raises(ValueError, match="scoring_temperature is for scores of labels; pass labels"):
+        shared(ids, scoring_temperature=1.0)
+
+
+def test_the_loss_of_each_label_comes_when_it_is_asked_for(shared):
+    ids, labels = batch_with_labels(shared.config)
+    output = shared(ids, labels=labels, output_token_losses=True)
+    expected, _ = flat_losses(shared, ids, labels)
+    found = output.token_losses
+    assert found.shape == ids.shape and not found.requires_grad and found.dtype == torch.float32
+    assert_close(found[~found.isnan()], expected.detach())  # in their order
+    assert_close(found.nanmean(), output.loss.detach())
+    scores = shared(ids, labels=labels, scoring_temperature=1.0).log_probs
+    assert_close(-found[:, :-1].nan_to_num(), scores.detach())
+    assert torch.equal(output.loss, shared(ids, labels=labels).loss)
+
+
+# --- embeddings in place of ids --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["labels", "shift_labels", "scores"])
+def test_labels_of_image_tokens_need_the_ids(shared, how):
+    """Without them, routing is not known, and their loss would be lost."""
+    ids = mixed(shared.config)
+    embeddings = shared.get_input_embeddings()(ids)
+    asked = {how: ids} if how != "scores" else {"labels": ids, "scoring_temperature": 1.0}
+    with pytest.raises(ValueError, match=r"labels are image tokens .* lost. Pass input_ids in place of inputs_embeds"):
+        shared(inputs_embeds=embeddings, **asked)
+
+
+def test_labels_of_text_have_their_loss_with_embeddings_as_with_ids(shared):
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    embeddings = shared.get_input_embeddings()(ids)
+    assert torch.equal(shared(inputs_embeds=embeddings, labels=ids).loss, shared(ids, labels=ids).loss)
+    picture_before = mixed(shared.config)  # its labels carry no loss, as those of a prompt
+    labels = picture_before.masked_fill(picture_before >= shared.config.visual_token_offset, -100)
+    labels[picture_before == shared.config.vision_end_token_id] = -100
+    embeddings = shared.get_input_embeddings()(picture_before)
+    assert_close(shared(inputs_embeds=embeddings, labels=labels).loss, shared(picture_before, labels=labels).loss)
+
+
+def test_prompt_tuning_learns_text_and_is_refused_for_pictures(model):
+    adapted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    assert any(parameter.grad.abs().max() > 0 for parameter in adapted.parameters() if parameter.requires_grad)
+    ids = mixed(model.config)
+    with pytest.raises(ValueError, match="prompt tuning, which makes these, cannot: take LoRA"):
+        adapted(input_ids=ids, labels=ids)
 
 
 def test_gradient_checkpointing_changes_neither_loss_nor_gradients(model):

@@ -184,6 +184,8 @@ def test_sources_are_read_at_the_size_asked_for(edit, monkeypatch):
         ([PROMPT, None], {}, TypeError, "A prompt is a str, not None"),
         (PROMPT, {"guidence_scale": 2}, TypeError, "Unknown argument guidence_scale; .*guidance_scale"),
         (PROMPT, {"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt 0 must be at least 1"),
+        (PROMPT, {"batch_size": 0}, ValueError, "batch_size 0 must be a whole number of requests, 1 or more"),
+        ([PROMPT] * 2, {"batch_size": -1}, ValueError, "batch_size -1 must be a whole number"),
         (PROMPT, {"height": 50}, ValueError, "50x48 must be multiples of the 16 px patch"),
         (PROMPT, {"width": 0}, ValueError, "48x0 must be multiples of the 16 px patch"),
         (PROMPT, {"height": -16}, ValueError, "-16x48 must be multiples"),

@@ -4,13 +4,24 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    TrainableTokensConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2ForCausalLM, Trainer, TrainingArguments
 from transformers.utils import is_bitsandbytes_available
 
 from transformers_arm import ArmForCausalLM
-from transformers_arm.sizes.adapters import lora_config, quantization
+from transformers_arm.sizes.adapters import check_adapters, lora_config, quantization
 from transformers_arm.training.trainer import ArmTrainer
 
 with_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason="bitsandbytes is not installed")
@@ -136,7 +147,7 @@ def test_unmerged_visual_rows_draw_and_are_scored_as_merged_ones(model):
 
     def results(model):
         with torch.no_grad():
-            scored = model(input_ids=ids, labels=ids, temperature=0.7)
+            scored = model(input_ids=ids, labels=ids, scoring_temperature=0.7)
             return model.generate(input_ids=ids[:, :6], **drawing), scored.log_probs, scored.entropies
 
     drawn, *scores = results(rows)
@@ -149,6 +160,123 @@ def test_unmerged_visual_rows_draw_and_are_scored_as_merged_ones(model):
 def test_visual_rows_and_other_rows_are_one_or_the_other(model):
     with pytest.raises(ValueError, match="visual_rows sets trainable_token_indices; give one or the other"):
         lora_config(model, visual_rows=True, trainable_token_indices=[3])
+
+
+# --- adapters on the head --------------------------------------------------------------------------------------------
+
+WITH_HEAD = ArmForCausalLM.LORA_TARGETS + "|lm_head"
+TOKENS = [*range(4, 200), 1500]  # all text of a sequence, and a code
+ON_HEAD = {
+    "LoRA": LoraConfig(target_modules=WITH_HEAD, r=4),
+    "LoRA-by-name": LoraConfig(target_modules=["q_proj", "lm_head"], exclude_modules=".*vq_model.*", r=4),
+    "LoRA-of-a-parameter": LoraConfig(target_modules=[], target_parameters=["lm_head.weight"], r=4),
+    "DoRA": LoraConfig(target_modules=WITH_HEAD, r=4, use_dora=True),
+    "LoHa": LoHaConfig(target_modules=WITH_HEAD, r=4),
+    "LoKr": LoKrConfig(target_modules=WITH_HEAD, r=4),
+    "IA3": IA3Config(target_modules=WITH_HEAD, feedforward_modules=[]),
+    "VeRA": VeraConfig(target_modules=["lm_head"], r=4),
+    "OFT": OFTConfig(target_modules=["lm_head"], oft_block_size=4),
+    "tokens": TrainableTokensConfig(target_modules=["lm_head"], token_indices=TOKENS),
+}
+WHOLE_HEAD = {
+    "modules_to_save": LoraConfig(target_modules=ArmForCausalLM.LORA_TARGETS, modules_to_save=["lm_head"]),
+    "both-tables": LoraConfig(target_modules=ArmForCausalLM.LORA_TARGETS, modules_to_save=["lm_head", "embed_tokens"]),
+    "tied-copies": LoraConfig(
+        **{"target_modules": ArmForCausalLM.LORA_TARGETS, "modules_to_save": ["lm_head", "embed_tokens"]},
+        ensure_weight_tying=True,
+    ),
+    "tokens-of-the-embedding": TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=TOKENS),
+}
+
+
+def disturbed(model, config):
+    """A PEFT model whose every adapter does something."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, copy.deepcopy(config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def results(model, ids):
+    """What is drawn, and with which logits, loss, losses and scores."""
+    drawing = {"generation_mode": "image", "image_grid": (2, 2), "guidance_scale": 1.0, "do_sample": False}
+    with torch.no_grad():
+        lost = model(input_ids=ids, labels=ids, output_token_losses=True)
+        scored = model(input_ids=ids, labels=ids, scoring_temperature=0.7)
+        drawn = model.generate(input_ids=ids[:, :6], **drawing)
+    values = {"logits": lost.logits, "loss": lost.loss, "token_losses": lost.token_losses.nan_to_num(), **lost.losses}
+    return drawn, {**values, "log_probs": scored.log_probs, "entropies": scored.entropies}
+
+
+def assert_trains_draws_and_merges_alike(model, config, monkeypatch):
+    ids = sequence(model.config)
+    before = results(model, ids)
+    adapted = disturbed(model, config)
+    adapted.train()(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapted.parameters() if p.requires_grad)
+    drawn, found = results(adapted.eval(), ids)
+    assert (found["logits"] - before[1]["logits"]).abs().max() > 1e-2
+    monkeypatch.setattr("transformers_arm.loss_arm.LOGITS_AT_ONCE", 3 * 1500)  # three positions at a time
+    in_chunks = results(adapted, ids)[1]
+    with adapted.disable_adapter():
+        torch.testing.assert_close(results(adapted, ids), before, atol=1e-4, rtol=1e-4)
+    merged = adapted.merge_and_unload().eval()
+    again, expected = results(merged, ids)
+    assert torch.equal(drawn, again)
+    for ours in (found, in_chunks):
+        torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ON_HEAD)
+def test_adapters_on_the_head_train_draw_and_merge_alike_or_are_refused_where_the_embedding_is_the_head(
+    model, name, monkeypatch
+):
+    if model.config.tie_word_embeddings:
+        ways = r"merging the adapter of one would change the other.*modules_to_save=\['lm_head'\].*visual_rows=True"
+        with pytest.raises(ValueError, match=ways):
+            get_peft_model(model, copy.deepcopy(ON_HEAD[name]))
+    else:
+        assert_trains_draws_and_merges_alike(model, ON_HEAD[name], monkeypatch)
+
+
+@pytest.mark.parametrize("name", WHOLE_HEAD)
+def test_the_ways_that_the_refusal_names_work_with_one_table_and_with_two(model, name, monkeypatch):
+    if name == "tied-copies" and not model.config.tie_word_embeddings:
+        pytest.skip("there is nothing to tie")
+    assert_trains_draws_and_merges_alike(model, WHOLE_HEAD[name], monkeypatch)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "model.embed_tokens"])
+def test_adapters_on_an_embedding_that_is_the_head_are_refused(model, target, monkeypatch):
+    config = LoraConfig(target_modules=[target], r=4)
+    if model.config.tie_word_embeddings:
+        with pytest.raises(ValueError, match="Embedding on embed_tokens: embedding and head are one table"):
+            get_peft_model(model, config)
+    else:
+        assert_trains_draws_and_merges_alike(model, config, monkeypatch)
+
+
+def test_adapters_that_trl_s_trainers_cannot_take_are_refused_by_the_ways_that_work(model):
+    refused = r"TRL's trainers take no adapter on lm_head. .*modules_to_save.*visual_rows=True.*ArmTrainer"
+    for config in (ON_HEAD["LoRA"], ON_HEAD["LoRA-by-name"], ON_HEAD["IA3"]):
+        check_adapters(model, config)
+        with pytest.raises(ValueError, match=refused):
+            check_adapters(model, config, on_head=False)
+    check_adapters(model, WHOLE_HEAD["modules_to_save"], on_head=False)
+    check_adapters(model, lora_config(model, visual_rows=True), on_head=False)
+    if not model.config.tie_word_embeddings:
+        with pytest.raises(ValueError, match=refused):
+            check_adapters(get_peft_model(model, copy.deepcopy(ON_HEAD["LoRA"])), on_head=False)
+
+
+def test_prompt_learning_is_refused(model):
+    with pytest.raises(
+        ValueError, match=r"PrefixTuningConfig puts embeddings before the prompt, .*lora_config\(model\)"
+    ):
+        check_adapters(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
 
 
 # --- Trainer ---------------------------------------------------------------------------------------------------------

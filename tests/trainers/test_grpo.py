@@ -121,6 +121,29 @@ def test_arm_7b_s_recipes_follow_each_other():
         assert after.start_from == f"{before.output_dir}/model"
 
 
+@pytest.mark.parametrize("name", [f"{size}/{name}" for size in ("arm_7b", "arm_tiny") for name in PAPER])
+def test_every_stage_is_kept_near_the_fine_tuned_model(name):
+    """Paper, section 5."""
+    here = ["training.use_cpu=true", "training.bf16=false", "training.deepspeed=null"]
+    recipes = {stage: read_stage("grpo", f"{name.partition('/')[0]}/{stage}", here) for stage in PAPER}
+    recipe = recipes[name.partition("/")[2]]
+    assert (recipe.reference or recipe.start_from) == recipes["grpo_text_to_image"].start_from
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2}], ids=["", "LoRA"])
+def test_a_recipe_s_reference_is_what_the_kl_is_to(run, lora):
+    shipped = str(ROOT / "checkpoints" / "arm-tiny")
+    first = []
+    for reference in (None, shipped):
+        folder = run("grpo_text_to_image", reference=reference, lora=lora, evaluation=None)
+        history = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+        first.append(next(log["kl"] for log in history if "kl" in log))
+        shutil.rmtree(folder)
+    assert (
+        first[0] == pytest.approx(0, abs=1e-6) and first[1] > 1e-2
+    )  # the untrained start is far from the shipped one
+
+
 def test_gradient_accumulation_follows_from_the_number_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "24")
     with pytest.raises(ValueError, match="prompts_per_step 64 are 1024 samples, not a multiple of the 96"):
@@ -147,6 +170,7 @@ def test_rewards_are_found_by_name_or_by_module():
         ("training.max_steps=0", "training.max_steps: 0 is no end"),
         ("evaluation={every: 5}", "evaluation.world: the data are of no world"),
         ("training.reward_weights=[1]", "training.reward_weights: there is no such field"),
+        ("training.beta=0", "reference: training.beta is 0, so none is asked; set beta, or leave it out"),
     ],
 )
 def test_what_a_run_cannot_do_is_refused_before_anything_is_loaded(override, message):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..extras import MissingExtra
 from . import ask, card, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
 from .shared import CHECKPOINT, is_repo_id
 
@@ -23,14 +24,14 @@ def new_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = new_parser().parse_args(argv)
     try:
+        arguments = new_parser().parse_args(argv)
         checkpoint = arguments.checkpoint
         if checkpoint and not (checkpoint / "config.json").is_file():
             if not ("from_hub" in arguments and is_repo_id(checkpoint)):
                 raise ValueError(f"{checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
         arguments.run(arguments)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MissingExtra) as error:
         print(f"transformers-arm: {error}", file=sys.stderr)
         return 1
     return 0

@@ -40,14 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes pages, token grids and scores into the output folder, and prints what it wrote.
 
     Raises:
-        ValueError, OSError: an image file that is missing or none, or no items to score; nothing is written then.
+        ValueError, OSError, MissingExtra: an image file that is missing or none, no items to score, or nothing to
+            score them with; nothing is written then.
     """
     from ..data.world import find_world
     from ..evaluation.results import EVALUATION_SEED
+    from ..extras import require
 
     checkpoint, output, count = arguments.checkpoint, arguments.output, arguments.items
     if count < 1:
         raise ValueError(f"{count} items cannot be scored; score at least 1 a row.")
+    require("The demo's scores", "metrics")
     started = time.perf_counter()
     world, yours = find_world(arguments.world), own_sheet(checkpoint, arguments.images)
     output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ Build a ready-to-train ARM folder from a Qwen2.5 checkpoint and a visual tokeniz
 tokenizer, processor, chat template and generation settings. Text rows are the checkpoint's, bit for bit; rows of shape
 and image tokens are drawn anew. The memory it takes is one shard of 2 GB and Python's own.
 
-arm-7b needs 17.4 GB of disk for what it writes, and to be downloaded:
+arm-7b needs 18.6 GB of disk for what it writes, and to be downloaded:
 
   hf download Qwen/Qwen2.5-7B                         15.2 GB  the language model (--text)
 

@@ -16,12 +16,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from ..configuration_arm import ArmConfig
+    from ..extras import require
     from ..sizes.presets import arm_7b_config
 
-    try:
-        from ..sizes.memory import memory_table
-    except ModuleNotFoundError as error:
-        raise ValueError(f"LoRA needs {error.name}; install it with `pip install transformers-arm[train]`.") from error
+    require("LoRA", "train")
+    from ..sizes.memory import memory_table
 
     if arguments.config == "arm-7b":
         config = arm_7b_config()

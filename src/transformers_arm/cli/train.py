@@ -2,20 +2,28 @@
 
 import argparse
 import sys
+from importlib import import_module
+
+from ..extras import MissingExtra, require
 
 HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, pretrain, sft or grpo"
 STAGES = ("backbones", "tokenizer", "detokenizer", "pretrain", "sft", "grpo")
 
 
+def stages():
+    """What knows the stages; it takes a while to import, and needs an extra."""
+    require("Training", "train")
+    return import_module("..training.stages", __package__)
+
+
 class StageHelp(argparse.Action):
-    """Prints what a stage's recipe may have, which takes a while to import."""
+    """Prints what a stage's recipe may have."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from ..training.stages import stage_help
-
+        described = stages().stage_help(parser.get_default("stage"))
         parser.print_usage()
         print()
-        print(stage_help(parser.get_default("stage")))
+        print(described)
         parser.exit()
 
 
@@ -37,30 +45,23 @@ def add_recipe(command: argparse.ArgumentParser, stage: str) -> None:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    stages = command.add_subparsers(required=True, metavar="STAGE")
+    of_stages = command.add_subparsers(required=True, metavar="STAGE")
     for stage in STAGES:
-        add_recipe(stages.add_parser(stage, add_help=False), stage)
+        add_recipe(of_stages.add_parser(stage, add_help=False), stage)
     command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    try:
-        from ..training.stages import train_stage
-    except ModuleNotFoundError as error:
-        message = f"Training needs {error.name}; install it with `pip install transformers-arm[train]`."
-        raise ValueError(message) from error
-    train_stage(arguments.stage, arguments.config, arguments.overrides)
+    stages().train_stage(arguments.stage, arguments.config, arguments.overrides)
 
 
 def launch(stage: str) -> None:
     """The command line of a launcher in trainers/, whose stage is known."""
     parser = argparse.ArgumentParser(add_help=False)
     add_recipe(parser, stage)
-    arguments = parser.parse_args()
-
-    from ..training.recipe import RecipeError
-
     try:
-        run(arguments)
-    except RecipeError as error:  # said without where the code found it
+        run(parser.parse_args())
+    except MissingExtra as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except stages().RecipeError as error:  # said without where the code found it
         sys.exit(f"{parser.prog}: {error}")

@@ -14,6 +14,7 @@ import torch
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel, encoded_by_size
+from ..written_text_arm import written_text_encoder
 from .collators import to_pixel_values
 
 
@@ -106,10 +107,12 @@ class ConversationCollator:
 
     def __init__(self, tokenizer, vq_model: ArmVQModel, config: ArmConfig):
         self.tokenizer, self.vq_model, self.config = tokenizer, vq_model, config
-        self.encode_text = lru_cache(100_000)(
-            lambda text: tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
-        )
+        encode = written_text_encoder(tokenizer)
+        self.encode_text = lru_cache(100_000)(lambda text: tuple(encode(text)))
         self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+    def __reduce__(self):
+        return type(self), (self.tokenizer, self.vq_model, self.config)  # its cache stays here
 
     def image_tokens(self, images: Sequence[np.ndarray | torch.Tensor]) -> list[torch.LongTensor]:
         """Pictures uint8 [H, W, 3] or codes int64 [h, w] -> their tokens [h, w], in the same order.

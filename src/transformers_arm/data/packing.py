@@ -194,7 +194,7 @@ class PackedCollator:
     """Rows -> one row [1, T] of them all: nothing is padded, and flash attention's variable lengths want it so.
 
     Args:
-        source_names: of the mixture, so that the loss of each is known.
+        source_names: of the mixture, so that trainers can tell the loss of each apart; models take no notice.
     """
 
     def __init__(self, source_names: Iterable[str]):

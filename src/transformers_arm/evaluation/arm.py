@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..loading_arm import hooked
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched, load_detokenizer
 from ..processing_arm import ArmProcessor
@@ -27,11 +28,15 @@ class Arm:
     processor: ArmProcessor
     detokenizer: ArmPixelDetokenizer
 
+    def __post_init__(self):
+        self.detokenizer.set_progress_bar_config(disable=True)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Arm":
         """Loads a complete ARM folder, in fp32."""
         model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        return cls(model, ArmProcessor.from_pretrained(folder), load_detokenizer(str(folder)))
+        hub = model.hub_options
+        return cls(model, ArmProcessor.from_pretrained(folder, **hub), load_detokenizer(str(folder), **hub))
 
     def _pipeline(self, pipeline_class):
         return pipeline_class(
@@ -95,5 +100,6 @@ class Arm:
 
     def _render(self, codes: torch.LongTensor, generator: torch.Generator) -> Image.Image:
         """The picture of codes [h, w]."""
-        z_q = self.model.vq_model.decode_codes(codes[None].to(self.model.device))
+        with hooked(self.model):  # whose forward is not called
+            z_q = self.model.vq_model.decode_codes(codes[None])
         return self.detokenizer(z_q, generator=generator).images[0]

@@ -34,6 +34,7 @@ from ..data.pretokenize import arranged
 from ..data.row_errors import RowError, Tally, row_error
 from ..data.visual_tokenizer import load_tokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..extras import require
 from ..image_processing_arm import ArmImageProcessor
 from ..metrics.arm_codebook.arm_codebook import code_counts, usage_scores
 from ..metrics.arm_fid.arm_fid import FrechetDistance
@@ -256,6 +257,7 @@ class Fidelity:
     """
 
     def __init__(self, inception: str | PathLike | nn.Module | None = None, device: str | torch.device = "cpu"):
+        require("A score of fidelity", "metrics")
         self.distance = None if inception is None else FrechetDistance(inception, device)
         self.sums, self.pictures = {"psnr": 0.0, "ssim": 0.0}, 0
 

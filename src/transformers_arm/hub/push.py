@@ -30,6 +30,7 @@ from transformers import AutoProcessor, AutoTokenizer, GenerationConfig, PreTrai
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the other name asks for torchvision
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
+from ..extras import require
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq import ArmVQModel
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
@@ -247,10 +248,8 @@ def check_pipeline(index: Path) -> Iterator[Path]:
 
 def check_adapter(folder: Path, base: str, token: str | None) -> None:
     """Raises ValueError if an adapter is not exactly what its configuration makes of the ARM `base`."""
-    try:
-        from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-    except ModuleNotFoundError as error:
-        raise ValueError("Adapters need peft; install it with `pip install transformers-arm[train]`.") from error
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+
     with loading(f"The adapter {folder} on {base}"):
         found = PreTrainedConfig.get_config_dict(base, token=token)[0].get("model_type")
         if found != ArmConfig.model_type:
@@ -289,7 +288,9 @@ def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None)
 
     Raises:
         ValueError: the folder is not fit to be published; the message says why and what to do.
+        MissingExtra: accelerate or peft is not installed, with which weights are checked in no memory.
     """
+    require("Publishing, which checks weights,", "train")
     folder = Path(folder)
     api, files = HfApi(token=token), published_files(folder)
     kind = kind_of(folder)

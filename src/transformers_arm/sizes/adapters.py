@@ -4,11 +4,46 @@ Knows nothing about trainers; every one that takes a `peft_config` takes what `l
 """
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from ..modeling_arm import ArmForCausalLM
+
+
+def without_adapters(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside a PEFT model, or a model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_adapters(model: torch.nn.Module, peft_config: PeftConfig | None = None, *, on_head: bool = True) -> None:
+    """Refuses adapters that would be lost on ARM, and says which work.
+
+    Args:
+        model: an ARM, or a PEFT model of one.
+        peft_config: what will be put on it.
+        on_head: whether an adapter may stand on the head; TRL's trainers take none.
+
+    Raises:
+        ValueError: prompt learning, which gives embeddings in place of the ids that ARM's head and drawing go by; or
+            an adapter on the head.
+    """
+    configs = [*(getattr(model, "peft_config", None) or {}).values(), *filter(None, [peft_config])]
+    for config in configs:
+        if config.is_prompt_learning:
+            raise ValueError(
+                f"{type(config).__name__} puts embeddings before the prompt, but ARM's head goes by ids, and drawing "
+                "takes nothing else. Take an adapter of the layers, such as lora_config(model)."
+            )
+    targets = [config for config in configs if getattr(config, "target_modules", None)]
+    adapted = isinstance(without_adapters(model).get_output_embeddings(), BaseTunerLayer)
+    if not on_head and (adapted or any(check_target_module_exists(config, "lm_head") for config in targets)):
+        raise ValueError(
+            "TRL's trainers take no adapter on lm_head. Train the head itself, modules_to_save=['lm_head'], or its "
+            "image rows, lora_config(model, visual_rows=True), and leave it out of target_modules; or take "
+            "transformers_arm's ArmTrainer, which takes any."
+        )
 
 
 def lora_config(model: ArmForCausalLM, *, visual_rows: bool = False, **fields) -> LoraConfig:

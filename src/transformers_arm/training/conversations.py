@@ -16,10 +16,11 @@ from ..data.packing import PackedMixture
 from ..data.world import find_world
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import DETOKENIZER_FOLDER, load_detokenizer
+from ..pipeline_arm import DETOKENIZER_FOLDER
 from ..processing_arm import ArmProcessor
-from ..sizes.adapters import lora_config, quantization
+from ..sizes.adapters import lora_config, quantization, without_adapters
 from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
+from .parts import detokenizer_of, processor_of
 from .recipe import Section, either, section
 from .resumable_data import MixtureTrainer
 from .sections import GenerationSettings, Lora, Quantization, Samples, TasksOfWorld, Training, WorldScores, sources_of
@@ -73,7 +74,7 @@ def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel,
         if recipe.quantization is not None:
             options["quantization_config"] = quantization(**recipe.quantization.plain())
         model = ArmForCausalLM.from_pretrained(recipe.start_from, dtype=recipe.dtype, **options)
-        processor = ArmProcessor.from_pretrained(recipe.start_from)
+        processor = processor_of(model)
     else:
         model = ArmForCausalLM.from_backbones(**recipe.backbones.plain(), dtype=recipe.dtype)
         processor = ArmProcessor.from_backbones(**recipe.backbones.plain())
@@ -90,7 +91,7 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
     arguments = training_arguments(recipe.training.plain(), output_dir=recipe.output_dir)
     set_seed(arguments.seed)  # of new rows and adapters
     model, processor = load_model(recipe)
-    arm = model.get_base_model() if isinstance(model, PeftModel) else model
+    arm = without_adapters(model)
     if isinstance(recipe.data, TasksOfWorld):
         data = world_tasks(recipe.data, arguments)
         collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
@@ -116,6 +117,10 @@ def train_on_conversations(recipe: ConversationsRecipe) -> None:
     are quantized.
     """
     trainer, processor = new_trainer(recipe)
+    renderer = {}
+    if recipe.start_from is not None and trainer.is_world_process_zero():  # now: later its repo may be out of reach
+        detokenizer = detokenizer_of(trainer.model, required=False)
+        renderer = {} if detokenizer is None else {DETOKENIZER_FOLDER: (detokenizer,)}
     if recipe.evaluation is not None:
         evaluation = recipe.evaluation
         detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.detokenizer)
@@ -125,7 +130,4 @@ def train_on_conversations(recipe: ConversationsRecipe) -> None:
     if recipe.samples is not None:
         add_samples(trainer, processor, recipe.samples)
     train(trainer)
-    start, renderer = recipe.start_from, {}
-    if start is not None and (Path(start) / DETOKENIZER_FOLDER).is_dir():
-        renderer[DETOKENIZER_FOLDER] = (load_detokenizer(start),)
     save_model(trainer, Path(recipe.output_dir) / "model", processor, **renderer)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import PIL.Image
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
+from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
 from ..data.columns import SOURCES, rgb_picture
@@ -29,13 +29,15 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.sheets import picture_sheet
 from ..generation_arm import stack_left_padded
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import batched, load_detokenizer
+from ..pipeline_arm import batched
 from ..processing_arm import ArmProcessor
 from ..rewards.errors import RewardError
+from ..sizes.adapters import check_adapters, without_adapters
+from .parts import detokenizer_of, given_model, processor_of, reference_of
 from .reporting import log_samples
 from .requests import EDITING, TEXT_TO_IMAGE, check_requests, read_grid, read_request
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu
+from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ REFUSED = {
     "use_transformers_continuous_batching": (False, "images are sampled in one batch with a static cache"),
     "cast_lm_head_to_fp32": (False, "log-probabilities are taken in fp32 as it is"),
     "use_liger_kernel": (False, "its fused loss multiplies by the whole head, text and image rows together"),
+    "label_smoothing_factor": (0.0, "an update by rewards has no labels to smooth"),
     "repetition_penalty": (1.0, "image tokens do repeat, and log-probabilities know nothing of a penalty"),
     "min_p": (None, "images are sampled with temperature, top_k and top_p"),
     "generation_kwargs": (None, "images are sampled with temperature, top_k and top_p, without guidance"),
@@ -143,19 +146,21 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     None, one a sample; None means that the reward does not apply, or could not be judged.
 
     Args:
-        model: an `ArmForCausalLM` that was loaded from a folder (`beta` needs it for the reference), a PEFT model of
-            one, or a folder or Hub id.
+        model: an `ArmForCausalLM`, a PEFT model of one, or a folder or Hub id.
         reward_funcs: a reward or a list of them.
         args: an `ArmGRPOConfig`.
         train_dataset, eval_dataset: see above.
-        processing_class: an `ArmProcessor`; None loads the model's.
-        detokenizer: renders the tokens; None loads the one in the model's folder.
-        kwargs: `callbacks`, `optimizers`, `quantization_config`, `peft_config`, as TRL's.
+        processing_class: an `ArmProcessor`; None loads the model's (`training.parts`).
+        detokenizer: renders the tokens; None loads the model's.
+        reference: what `beta` keeps the policy near, a model, or its folder or Hub id; None takes the model as it is
+            handed over: a frozen copy, or with PEFT the model without what the adapters learn from then on.
+        quantization_config: of a model that is named.
+        kwargs: `callbacks`, `optimizers`, `peft_config`, as TRL's.
 
     Raises:
         TypeError: another model or config, or a reward that is no callable.
-        ValueError: no reward, a row that cannot be drawn, fewer rows than one generation takes, no reference model, or
-            sharded weights.
+        ValueError: no reward, a row that cannot be drawn, fewer rows than one generation takes, a reference that is of
+            no use, an adapter on the head, or sharded weights.
         RewardError: (while training) a reward fails too often.
     """
 
@@ -172,6 +177,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         processing_class=None,
         *,
         detokenizer: ArmPixelDetokenizer | None = None,
+        reference: "ArmForCausalLM | str | None" = None,
+        quantization_config=None,
         **kwargs,
     ):
         if unknown := set(kwargs) & {"tools", "rollout_func", "environment_factory"}:
@@ -180,11 +187,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         args = ArmGRPOConfig(f"{Path(path).name or 'arm'}-GRPO") if args is None else args
         if not isinstance(args, ArmGRPOConfig):
             raise TypeError(f"args must be an ArmGRPOConfig, not a {type(args).__name__}: its defaults are TRL's.")
-        if args.beta and not path and not hasattr(model, "peft_config") and not kwargs.get("peft_config"):
-            raise ValueError(
-                f"beta {args.beta} needs a reference model, which is loaded from where the model came from, and this "
-                "one was made in memory; save and load it, or set beta=0."
-            )
+        if reference is not None and not args.beta:
+            raise ValueError("beta is 0, so no reference is asked; set beta, or leave reference out.")
         rewards = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         if not rewards or reward_funcs is None:
             raise ValueError("There is no reward; pass at least one in reward_funcs.")
@@ -194,33 +198,25 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                     f"A reward is a callable, not a {type(reward).__name__}: TRL's reward models read text alone, and "
                     "a picture has none. ImageTextSimilarity takes models that see it."
                 )
-        if processing_class is None:
-            processing_class = ArmProcessor.from_pretrained(path)
-        each = args.generation_batch_size // args.num_generations
-        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
-            for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
-                if isinstance(rows, Dataset):
-                    check_requests(rows, f"{name}[{part!r}]" if part else name, processing_class.image_processor)
-        if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
-            raise ValueError(
-                f"train_dataset has {len(train_dataset)} rows, but one generation takes {each} prompts "
-                f"(generation_batch_size {args.generation_batch_size} / num_generations {args.num_generations}); "
-                "nothing would be trained. Add rows or make the batch smaller."
-            )
+        model = given_model(model, args.model_init_kwargs, quantization_config)
+        check_adapters(model, kwargs.get("peft_config"), on_head=False)
+        processing_class = processor_of(model) if processing_class is None else processing_class
+        detokenizer = detokenizer_of(model) if detokenizer is None else detokenizer
+        self._check_rows(train_dataset, eval_dataset, args, processing_class)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every image
-        super().__init__(
-            model,
-            [
-                (AsyncGuardedReward if is_async_callable(reward) else GuardedReward)(reward, args.reward_timeout)
-                for reward in rewards
-            ],
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            **kwargs,
-        )
+        aside = {"model_init_kwargs": None}  # TRL would say that it ignores them
+        adapted = is_peft_model(model) or kwargs.get("peft_config") is not None
+        if args.beta and (reference is not None or not adapted):
+            # Now, as the model is handed over; TRL would load one from where the model came from, if it was.
+            reference, aside["beta"] = reference_of(without_adapters(model), reference), 0.0
+        guarded = [
+            (AsyncGuardedReward if is_async_callable(reward) else GuardedReward)(reward, args.reward_timeout)
+            for reward in rewards
+        ]
+        with set_aside(args, **aside):
+            super().__init__(model, guarded, args, train_dataset, eval_dataset, processing_class, **kwargs)
+        self.beta = args.beta
         if self._dist.is_zero3 or self._dist.is_fsdp:
             raise ValueError(
                 "Rollouts call the model's parts one by one, on each process as its prompts want them, so its weights "
@@ -231,12 +227,28 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                 f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give "
                 "one another __name__."
             )
-        if not isinstance(self.arm, ArmForCausalLM):
-            raise TypeError(f"ArmGRPOTrainer trains an ArmForCausalLM, not a {type(self.arm).__name__}.")
-        self.detokenizer = (detokenizer or load_detokenizer(path)).to(self.accelerator.device)
+        if reference is not None and self.is_deepspeed_enabled:
+            self.ref_model = prepare_deepspeed(reference, self.accelerator)
+        elif reference is not None:
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        self.detokenizer = detokenizer.to(self.accelerator.device)
         self.detokenizer.set_progress_bar_config(disable=True)
         self._requests: list[dict] = []  # of the rollout at work, one a sample
         self._sheet_step = -1  # the step of the last sheet of pictures
+
+    @staticmethod
+    def _check_rows(train_dataset, eval_dataset, args: ArmGRPOConfig, processor: ArmProcessor) -> None:
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
+                if isinstance(rows, Dataset):
+                    check_requests(rows, f"{name}[{part!r}]" if part else name, processor.image_processor)
+        each = args.generation_batch_size // args.num_generations
+        if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
+            raise ValueError(
+                f"train_dataset has {len(train_dataset)} rows, but one generation takes {each} prompts "
+                f"(generation_batch_size {args.generation_batch_size} / num_generations {args.num_generations}); "
+                "nothing would be trained. Add rows or make the batch smaller."
+            )
 
     def train(self, *args, **kwargs):
         """`GRPOTrainer.train`; raises ValueError if the (streamed) dataset did not suffice for one generation."""
@@ -252,8 +264,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     @property
     def arm(self) -> ArmForCausalLM:
         """The model without what accelerate and PEFT put around it."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return without_adapters(self.accelerator.unwrap_model(self.model))
 
     @contextmanager
     def _sampling_model(self):
@@ -420,7 +431,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             temperature = torch.where(edits, self._temperature(EDITING), self._temperature(TEXT_TO_IMAGE))
             with self.accelerator.autocast():
                 outputs = model(
-                    input_ids=ids, attention_mask=mask, labels=labels, temperature=temperature, use_cache=False
+                    input_ids=ids, attention_mask=mask, labels=labels, scoring_temperature=temperature, use_cache=False
                 )
             log_probs.append(outputs.log_probs[:, -logits_to_keep:])
             entropies.append(outputs.entropies[:, -logits_to_keep:])

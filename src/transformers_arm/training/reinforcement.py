@@ -46,7 +46,12 @@ class ReinforcementRecipe(Section):
     """Reinforcement learning: text-to-image, editing, or both."""
 
     output_dir: str = Field(description="Folder to write; the model goes to its `model`.")
-    start_from: str = Field(description="A model's folder or Hub id, with its detokenizer; also the KL's reference.")
+    start_from: str = Field(description="A model's folder or Hub id, with its detokenizer.")
+    reference: str | None = Field(
+        None,
+        description="Of the KL, the folder or Hub id of a policy; `start_from` unless stated. The paper (section 5) "
+        "takes the fine-tuned one in every stage.",
+    )
     dtype: str = Field("float32", description="Of the weights.")
     data: either(world=RequestsOfWorld, dataset=RequestsOfDataset) = Field(description="What is asked for.")
     rewards: list[Reward] = Field(description="What is rewarded.")
@@ -71,6 +76,8 @@ class ReinforcementRecipe(Section):
             yield "evaluation.world", "the data are of no world; name the one whose items are scored."
         if (self.training.max_steps or 0) < 1:
             yield "training.max_steps", f"{self.training.max_steps} is no end; say how many steps to train."
+        if self.reference is not None and not self.training.beta:
+            yield "reference", "training.beta is 0, so none is asked; set beta, or leave it out."
         if not self.rewards:
             yield "rewards", "there is none; name at least one."
         for number, entry in enumerate(self.rewards):
@@ -130,6 +137,7 @@ def train_by_rewards(recipe: ReinforcementRecipe) -> None:
         [find_reward(entry.reward, entry.arguments, recipe.world) for entry in recipe.rewards],
         arguments,
         requests_of_run(recipe, arguments),
+        reference=None if recipe.reference == recipe.start_from else recipe.reference,
         peft_config=None if recipe.lora is None else lora_config(model, **recipe.lora.plain()),
     )
     parts = (trainer.processing_class, trainer.detokenizer)

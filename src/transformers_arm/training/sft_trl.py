@@ -33,7 +33,10 @@ from ..data.conversations import (
 from ..data.visual_tokenizer import weights_fingerprint
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu
+from ..sizes.adapters import check_adapters, without_adapters
+from .parts import given_model, processor_of
+from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -64,15 +67,13 @@ class ArmSFTConfig(SFTConfig):
     def __post_init__(self):
         no_bf16_on_cpu(self)
         super().__post_init__()
+        refuse_other_losses(self)
         assistant_only = "only what the assistant says carries loss, as it is"
-        whole_head = "it takes the softmax over ARM's whole head, not the rows that can follow"
         fixed_layout = "ARM's layout of a conversation is fixed, and its turns end with <|im_end|>"
         refused = {
             "assistant_only_loss": (self.assistant_only_loss, assistant_only),
             "completion_only_loss": (self.completion_only_loss is not None, assistant_only),
-            "loss_type": (self.loss_type != "nll", whole_head),
-            "label_smoothing_factor": (self.label_smoothing_factor, whole_head),
-            "use_liger_kernel": (self.use_liger_kernel, "it replaces the forward that has ARM's loss"),
+            "loss_type": (self.loss_type != "nll", WHOLE_HEAD),
             "chat_template_path": (self.chat_template_path, fixed_layout),
             "eos_token": (self.eos_token, fixed_layout),
             "eval_packing": (self.eval_packing and not self.packing, "its documents would see each other"),
@@ -180,7 +181,7 @@ class RowEncoder:
         return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
 
 
-class RoutedLossMixin:
+class ModelLossMixin:
     """For an `SFTTrainer`: transformers' loss, which is the model's own, in place of TRL's softmax over the head."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -191,13 +192,8 @@ class RoutedLossMixin:
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        if prediction_loss_only:  # outside training the model would build logits over the whole flat vocabulary
-            inputs = {**inputs, "logits_to_keep": 1}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-
-class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLossMixin, SFTTrainer):
+class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer):
     """TRL's `SFTTrainer` for ARM.
 
     Logs `loss`, its parts `loss_text` and `loss_image`, and `num_tokens`; not TRL's entropy and token accuracy, which
@@ -208,13 +204,13 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
         args: an `ArmSFTConfig`; None takes its defaults.
         train_dataset: `datasets` of rows as `data/columns.py` says, or with `input_ids` and `labels` already; streamed
             ones too, with `max_steps`.
-        processing_class: the `ArmProcessor`; None loads the one in the model's folder.
+        processing_class: the `ArmProcessor`; None loads the model's (`training.parts`).
         kwargs: what `SFTTrainer` takes: `eval_dataset`, `peft_config` (with
             `target_modules=ArmForCausalLM.LORA_TARGETS`), `callbacks`, ...
 
     Raises:
-        ValueError: a row that cannot be used, adapters in the frozen tokenizer, or an argument that would replace
-            ARM's ids or loss.
+        ValueError: a row that cannot be used, adapters in the frozen tokenizer or on the head, or an argument that
+            would replace ARM's ids or loss.
         TypeError: another config, model or processor.
     """
 
@@ -232,26 +228,22 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
         args = ArmSFTConfig() if args is None else args
         if not isinstance(args, ArmSFTConfig):
             raise TypeError(f"args is a {type(args).__name__}; pass an ArmSFTConfig, which checks TRL's options.")
-        for name in ("compute_loss_func", "formatting_func", "quantization_config"):
-            if kwargs.get(name) is not None:
-                fix = "load the model with it" if name == "quantization_config" else "ARM has its own ids and loss"
-                raise ValueError(f"ArmSFTTrainer takes no {name}: {fix}. Leave it out.")
-        if isinstance(model, str):
-            model = ArmForCausalLM.from_pretrained(model, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
-        arm = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if not isinstance(arm, ArmForCausalLM):
-            raise TypeError(f"The model is a {type(arm).__name__}, and no ArmForCausalLM; use TRL's own SFTTrainer.")
+        refuse_other_losses(args, kwargs.get("compute_loss_func"), trainer=type(self).__name__)
+        if kwargs.get("formatting_func") is not None:
+            raise ValueError("ArmSFTTrainer takes no formatting_func: ARM has its own ids and loss. Leave it out.")
+        model = given_model(model, args.model_init_kwargs, kwargs.pop("quantization_config", None))
+        arm = without_adapters(model)
+        check_adapters(model, kwargs.get("peft_config"), on_head=False)
         if processing_class is None:
-            if not arm.config._name_or_path:
-                raise ValueError("The model was not loaded from a folder; pass its ArmProcessor as processing_class.")
-            processing_class = ArmProcessor.from_pretrained(arm.config._name_or_path)
+            processing_class = processor_of(arm)
         if not isinstance(processing_class, ArmProcessor):
             raise TypeError(f"processing_class is a {type(processing_class).__name__}; pass the model's ArmProcessor.")
         self._arm, self._processor = arm, processing_class
         forward = vars(arm).get("forward")
         # Here and not only in `_prepare_dataset`: TRL would refuse to pack rows in which it finds pictures.
         train_dataset = self._encode(train_dataset, args, "train")
-        super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        with set_aside(args, model_init_kwargs=None):  # TRL would say that it ignores them
+            super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
         # TRL has put a forward with its own head over the model's; take it off again.
         if forward is None:
             vars(arm).pop("forward", None)

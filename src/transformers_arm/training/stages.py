@@ -8,6 +8,7 @@ A stage's module is imported when it is asked for: reinforcement learning needs 
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from ..extras import MissingExtra, require
 from .recipe import RecipeError, Section, field_lines, read_recipe, shipped_recipes
 
 STAGES = {
@@ -24,18 +25,14 @@ def find_stage(stage: str) -> tuple[type[Section], Callable]:
     """The type of a stage's recipe, and what trains by it.
 
     Raises:
-        RecipeError: there is no such stage, or what it needs is not installed.
+        RecipeError: there is no such stage.
+        MissingExtra: what it needs is not installed.
     """
     if stage not in STAGES:
         raise RecipeError(f"There is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
     module, recipe, train = STAGES[stage]
-    try:
-        found = import_module(f".{module}", __package__)
-    except ModuleNotFoundError as error:
-        extra = "rl" if module == "reinforcement" else "train"
-        raise RecipeError(
-            f"{stage} needs {error.name}; install it with `pip install transformers-arm[{extra}]`."
-        ) from error
+    require(stage, "rl" if module == "reinforcement" else "train")
+    found = import_module(f".{module}", __package__)
     return getattr(found, recipe), getattr(found, train)
 
 
@@ -46,7 +43,7 @@ def other_kinds(stage: str) -> dict[str, type[Section]]:
         if module != STAGES[stage][0]:
             try:
                 kinds[other] = find_stage(other)[0]
-            except RecipeError:
+            except MissingExtra:
                 continue
     return kinds
 

@@ -1,11 +1,12 @@
 """The Trainer all recipes share: checkpoints that are never half-written, and the recipe files that configure it.
 
-Knows nothing about what is trained.
+Knows nothing about what is trained; what an ARM's loss wants is in `routed_loss`.
 """
 
 import atexit
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from .routed_loss import RoutedLossMixin
 
 _STAGING = ".saving"  # inside output_dir, so that the final rename stays on one file system
 
@@ -142,13 +145,24 @@ class FrozenPartsMixin:
             self.model._keys_to_ignore_on_save = before
 
 
-class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, LossPartsMixin, Trainer):
+class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+
+@contextmanager
+def set_aside(arguments: TrainingArguments, **values):
+    """Has other values in the arguments meanwhile, of settings that a trainer's parent is not to act upon."""
+    before = {name: getattr(arguments, name) for name in values}
+    vars(arguments).update(values)
+    try:
+        yield
+    finally:
+        vars(arguments).update(before)
 
 
 def no_bf16_on_cpu(arguments: TrainingArguments) -> None:

@@ -93,7 +93,7 @@ def test_log_probabilities_in_chunks_are_the_same_and_so_are_their_gradients(arm
 
     def scored():
         model.zero_grad()
-        output = model(input_ids=ids, labels=ids, temperature=torch.tensor([0.5, 2.0]))
+        output = model(input_ids=ids, labels=ids, scoring_temperature=torch.tensor([0.5, 2.0]))
         (output.log_probs.sum() + output.entropies.sum()).backward()
         return output.log_probs, output.entropies, model.lm_head.weight.grad.clone()
 
@@ -102,7 +102,7 @@ def test_log_probabilities_in_chunks_are_the_same_and_so_are_their_gradients(arm
     for one, other in zip(whole, scored(), strict=True):  # large terms cancel: what fp32 rounds is of their size
         torch.testing.assert_close(one, other, atol=1e-5 + 1e-6 * float(one.detach().abs().max()), rtol=1e-5)
     with pytest.raises(ValueError, match="pass labels"):
-        model(input_ids=ids, temperature=1.0)
+        model(input_ids=ids, scoring_temperature=1.0)
 
 
 def test_only_image_rows_of_the_head_are_optimised(train):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from transformers_arm.extras import require
+
 _DESCRIPTION = """\
 Frechet Inception distance (FID) of pictures to their originals; rFID where they are reconstructions.
 """
@@ -66,12 +68,9 @@ class FrechetDistance:
     """
 
     def __init__(self, inception: str | os.PathLike | nn.Module, device: str | torch.device = "cpu"):
-        try:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "FID needs torchmetrics; install it with `pip install transformers-arm[metrics]`.", name=error.name
-            ) from error
+        require("FID", "metrics")
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
         network = inception if isinstance(inception, nn.Module) else InceptionFeatures(inception)
         self.distance = FrechetInceptionDistance(network).to(device)
 

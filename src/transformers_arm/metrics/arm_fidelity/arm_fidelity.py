@@ -6,6 +6,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from transformers_arm.extras import require
+
 _DESCRIPTION = """\
 PSNR and SSIM of pictures against their originals.
 """
@@ -23,13 +25,9 @@ SSIM_WINDOW = 11  # px a side, what the Gaussian of `ssim` covers
 
 def _scikit_image():
     """Its metrics; imported late, because only these two need it."""
-    try:
-        from skimage import metrics
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "PSNR and SSIM need scikit-image; install it with `pip install transformers-arm[metrics]`.",
-            name=error.name,
-        ) from error
+    require("A score of fidelity", "metrics")
+    from skimage import metrics
+
     return metrics
 
 
