@@ -114,7 +114,7 @@ test-wheel: dist ## Install the wheel elsewhere, and train, draw, edit and ask w
 	.ci/test-wheel dist/*.whl
 
 # Takes a quarter of an hour: torch is installed twice.
-test-versions: dist install ## Install the wheel without extras, at its lowest and newest versions; run every command
+test-versions: dist install ## Run every command of the wheel, at its lowest and its newest versions, without and with extras
 	.ci/test-versions dist/*.whl
 
 # Takes as long as `make install` and `make test`: nothing of this folder is used.

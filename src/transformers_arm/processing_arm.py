@@ -35,7 +35,7 @@ CHAT_TEMPLATE = r"""{%- for message in messages %}
     {%- if message.content is string %}
         {{- message.content }}
     {%- else %}
-        {%- for part in message.content %}
+        {%- for part in message.content or [] %}
             {%- if part.type == 'text' %}
                 {{- part.text }}
             {%- elif part.type == 'image' %}

@@ -69,4 +69,4 @@ def with_placeholders(config, grids):
 
 def assert_same_weights(ours, theirs):
     ours, theirs = ours.state_dict(), theirs.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours)

@@ -378,13 +378,14 @@ def test_help_says_what_to_download(capsys):
     for line in ("hf download Qwen/Qwen2.5-7B ", "hf download google/siglip2-so400m-patch16-512 "):
         assert line in out
     with torch.device("meta"):
-        model = ArmForCausalLM(arm_7b_config())
-        qwen2 = Qwen2ForCausalLM(Qwen2Config(**QWEN2_5_7B))
-    for parameters, sentence in (
-        (model.num_parameters(), "arm-7b needs {:.1f} GB of disk"),
-        (qwen2.num_parameters(), "hf download Qwen/Qwen2.5-7B                         {:.1f} GB"),
+        model = ArmForCausalLM(arm_7b_config()).bfloat16()
+        qwen2 = Qwen2ForCausalLM(Qwen2Config(**QWEN2_5_7B)).bfloat16()
+    for each, sentence in (
+        (model, "arm-7b needs {:.1f} GB of disk"),
+        (qwen2, "hf download Qwen/Qwen2.5-7B                         {:.1f} GB"),
     ):
-        assert sentence.format(parameters * 2 / 1e9) in out
+        taken = sum(parameter.numel() * parameter.element_size() for parameter in each.parameters())
+        assert sentence.format(taken / 1e9) in out
 
 
 def test_hub_ids_are_taken_from_the_cache(tiny_arm_backbones, tmp_path):

@@ -17,7 +17,7 @@ from importlib import resources
 from operator import or_
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import docstring_parser
 import yaml
@@ -71,8 +71,15 @@ def type_hints(taker: Callable) -> dict[str, Any]:
         named = {}
         for kind in reversed(inspect.getmro(taker)):
             for name, hint in inspect.get_annotations(kind).items():
-                named[name] = Any if isinstance(hint, str) else hint
+                named[name] = Any if is_unresolved(hint) else hint
         return named
+
+
+def is_unresolved(hint: Any) -> bool:
+    """Whether a type, or one within it, is the name of one."""
+    if isinstance(hint, (str, ForwardRef)):
+        return True
+    return get_origin(hint) is not Literal and any(map(is_unresolved, get_args(hint)))
 
 
 def arguments_of(taker: Callable, without: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
