@@ -104,18 +104,19 @@ def load_detokenizer(
         OSError: it could not be downloaded.
     """
     folder, cached = name_or_path, ""
+    offline = bool(hub.pop("local_files_only", False) or is_offline_mode())
     if name_or_path and not os.path.isdir(name_or_path):
         try:
             # No code: nothing here needs any, and an index may name it as a component.
             patterns = {"allow_patterns": f"{DETOKENIZER_FOLDER}/*", "ignore_patterns": "*.py"}
-            folder = snapshot_download(name_or_path, revision=revision, **patterns, **hub)
+            folder = snapshot_download(name_or_path, revision=revision, local_files_only=offline, **patterns, **hub)
         except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
             raise OSError(
                 f"The detokenizer of {name_or_path} could not be downloaded. If the repo is gated or private, log in "
                 "with `hf auth login`, or pass token=. Offline, there is only what an earlier run downloaded.\n"
                 f"{type(error).__name__}: {error}"
             ) from error
-        if is_offline_mode() or hub.get("local_files_only"):
+        if offline:
             cached = " among what was downloaded of it, and this run is offline"
     folder = os.path.join(folder, DETOKENIZER_FOLDER)
     if not name_or_path or not os.path.isfile(os.path.join(folder, "model_index.json")):
