@@ -301,7 +301,12 @@ def test_killed_ten_times_training_on_a_packed_mixture_ends_in_the_same_weights(
     folders = [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()
-    settings = ["training.max_steps=240", "training.save_steps=3", "training.save_total_limit=2"]
+    settings = [
+        "evaluation.world=shapes",
+        "training.max_steps=240",
+        "training.save_steps=3",
+        "training.save_total_limit=2",
+    ]
     settings += ["training.per_device_train_batch_size=1", "training.dataloader_num_workers=1"]
     expected = pretrain(folders[0], *settings, data=data)
 
