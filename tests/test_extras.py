@@ -29,10 +29,17 @@ def test_what_is_there_is_passed_over():
     require("FID", "metrics")
 
 
+def test_what_is_missing_is_no_matter_to_who_needs_another_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    require("PSNR", "metrics", "skimage")
+    with pytest.raises(MissingExtra, match="PSNR needs torchmetrics"):
+        require("PSNR", "metrics")
+
+
 @pytest.mark.parametrize(
     "command, missing, extra",
     [
-        (["demo", "--output", "demo"], "torchmetrics", "metrics"),
+        (["demo", "--output", "demo"], "skimage", "metrics"),
         (["memory"], "peft", "train"),
         (["push", ".", "--repo", "org/name", "--dry-run"], "accelerate", "train"),
         (["train", "sft", "--config", "arm_tiny/sft", "output_dir=sft"], "pydantic", "train"),

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from transformers_arm.extras import require
+
 
 class Photograph(NamedTuple):
     """A photograph: the function of `skimage.data` that tells of it, its file, the words there that free it, and
@@ -53,13 +55,8 @@ ZOOM = (0.75, 1.5)  # px of the photograph that a pixel of a crop covers; the fi
 
 def _data():
     """`skimage.data`; imported late, because only photographs need it."""
-    try:
-        return importlib.import_module("skimage.data")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The photographs are in scikit-image; install it with `pip install transformers-arm[metrics]`.",
-            name=error.name,
-        ) from error
+    require("What cuts photographs", "metrics", "skimage")
+    return importlib.import_module("skimage.data")
 
 
 def docstring_of(photograph: Photograph) -> str:

@@ -18,14 +18,15 @@ class MissingExtra(ModuleNotFoundError):
     """Something needs an extra of this package that is not installed."""
 
 
-def require(what: str, extra: str) -> None:
-    """Raises MissingExtra if a module of an extra is not installed: `what` needs it.
+def require(what: str, extra: str, *modules: str) -> None:
+    """Raises MissingExtra if a module is not installed that an extra brings: `what` needs it.
 
     Args:
         what: what needs it, as a sentence begins with it, such as "FID".
         extra: one of `EXTRAS`.
+        modules: which of the extra's; all, unless some are named.
     """
-    for module in EXTRAS[extra]:
+    for module in modules or EXTRAS[extra]:
         if find_spec(module) is None:
             raise MissingExtra(
                 f"{what} needs {module}; install it with `pip install transformers-arm[{extra}]`.", name=module

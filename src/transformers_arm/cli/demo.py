@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint, output, count = arguments.checkpoint, arguments.output, arguments.items
     if count < 1:
         raise ValueError(f"{count} items cannot be scored; score at least 1 a row.")
-    require("The demo's scores", "metrics")
+    require("The demo's scores", "metrics", "skimage")
     started = time.perf_counter()
     world, yours = find_world(arguments.world), own_sheet(checkpoint, arguments.images)
     output.mkdir(parents=True, exist_ok=True)

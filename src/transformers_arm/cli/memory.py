@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..extras import require
     from ..sizes.presets import arm_7b_config
 
-    require("LoRA", "train")
+    require("LoRA", "train", "peft")
     from ..sizes.memory import memory_table
 
     if arguments.config == "arm-7b":

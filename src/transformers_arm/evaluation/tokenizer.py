@@ -257,7 +257,7 @@ class Fidelity:
     """
 
     def __init__(self, inception: str | PathLike | nn.Module | None = None, device: str | torch.device = "cpu"):
-        require("A score of fidelity", "metrics")
+        require("A score of fidelity", "metrics", "skimage")
         self.distance = None if inception is None else FrechetDistance(inception, device)
         self.sums, self.pictures = {"psnr": 0.0, "ssim": 0.0}, 0
 

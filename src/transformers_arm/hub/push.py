@@ -290,7 +290,7 @@ def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None)
         ValueError: the folder is not fit to be published; the message says why and what to do.
         MissingExtra: accelerate or peft is not installed, with which weights are checked in no memory.
     """
-    require("Publishing, which checks weights,", "train")
+    require("Publishing, which checks weights,", "train", "accelerate", "peft")
     folder = Path(folder)
     api, files = HfApi(token=token), published_files(folder)
     kind = kind_of(folder)

@@ -68,7 +68,7 @@ class FrechetDistance:
     """
 
     def __init__(self, inception: str | os.PathLike | nn.Module, device: str | torch.device = "cpu"):
-        require("FID", "metrics")
+        require("FID", "metrics", "torchmetrics")
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         network = inception if isinstance(inception, nn.Module) else InceptionFeatures(inception)

@@ -25,7 +25,7 @@ SSIM_WINDOW = 11  # px a side, what the Gaussian of `ssim` covers
 
 def _scikit_image():
     """Its metrics; imported late, because only these two need it."""
-    require("A score of fidelity", "metrics")
+    require("A score of fidelity", "metrics", "skimage")
     from skimage import metrics
 
     return metrics
