@@ -23,6 +23,8 @@ import fsspec
 
 from .columns import rgb_picture, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
+from .file_errors import Fault, fault_of, read_on
+from .input_files import file_names, open_dataset, with_tars_undecoded
 from .row_errors import RowError, file_error
 from .world import find_world
 
@@ -87,7 +89,8 @@ class StreamedRows:
 
     A stream reads whole files, or every n-th row of one where there are fewer files than streams: many files are
     better. The buffer is filled, emptied in random order and filled again, so that its state is where it began. A
-    file that cannot be read to its end is an error in place of the row after the last; the others go on.
+    file that is cut off or damaged is an error in place of the row after the last; the others go on. Where the
+    connection is lost, the file is read on.
 
     Args:
         dataset: streamed; `num_shards` are its files.
@@ -99,12 +102,15 @@ class StreamedRows:
         self.dataset, self.key, self.shuffle, self.shuffle_buffer = dataset, key, shuffle, shuffle_buffer
         if shuffle_buffer < 1:
             raise ValueError(f"Source {key} has shuffle_buffer {shuffle_buffer}; it takes 1 row or more.")
+        numbered = [f"file {number} of {dataset.num_shards}" for number in range(1, dataset.num_shards + 1)]
+        self.files = file_names(dataset) or numbered
 
     def read(self, stream: int, streams: int, state: dict | None = None) -> Iterator[Read]:
         """The rows of one of `streams` streams, endlessly, behind `state`.
 
         Raises:
             ValueError: there are no rows, or so few that the stream never gets one.
+            ConnectionError: a file cannot be read on, however often it is tried.
         """
         fsspec.asyn.reset_lock()  # in a forked worker, files at an address would wait for it for ever
         at, empty = state or {"epoch": 0, "part": 0, "block": 0, "taken": 0, "rows": 0, "rows_before": None}, 0
@@ -126,7 +132,7 @@ class StreamedRows:
         parts, rows = self._parts(stream, streams, at["epoch"]), at["rows"]
         for number in range(at["part"], len(parts)):
             file, *_ = parts[number]
-            where, begun = f"file {file + 1} of {self.dataset.num_shards}: ", number == at["part"]
+            where, begun = f"{self.files[file]}: ", number == at["part"]
             for block, held in self._blocks(*parts[number], at["block"] if begun else 0):
                 if self.shuffle:
                     Random(f"{self.key}/{at['epoch']}/{file}/{held[0][0]}").shuffle(held)
@@ -149,8 +155,9 @@ class StreamedRows:
         """From row `first` of a file on, what the buffer holds at a time: the row where it begins, and (number, row)
         of all, with an error after the last row that can be read.
         """
-        # By batches, because iter(dataset) would share the file out among workers, who have whole files each.
-        rows = self.dataset.shard(self.dataset.num_shards, file).skip(first).iter(batch_size=1)
+        shard = self.dataset.shard(self.dataset.num_shards, file)
+        # By batches, because iter(shard) would share the file out among workers, who have whole files each.
+        rows = read_on(lambda number: shard.skip(number).iter(batch_size=1), self.files[file], first)
         number, ended = first, False
         while not ended:
             held = []
@@ -159,7 +166,9 @@ class StreamedRows:
                     row = {name: values[0] for name, values in next(rows).items()}
                 except StopIteration:
                     ended = True
-                except Exception as error:  # whatever its reader raises at a damaged file
+                except Exception as error:
+                    if fault_of(error) is not Fault.BROKEN:
+                        raise
                     held.append((number, file_error(number, error)))
                     ended = True
                 else:
@@ -228,11 +237,13 @@ class Source:
             # The mixture drops conditions, of this source as of all.
             tasks = find_world(section.pop("world")).tasks(**arguments, condition_dropout=NO_DROPOUT)
             return cls(tasks, shuffle=False, **section)
-        return cls(datasets.load_dataset(**{"split": "train", **section.pop("dataset")}), **section)
+        return cls(open_dataset(**section.pop("dataset")), **section)
 
     def reader(self, key: str) -> IndexedRows | StreamedRows:
         """What reads its rows, with pictures as files."""
         dataset = self.dataset
+        if isinstance(dataset, datasets.IterableDataset):
+            dataset = with_tars_undecoded(dataset)
         if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
             dataset = undecoded(dataset)
         if isinstance(dataset, datasets.IterableDataset):

@@ -33,7 +33,8 @@ from tqdm.auto import tqdm
 
 from .columns import SOURCES, TASKS, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
-from .input_files import InputFile, find_sources, until_broken
+from .file_errors import until_broken
+from .input_files import InputFile, find_sources
 from .row_errors import Tally, row_error
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 

@@ -29,7 +29,8 @@ from transformers import AutoTokenizer, SiglipModel
 from ..data.collators import siglip_input_ids, to_pixel_values
 from ..data.columns import read_picture, read_text
 from ..data.conversations import pixel_values_of
-from ..data.input_files import InputFile, until_broken
+from ..data.file_errors import until_broken
+from ..data.input_files import InputFile
 from ..data.pretokenize import arranged
 from ..data.row_errors import RowError, Tally, row_error
 from ..data.visual_tokenizer import load_tokenizer
