@@ -32,6 +32,7 @@ from ..image_processing_arm import DECODING_ERRORS, ArmImageProcessor
 from .conversations import message
 from .row_errors import SHOWN_ROWS, RowError, row_error
 
+COLUMNS = ("task", "prompt", "answer", "source_image", "source_images", "image", "messages", "images")
 TASKS = ("text_to_image", "editing", "image_to_text", "text")
 ROLES = ("system", "user", "assistant")
 SOURCES = ("source_image", "source_images")
