@@ -35,6 +35,7 @@ TRANSIENT_ERRNOS = {
     if hasattr(errno, name)
 }
 TRANSIENT_STATUSES = (408, 425, 429)  # of HTTP, besides all from 500 on
+STATUS_NAMES = ("status", "code", "status_code")
 # By name, because each filesystem brings its own, and none has to be installed.
 NETWORK_LIBRARIES = {
     *("aiohttp", "aiobotocore", "botocore", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "requests"),
@@ -54,26 +55,34 @@ def fault_of(error: BaseException) -> Fault:
     """Tells a lost connection or a disk that does not answer, which may go on, from a file that is cut off or damaged.
 
     Files that are missing or forbidden, and a machine that is out of memory, are neither: no second try reads them,
-    and no file is to blame.
+    and no file is to blame. What a server answered counts before what became of that on its way.
     """
-    cause, kinds = error, []
-    while cause is not None:
-        kinds.append(_fault_alone(cause))
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    for status in filter(None, map(_status, chain)):
+        return Fault.TRANSIENT if status in TRANSIENT_STATUSES or status >= 500 else Fault.OTHER
+    kinds = [_fault_alone(each) for each in chain]
     return Fault.TRANSIENT if Fault.TRANSIENT in kinds else kinds[0]
+
+
+def _of_network(error: BaseException) -> bool:
+    return any(kind.__module__.partition(".")[0] in NETWORK_LIBRARIES for kind in type(error).__mro__)
+
+
+def _status(error: BaseException) -> int | None:
+    """What a server answered, by HTTP, if an error says that."""
+    holders = (error, getattr(error, "response", None)) if _of_network(error) else ()
+    statuses = (vars(each).get(name) for each in holders if hasattr(each, "__dict__") for name in STATUS_NAMES)
+    return next((status for status in statuses if isinstance(status, int)), None)
 
 
 def _fault_alone(error: BaseException) -> Fault:
     """Of an error without its causes."""
     if isinstance(error, FileNotFoundError | PermissionError | MemoryError):
         return Fault.OTHER
-    response = getattr(error, "response", None)
-    found = (getattr(error, "status", None), getattr(error, "code", None), getattr(response, "status_code", None))
-    status = next((each for each in found if isinstance(each, int)), None)
-    of_network = any(kind.__module__.partition(".")[0] in NETWORK_LIBRARIES for kind in type(error).__mro__)
-    if of_network and status is not None:
-        return Fault.TRANSIENT if status in TRANSIENT_STATUSES or status >= 500 else Fault.OTHER
-    if of_network or isinstance(error, ConnectionError | TimeoutError):
+    if _of_network(error) or isinstance(error, ConnectionError | TimeoutError):
         return Fault.TRANSIENT
     if isinstance(error, OSError) and error.errno is not None:
         return Fault.TRANSIENT if error.errno in TRANSIENT_ERRNOS else Fault.OTHER
@@ -104,6 +113,7 @@ def read_on(open_at: Callable[[int], Iterable], name: str, first: int = 0) -> It
             fault = fault_of(error)
             is_doubtful = fault is Fault.BROKEN and "://" in name and broken_at != number
             if fault is not Fault.TRANSIENT and not is_doubtful:
+                error.add_note(f"This was in {name}, behind {number} rows.")
                 raise
             said = f"{type(error).__name__}: {error}"
             if failures == len(PAUSES):

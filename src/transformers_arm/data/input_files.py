@@ -1,7 +1,7 @@
 """The files that a dataset consists of, and their rows as they stand there, as far as they can be read.
 
-Tars are read here and nowhere else: their members stay bytes, so that one that cannot be decoded costs its row, not the
-rest of its tar. Knows nothing about what becomes of the rows.
+Tars are read here and nowhere else: their members stay bytes, so that one that cannot be decoded costs its row, not
+the rest of its tar. Knows nothing about what becomes of the rows.
 """
 
 import os
@@ -116,7 +116,9 @@ def streamed_tars(tars: list[str], download_config: DownloadConfig | None = None
 # --- datasets --------------------------------------------------------------------------------------------------------
 
 
-def open_dataset(*, split: str = "train", streaming: bool = False, **arguments) -> Dataset | IterableDataset | Sequence:
+def open_dataset(
+    *, split: str = "train", streaming: bool = False, **arguments
+) -> Dataset | IterableDataset | IndexedTars:
     """What `datasets.load_dataset` opens, but for tars, whose rows come as `tar_rows` gives them.
 
     Args:
@@ -132,7 +134,7 @@ def open_dataset(*, split: str = "train", streaming: bool = False, **arguments) 
     files = {str(name): files for name, files in builder.config.data_files.items()}
     splits = [name.strip() for name in str(split).split("+")]
     if missing := [name for name in splits if name not in files]:
-        raise ValueError(f"There is no split {missing[0]!r} of these tars; there is {', '.join(files)}. Name a whole one.")
+        raise ValueError(f"These tars have no split {missing[0]!r}; they have {', '.join(files)}. Name one of these.")
     tars = list(chain.from_iterable(files[name] for name in splits))
     download_config = DownloadConfig(token=builder.token, storage_options=builder.storage_options)
     if streaming:
@@ -160,6 +162,22 @@ def _sources_of(examples) -> Iterator[object]:
         yield from _sources_of(each)
     if not before:
         yield examples
+
+
+def _strings(value) -> Iterator[str]:
+    """The texts in nested lists and tuples."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
+
+
+def all_files(dataset: IterableDataset) -> list[str]:
+    """All files that a streamed dataset reads, in order, as far as they are known; none of a generator's."""
+    values = [getattr(source, "kwargs", {}).values() for source in _sources_of(dataset._ex_iterable)]
+    listed = [value for value in chain.from_iterable(values) if isinstance(value, list | tuple)]
+    return list(dict.fromkeys(chain.from_iterable(map(_strings, listed))))
 
 
 def file_names(dataset: IterableDataset) -> list[str] | None:

@@ -1,0 +1,114 @@
+"""Rows and files that cannot be used are named, counted and skipped, up to a share."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+from datasets import Dataset, load_dataset
+from mixture_sources import EDITS, png, said, streamed_texts, texts, write_tar
+
+from transformers_arm.data.mixture import Mixture, Source, StreamedRows
+from transformers_arm.data.row_errors import RowError
+
+
+def broken_edits():
+    """Four edits: a good one, a source that is no picture, an instruction without its picture, a cut result."""
+    good = {"bytes": png()[0], "path": "good.png"}
+    rows = {
+        "prompt": ["red", "blue", "green", "gray"],
+        "source_image": [good, {"bytes": b"no picture", "path": "before/1.png"}, None, good],
+        "image": [good, good, good, {"bytes": good["bytes"][:200], "path": "after/3.png"}],
+    }
+    return Dataset.from_dict(rows, features=EDITS)
+
+
+def test_bad_rows_are_skipped_counted_and_named(caplog):
+    sources = {"text": Source(texts(9)), "edits": Source(broken_edits(), shuffle=False, condition_dropout={"text": 0})}
+    mixture = Mixture(sources, seed=0, streams=1, max_skipped=0.9)
+    samples = list(islice(mixture.draw(0), 50))
+    state = samples[-1][2]
+    assert {name for name, _, _ in samples} == {"text", "edits"}
+    assert {text for name, sample, _ in samples for text in said(sample) if name == "edits"} <= {"red"}
+    skipped = state.skipped["edits"]
+    assert set(skipped) == {f"{what} picture" for what in ("source_image: unreadable", "image: unreadable")} | {
+        "source_image: missing"
+    }
+    assert "text" not in state.skipped
+    good = sum(name == "edits" for name, _, _ in samples)
+    assert sum(skipped.values()) == state.read["edits"] - good > 2 * good
+    log = caplog.text
+    assert "Source 'edits', skipped: Row 1, column 'source_image': before/1.png: cannot identify image file" in log
+    assert "Row 2, column 'source_image': an edit has no picture to start from" in log
+    assert "Row 3, column 'image': after/3.png: " in log
+    assert len(caplog.records) == 9  # three of each reason, not thousands
+
+
+def test_too_many_bad_rows_stop_the_training():
+    mixture = Mixture({"edits": Source(broken_edits())}, seed=0, streams=1, max_skipped=0.05)
+    with pytest.raises(ValueError, match=r"Source 'edits': 6 of the first \d+ rows that stream 0 read cannot be used"):
+        list(islice(mixture.draw(0), 50))
+
+
+def test_few_bad_rows_do_not_stop_it():
+    rows = {"prompt": [""] + ["a"] * 39, "answer": ["b"] * 40}
+    mixture = Mixture({"text": Source(Dataset.from_dict(rows))}, seed=0, streams=1, max_skipped=0.05)
+    *_, (_, _, state) = islice(mixture.draw(0), 1000)
+    assert sum(state.skipped["text"].values()) / state.read["text"] == pytest.approx(1 / 40, abs=0.003)
+
+
+def cut(path, size):
+    """Cuts a file short."""
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "json"])
+def test_a_file_that_ends_early_is_reported_and_the_others_go_on(tmp_path, caplog, kind):
+    files = [tmp_path / f"{number}.{kind}" for number in range(3)]
+    for number, file in enumerate(files):
+        if kind == "webdataset":
+            write_tar(file, 8, 8 * number)
+        else:
+            getattr(texts(8, 8 * number), f"to_{kind}")(file)
+    cut(files[1], 7000 if kind == "webdataset" else 200)
+    dataset = load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=True)
+    reader = StreamedRows(dataset, key="a", shuffle_buffer=5)
+    reads = list(islice(reader.read(0, 1), 80))
+    ended = [read for read in reads if isinstance(read.row, RowError)]
+    good = Counter((read.file, read.number) for read in reads if not isinstance(read.row, RowError))
+    assert {read.file for read in ended} == {str(files[1])} and len(ended) == reads[-1].state.epoch + 1 > 2
+    assert {file for file, _ in good} >= {str(files[0]), str(files[2])}
+    assert {number for file, number in good if file == str(files[0])} == set(range(8))
+    rows = ended[0].number
+    assert rows == sum(file == str(files[1]) for file, _ in good) < 8
+    assert f"the file ends early, after {rows} rows (" in str(ended[0].row)
+    if kind == "webdataset":
+        assert rows > 0
+
+
+def test_a_damaged_file_is_counted_and_a_mixture_goes_on_behind_it(tmp_path, caplog):
+    files = [write_tar(tmp_path / f"{number}.tar", 8, 8 * number) for number in range(3)]
+    cut(tmp_path / "1.tar", 7000)
+    dataset = load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    source = Source(dataset, rename={"png": "image", "txt": "prompt"}, fill={"task": "text_to_image"})
+    mixture = Mixture({"tars": source}, seed=0, streams=1)
+    expected = [(said(sample), state) for _, sample, state in islice(mixture.draw(0), 70)]
+    assert expected[-1][1].skipped == {"tars": {"file ends early": 4}}
+    assert f"Source 'tars', {files[1]}: skipped: Row " in caplog.text
+    for place in range(0, 60, 3):
+        resumed = [(said(sample), state) for _, sample, state in islice(mixture.draw(0, expected[place][1]), 9)]
+        assert resumed == expected[place + 1 : place + 10]
+
+
+def test_fewer_rows_than_stated_are_known_after_an_epoch(tmp_path):
+    sources = {
+        "streamed": Source(streamed_texts(tmp_path, [5, 8]), rows=20),
+        "complete": Source(streamed_texts(tmp_path, [5, 8]), rows=13),
+        "indexed": Source(texts(9), rows=10),
+    }
+    mixture = Mixture(sources, seed=0, streams=2)
+
+    def states(samples):
+        return [list(islice(mixture.draw(stream), samples))[-1][2] for stream in range(2)]
+
+    assert mixture.missing_rows(states(3)) == {"indexed": 1}
+    assert mixture.missing_rows(states(60)) == {"streamed": 7, "indexed": 1}
