@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from socket import gaierror  # whose numbers are its own
 
 import torch
 
@@ -64,7 +65,9 @@ def machine_error(error: BaseException | None) -> BaseException | None:
     if isinstance(error, ConnectionError | TimeoutError):
         return error
     while error is not None:
-        if isinstance(error, MACHINE_ERRORS) or isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+        if isinstance(error, MACHINE_ERRORS):
+            return error
+        if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno in MACHINE_ERRNOS:
             return error
         if isinstance(error, RuntimeError) and MACHINE_MESSAGE.search(str(error)):
             return error
