@@ -4,7 +4,6 @@ Knows nothing about who asks.
 """
 
 import os
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
@@ -83,6 +82,5 @@ def differences(theirs, ours, name: str = "") -> list[str]:
         if len(theirs) != len(ours):
             return [f"{name} were {len(theirs)}, are {len(ours)}"]
         place = next(place for place, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-        return [f"{name}[{place}] was {theirs[place]!r}, is {ours[place]!r}"]
-    short = reprlib.Repr(maxstring=200, maxother=200)
-    return [f"{name} was {short.repr(theirs)}, is {short.repr(ours)}"]
+        return [f"{name}[{place}] was {theirs[place]!r:.200}, is {ours[place]!r:.200}"]
+    return [f"{name} was {theirs!r:.200}, is {ours!r:.200}"]

@@ -24,8 +24,11 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset, base_plus_ext
 
+from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
+from .fingerprints import of_files
+from .pictures import FROM_FOLDERS, fetcher_for
 
 SAMPLE = Features({"key": Value("string"), "members": List({"name": Value("string"), "bytes": Value("large_binary")})})
 SAMPLES_AT_ONCE = 100  # that are in memory together while tars become a table
@@ -110,7 +113,10 @@ class IndexedTars(Sequence):
 
 def streamed_tars(tars: list[str], download_config: DownloadConfig | None = None) -> IterableDataset:
     """The rows of tars, streamed; each tar is a shard."""
-    return IterableDataset.from_generator(tar_rows, gen_kwargs={"tars": tars, "download_config": download_config})
+    kwargs = {"tars": tars, "download_config": download_config}
+    dataset = IterableDataset.from_generator(tar_rows, gen_kwargs=kwargs)
+    dataset.info.builder_name = "webdataset"  # which says what its rows may name
+    return dataset
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -152,6 +158,7 @@ def open_dataset(
         )
     except DatasetGenerationError as error:  # it says no more than that there was one
         raise error.__cause__ or error from None
+    samples.info.builder_name = builder.name  # which says what its rows may name
     return IndexedTars(samples)
 
 
@@ -205,6 +212,16 @@ class InputFile:
     name: str
     builder: str
     content: str | Dataset  # the path of a file, or the dataset
+
+    def size(self) -> int | None:
+        """Bytes of a file on the disk, rows of a dataset; None of a file elsewhere."""
+        return of_files([self.content])[0][1] if isinstance(self.content, str) else len(self.content)
+
+    def fetcher(self, local_files: bool = False) -> Fetcher:
+        """Opens what its rows name as pictures; see `fetcher_for`."""
+        if isinstance(self.content, str):
+            return FROM_FOLDERS if local_files else FROM_OUTSIDE
+        return fetcher_for(self.content, local_files)
 
     def rows(self) -> Iterator[dict]:
         """Its rows as they stand there, pictures not opened; read on after transient errors."""

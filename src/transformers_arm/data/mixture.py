@@ -23,12 +23,13 @@ from typing import NamedTuple
 import datasets
 import fsspec
 
-from .columns import rgb_picture, row_conversation, undecoded
+from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import digest, of_files, of_rows
-from .input_files import all_files, file_names, open_dataset, with_tars_undecoded
-from .renaming import arranged
+from .input_files import IndexedTars, all_files, file_names, open_dataset, with_tars_undecoded
+from .pictures import fetcher_for, rgb_picture
+from .renaming import arranged, check_rename
 from .row_errors import RowError, as_row_error, file_error
 from .world import find_world
 
@@ -262,9 +263,10 @@ class Source:
         shuffle: False draws rows in order.
         shuffle_buffer: rows of a streamed file that change places; a stream holds as many.
         rows: how many the source is stated to have; an epoch with fewer is reported.
+        local_files: whether rows of files may name local pictures, see `fetcher_for`.
 
     Raises:
-        ValueError: the weight is not positive, or a probability has another name.
+        ValueError: the weight is not positive, a probability has another name, or what is renamed is not there.
     """
 
     dataset: object
@@ -275,12 +277,16 @@ class Source:
     shuffle: bool = True
     shuffle_buffer: int = 1000
     rows: int | None = None
+    local_files: bool = False
     stated: dict = field(default_factory=dict, init=False, repr=False)  # by a recipe, of where the rows come from
 
     def __post_init__(self):
         if not self.weight > 0:
             raise ValueError(f"A source has weight {self.weight}; it must be above 0. Leave out what is not drawn.")
         check_condition_dropout(self.condition_dropout)
+        check_rename(self.rename, COLUMNS, getattr(self.dataset, "column_names", None))
+        table = self.dataset.samples if isinstance(self.dataset, IndexedTars) else self.dataset
+        self.fetcher = fetcher_for(table, self.local_files)
 
     @classmethod
     def from_recipe(cls, section: Mapping, *, seed: int = 0) -> "Source":
@@ -331,13 +337,14 @@ class Source:
         """`row_conversation` of a row, its columns renamed and filled; a conversation stays one."""
         if not isinstance(row, Mapping):
             return row
-        return row_conversation(arranged(row, number, self.rename, fill=self.fill), number, prepare)
+        named = arranged(row, number, self.rename, fill=self.fill)
+        return row_conversation(named, number, prepare, self.fetcher)
 
     def made_of(self) -> dict:
         """What the conversations depend on besides its rows."""
         # Of several names the first counts: pairs, because JSON's objects have no order.
         stated = {"weight": self.weight, "rename": list(self.rename.items()), "fill": self.fill}
-        stated |= {"condition_dropout": self.condition_dropout, **self.stated}
+        stated |= {"condition_dropout": self.condition_dropout, "local_files": self.local_files, **self.stated}
         return json.loads(json.dumps(stated, default=digest))
 
 
