@@ -1,7 +1,9 @@
 """Rows of pictures of random pixels, and what was made of them."""
 
 import json
+import shutil
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -47,3 +49,14 @@ def folder_dataset(folder, metadata, pictures=("a.png", "b.png", "before/a.png",
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metadata))
     cache = str(folder.with_name("cache"))
     return load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=cache, **options)
+
+
+def pictures_in_folder_and_archive(folder, count=3):
+    """The same image folder plain and as a .zip: paths of the two."""
+    plain = folder / "plain"
+    plain.mkdir()
+    for number in range(count):
+        drawing(seed=number).save(plain / f"{number}.png")
+    lines = [f"{number}.png,picture {number}\n" for number in range(count)]
+    (plain / "metadata.csv").write_text("file_name,prompt\n" + "".join(lines))
+    return plain, Path(shutil.make_archive(folder / "pictures", "zip", plain))
