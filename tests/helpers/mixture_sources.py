@@ -72,3 +72,8 @@ def by_epoch(reader, streams, reads):
 def said(sample):
     """The texts of a conversation."""
     return [part["text"] for turn in sample for part in turn["content"] if part["type"] == "text"]
+
+
+def cut(path, size):
+    """Cuts a file short."""
+    path.write_bytes(path.read_bytes()[:size])

@@ -3,9 +3,10 @@
 from collections import Counter
 from itertools import islice
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
-from mixture_sources import EDITS, png, said, streamed_texts, texts, write_tar
+from mixture_sources import EDITS, cut, png, said, streamed_texts, texts, write_tar
 
 from transformers_arm.data.mixture import Mixture, Source, StreamedRows
 from transformers_arm.data.row_errors import RowError
@@ -54,11 +55,6 @@ def test_few_bad_rows_do_not_stop_it():
     mixture = Mixture({"text": Source(Dataset.from_dict(rows))}, seed=0, streams=1, max_skipped=0.05)
     *_, (_, _, state) = islice(mixture.draw(0), 1000)
     assert sum(state.skipped["text"].values()) / state.read["text"] == pytest.approx(1 / 40, abs=0.003)
-
-
-def cut(path, size):
-    """Cuts a file short."""
-    path.write_bytes(path.read_bytes()[:size])
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "json"])
@@ -112,3 +108,70 @@ def test_fewer_rows_than_stated_are_known_after_an_epoch(tmp_path):
 
     assert mixture.missing_rows(states(3)) == {"indexed": 1}
     assert mixture.missing_rows(states(60)) == {"streamed": 7, "indexed": 1}
+
+
+def test_a_damaged_row_group_ends_its_file_and_the_rows_before_count(tmp_path):
+    file = tmp_path / "0.parquet"
+    table = texts(400).data.table
+    pq.write_table(table, file, row_group_size=100, compression="zstd", use_dictionary=False)
+    column = pq.ParquetFile(file).metadata.row_group(2).column(0)
+    content = bytearray(file.read_bytes())
+    start = column.data_page_offset
+    content[start : start + column.total_compressed_size] = b"x" * column.total_compressed_size
+    file.write_bytes(content)
+    texts(3, 400).to_parquet(tmp_path / "1.parquet")
+    dataset = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", streaming=True)
+    reads = list(islice(StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=50).read(0, 1), 204))
+    assert [read.number for read in reads] == [*range(201), 0, 1, 2]
+    assert "the file ends early, after 200 rows (" in str(reads[200].row) and reads[-1].state.rows == 203
+
+
+def test_a_broken_line_of_jsonl_is_named_and_the_other_files_go_on(tmp_path):
+    for number in range(2):
+        texts(5, 5 * number).to_json(tmp_path / f"{number}.jsonl")
+    lines = (tmp_path / "0.jsonl").read_text().splitlines()
+    (tmp_path / "0.jsonl").write_text("\n".join([*lines[:3], '{"prompt": "3', *lines[4:]]))
+    files = {"1.jsonl": str(tmp_path / "1.jsonl"), "0.jsonl": str(tmp_path / "0.jsonl")}
+    dataset = load_dataset("json", data_files=list(files.values()), split="train", streaming=True)
+    reads = list(islice(StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=50).read(0, 1), 6))
+    assert [read.row["prompt"] for read in reads[:5]] == ["5", "6", "7", "8", "9"]
+    assert isinstance(reads[5].row, RowError) and reads[5].file == files["0.jsonl"]
+
+
+def test_whatever_a_row_or_its_sample_raises_costs_the_row_and_names_it(caplog):
+    """Not only ValueErrors, which were expected."""
+
+    class Rows:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            if number == 1:
+                raise KeyError("image")
+            return {"prompt": str(number), "answer": "x"}
+
+    def encode(conversation):
+        number = int(conversation[0]["content"][0]["text"])
+        return [number, 1 / (number - 2)]
+
+    mixture = Mixture({"a": Source(Rows(), shuffle=False)}, seed=0, streams=1, max_skipped=1)
+    drawn = [(sample[0], state) for _, sample, state in islice(mixture.draw(0, encode=encode), 3)]
+    assert [number for number, _ in drawn] == [0, 3, 0]
+    assert drawn[-1][1].skipped == {"a": {"unusable (KeyError)": 1, "unusable (ZeroDivisionError)": 1}}
+    assert "Source 'a', skipped: Row 1: KeyError: 'image'" in caplog.text and "Row 2: ZeroDivision" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), OSError(28, "No space left"), ConnectionError("lost")])
+def test_what_is_the_machine_s_fault_costs_no_row(error):
+    def encode(conversation):
+        raise error
+
+    with pytest.raises(type(error)):
+        next(Mixture({"a": Source(texts(2))}, seed=0, streams=1, max_skipped=1).draw(0, encode=encode))
+
+
+def test_what_would_rename_nothing_is_refused():
+    with pytest.raises(ValueError, match="No row has caption, which should be 'answer': they have prompt, answer"):
+        Source(texts(2), rename={"caption": "answer"})
+    with pytest.raises(ValueError, match="Nothing can be renamed to caption"):
+        Source(texts(2), rename={"prompt": "caption"})
