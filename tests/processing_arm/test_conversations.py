@@ -1,5 +1,7 @@
 """Conversations and requests become the ids that training sees, and what people write stays text."""
 
+import random
+
 import PIL.Image
 import pytest
 import torch
@@ -180,10 +182,11 @@ def test_what_would_bring_in_other_text_is_refused(processor):
 # --- requests for pictures -------------------------------------------------------------------------------------------
 
 
-class Draw:
-    """Stands for a random number generator that always draws the same."""
+class Draw(random.Random):
+    """A random number generator that always draws the same."""
 
     def __init__(self, value):
+        super().__init__()
         self.value = value
 
     def random(self):

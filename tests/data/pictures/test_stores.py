@@ -1,4 +1,4 @@
-"""What rows may name as pictures follows from where they come from; archives and stores are opened as by `datasets`."""
+"""What rows may name as pictures follows from where they come from; archives and stores are opened as elsewhere."""
 
 import json
 import shutil
