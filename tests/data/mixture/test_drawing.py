@@ -79,7 +79,7 @@ def test_a_recipe_states_sources_of_files_and_of_the_embedded_world(tmp_path, ca
         "world": {
             "world": "shapes",
             "arguments": {"mixture": {"text_to_image": 1.0}},
-            "condition_dropout": {"text": 1.0},
+            "condition_dropout": {"text": 1.0, "image": 0, "both": 0},
         },
     }
     sources = {name: Source.from_recipe(section, seed=3) for name, section in sections.items()}
