@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+import zipfile
 
 import pytest
 from datasets import load_dataset
@@ -131,6 +132,50 @@ def test_a_folder_of_pictures_is_shared_by_several_workers(arm_folder, tmp_path,
     assert written.column_names == ["task", "prompt", "image"]
     expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 7]
     assert written["prompt"] == expected
+
+
+def test_a_folder_with_its_pictures_in_a_zip_is_shared_by_several_workers(arm_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, samples = tmp_path / "archived", drawn_samples(6)
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+        lines = ["file_name,prompt"]
+        for number, sample in enumerate(samples):
+            archive.writestr(f"{number}.png", sample["png"] if number != 2 else b"no picture")
+            lines.append(f'{number}.png,"{sample["txt"].decode()}"')
+        archive.writestr("metadata.csv", "\n".join(lines))
+    arguments = ["--output", str(tmp_path / "codes"), "--vq", arm_folder, "--workers", "2", "--rows-per-file", "2"]
+    assert main(["tokenize", str(folder), *arguments, "--max-skipped", "0.5"]) == 0
+    assert "5 of 6 rows written (5 text_to_image), 1 skipped" in capsys.readouterr().out
+    expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 2]
+    assert load(tmp_path / "codes")["prompt"] == expected
+
+
+def test_rows_of_files_name_no_picture_of_this_machine_unless_they_are_trusted(arm_folder, tmp_path):
+    (tmp_path / "mine.png").write_bytes(drawn_samples(1)[0]["png"])
+    samples = [
+        {"json": json.dumps({"file": str(tmp_path / "mine.png")}).encode(), "txt": b"a caption"} for _ in range(3)
+    ]
+    write_tar(tmp_path / "tars" / "0.tar", samples)
+    arguments = [str(tmp_path / "tars"), tmp_path / "codes", arm_folder]
+    options = {"rename": {"json.file": "image", "txt": "prompt"}, "workers": 1}
+    with pytest.raises(ValueError, match="3 of 3 rows cannot be used.*\n.*Row 0, column 'image'.*local_files=True"):
+        pretokenize(*arguments, **options)
+    with pytest.raises(ValueError, match="was begun with another options.local_files"):
+        pretokenize(*arguments, **options, local_files=True)
+    report = pretokenize(arguments[0], tmp_path / "trusted", arm_folder, **options, local_files=True)
+    assert report["written"] == 3
+
+
+def test_what_would_rename_nothing_is_refused(arm_folder, tmp_path):
+    write_parquet(tmp_path / "rows" / "0.parquet", drawn_rows(4))
+    with pytest.raises(
+        ValueError, match="No row has caption or text, which should be 'prompt': they have task, prompt"
+    ):
+        pretokenize(
+            str(tmp_path / "rows"), tmp_path / "codes", arm_folder, rename={"caption": "prompt", "text": "prompt"}
+        )
+    assert not (tmp_path / "codes").exists()
 
 
 @pytest.mark.parametrize(

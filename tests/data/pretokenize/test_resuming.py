@@ -131,6 +131,17 @@ def test_going_on_with_another_tokenizer_or_other_options_is_refused(
     assert contents(folder) == before
 
 
+def test_going_on_with_other_files_is_refused(arm_folder, tmp_path):
+    write_noise(tmp_path / "0.tar", 2)
+    arguments = [str(tmp_path / "0.tar"), tmp_path / "codes", arm_folder]
+    report = pretokenize(*arguments, workers=1)
+    write_noise(tmp_path / "0.tar", 30)
+    with pytest.raises(ValueError, match="codes was begun with another options.files_fingerprint "):
+        pretokenize(*arguments, workers=1)
+    write_noise(tmp_path / "0.tar", 2)
+    assert pretokenize(*arguments, workers=1) == report
+
+
 def test_a_folder_that_holds_something_else_is_refused(mixture, arm_folder, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for taken in (tmp_path, tmp_path / "notes.txt"):
