@@ -149,7 +149,7 @@ class Fetcher:
             return self._open_file(os.fsdecode(source))
         if ADDRESS.match(source):
             content = in_thread(asyncio.run, self._download(source)).result()
-            return self._decode(BytesIO(content), shown(source))
+            return self._decode(content, shown(source))
         if self.local_files and os.path.exists(source):
             return self._open_file(source)
         return self._open_base64(source)
@@ -179,20 +179,24 @@ class Fetcher:
             content = base64.b64decode("".join(unquote(encoded).split()), validate=True)  # without breaks of lines
             return self._decode(BytesIO(content), "the base64 text")
         except (binascii.Error, PIL.UnidentifiedImageError) as error:
-            fix = (
-                ""
-                if self.local_files
-                else (" Paths in texts from outside are not opened: pass a pathlib.Path or an opened picture.")
-            )
-            raise ValueError(
-                f"{shown(text)!r} is no image file, no http(s) address and no base64 image.{fix}"
-            ) from error
+            problem = "is no image file, no http(s) address and no base64 image."
+            if not self.local_files:
+                problem = (
+                    "is no http(s) address and no base64 image, and paths in texts are not opened here; pass a "
+                    "pathlib.Path, an opened picture, or a Fetcher with local_files=True, as FROM_CALLER is."
+                )
+            raise ValueError(f"{shown(text)!r} {problem}") from error
 
     def _decode(self, file: str | BytesIO, name: str) -> PIL.Image.Image:
         PIL.Image.init()
         formats = [each for each in self.formats if each in PIL.Image.OPEN]
         try:
             image = PIL.Image.open(file, formats=formats)
+        except PIL.Image.DecompressionBombError as error:
+            raise ValueError(
+                f"{name} may be a decompression bomb: {error} Shrink it, or raise max_pixels of the Fetcher, now "
+                f"{self.max_pixels:,}, and PIL.Image.MAX_IMAGE_PIXELS, if you trust where it comes from."
+            ) from error
         except PIL.UnidentifiedImageError as error:
             raise PIL.UnidentifiedImageError(
                 f"cannot identify image file: {name} is none of {', '.join(formats)}"
@@ -207,7 +211,7 @@ class Fetcher:
 
     # --- what lies elsewhere --------------------------------------------------------------------------------------
 
-    async def _download(self, address: str) -> bytes:
+    async def _download(self, address: str) -> BytesIO:
         """The body that an address, or where it leads, answers with."""
         try:
             return await asyncio.wait_for(self._follow(address), self.max_seconds)
@@ -222,7 +226,7 @@ class Fetcher:
             problem = str(error) or type(error).__name__
             raise ConnectionError(f"{shown(address)} does not answer: {problem}") from error
 
-    async def _follow(self, address: str) -> bytes:
+    async def _follow(self, address: str) -> BytesIO:
         url, private = httpx.URL(address), self.private_hosts
         for _ in range(self.max_redirects + 1):
             if url.scheme not in ("http", "https") or not url.host:
@@ -255,7 +259,7 @@ class Fetcher:
             )
         return [url.host] if proxy is not None else found, is_private
 
-    async def _get(self, url: "httpx.URL", hosts: list[str], proxy: str | None) -> tuple[str | None, bytes]:
+    async def _get(self, url: "httpx.URL", hosts: list[str], proxy: str | None) -> tuple[str | None, BytesIO | None]:
         """Where an address redirects to, or None and its body. Asks the first of the hosts that takes connections."""
         timeout = httpx.Timeout(None, connect=self.max_seconds / len(hosts))
         auth = (url.username, url.password) if url.userinfo else None
@@ -270,13 +274,13 @@ class Fetcher:
                 try:
                     async with client.stream("GET", url.copy_with(host=host, userinfo=b""), **asked) as response:
                         if response.status_code in REDIRECTS and "location" in response.headers:
-                            return response.headers["location"], b""
+                            return response.headers["location"], None
                         return None, await self._body(response, shown(str(url)))
                 except (httpx.ConnectError, httpx.ConnectTimeout):
                     if host == hosts[-1]:
                         raise
 
-    async def _body(self, response: "httpx.Response", name: str) -> bytes:
+    async def _body(self, response: "httpx.Response", name: str) -> BytesIO:
         if response.status_code != 200:
             raise ConnectionError(f"{name} answered {response.status_code} {response.reason_phrase}")
         encoding = response.headers.get("content-encoding", "identity")
@@ -288,15 +292,15 @@ class Fetcher:
         length = response.headers.get("content-length", "")
         if length.isdecimal():
             self._check_bytes(name, int(length))
-        content = bytearray()
+        content = BytesIO()
         async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > self.max_bytes:
+            content.write(chunk)
+            if content.tell() > self.max_bytes:
                 raise ValueError(
                     f"{name} sends more than max_bytes {self.max_bytes:,}; make it smaller, or raise max_bytes of the "
                     "Fetcher."
                 )
-        return bytes(content)
+        return content
 
 
 FROM_CALLER = Fetcher(max_bytes=2**28, max_seconds=60.0, local_files=True, private_hosts=True)
