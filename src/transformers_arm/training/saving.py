@@ -7,7 +7,7 @@ import functools
 import logging
 import shutil
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -140,6 +140,19 @@ class Staging:
         return f"to {self.target.parent}, where {free:.3f} GB are free{who}: {text}"
 
 
+@contextmanager
+def writing_here(model):
+    """Has a model's `save_pretrained` write: transformers' do on process 0 alone, even where each node is to save."""
+    asked = isinstance(model, PreTrainedModel)
+    if asked:
+        model.should_save_on_this_rank = bool  # of `is_main_process`
+    try:
+        yield
+    finally:
+        if asked:
+            del model.should_save_on_this_rank
+
+
 class AtomicCheckpointMixin(HeardPushesMixin):
     """For a `Trainer`: checkpoints are written aside and renamed, so that none is ever half-written, and then pushed.
 
@@ -197,7 +210,8 @@ class AtomicCheckpointMixin(HeardPushesMixin):
             self._unwritten = self._unwritten or error
 
     def _save(self, *args, **kwargs):
-        with self._noting():
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with self._noting(), writing_here(model) if self.args.should_save else nullcontext():
             super()._save(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -243,7 +257,8 @@ class Gathered:
 
     def save_pretrained(self, folder: Path) -> None:
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
-        model.save_pretrained(folder, state_dict=self.state_dict)
+        with writing_here(model):
+            model.save_pretrained(folder, state_dict=self.state_dict)
 
 
 def save_folder(trainer: Trainer, folder: Path, parts: dict[str, tuple]) -> None:
@@ -264,7 +279,8 @@ def save_folder(trainer: Trainer, folder: Path, parts: dict[str, tuple]) -> None
     try:
         for name, objects in parts.items() if trainer.args.should_save else ():
             for each in objects:
-                each.save_pretrained(staging.folder / folder.name / name)
+                with writing_here(each):
+                    each.save_pretrained(staging.folder / folder.name / name)
     except Exception as caught:
         error = caught
     staging.appear(error)
