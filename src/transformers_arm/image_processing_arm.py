@@ -5,13 +5,9 @@ file does not know codes, tokens or sequences: only that a patch becomes one cod
 a side.
 """
 
-import base64
-import binascii
 import math
 import os
 from contextlib import contextmanager
-from io import BytesIO
-from urllib.parse import unquote
 
 import numpy as np
 import PIL.Image
@@ -29,17 +25,10 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
-try:
-    from huggingface_hub.utils import httpx  # whichever the Hub client itself uses
-except ImportError:  # its older versions
-    import httpx
-
 from .configuration_arm import MAX_GRID_SIDE
+from .fetching_arm import DECODING_ERRORS, FROM_CALLER
 
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
-LONGEST_PATH = 300  # that an error shows whole; longer texts are pictures in base64
-# What Pillow raises on damaged files, besides ValueError, and what an address that does not answer raises.
-DECODING_ERRORS = (OSError, SyntaxError, RuntimeError, httpx.HTTPError)
 
 
 @contextmanager
@@ -58,30 +47,6 @@ def naming_image(index: int):
         raise ValueError(f"Image {index}: {error}") from error
     except DECODING_ERRORS as error:
         raise ValueError(f"Image {index} cannot be read: {error}. Is the file complete, and an image?") from error
-
-
-def open_image(source: str | os.PathLike) -> PIL.Image.Image:
-    """Opens a path, an http(s) address or a base64 string (with or without `data:image/...;base64,`), upright.
-
-    Base64 may be broken into lines, as in e-mail, and percent-encoded, as data URLs may be.
-
-    `transformers.image_utils.load_image` would do, but it converts to RGB: transparency and 16-bit gray are lost.
-    """
-    source = os.fspath(source)
-    if source.startswith(("http://", "https://")):
-        file = BytesIO(httpx.get(source, follow_redirects=True).raise_for_status().content)
-    elif os.path.isfile(source):
-        file = source
-    else:
-        try:
-            encoded = unquote(source.partition("base64,")[2] or source)
-            file = BytesIO(base64.b64decode("".join(encoded.split()), validate=True))  # without breaks of lines
-            PIL.Image.open(file)
-        except (binascii.Error, ValueError, PIL.UnidentifiedImageError) as error:
-            shown = source if len(source) <= LONGEST_PATH else f"{source[:80]}..."
-            raise ValueError(f"{shown!r} is no image file, no http(s) address and no base64 image.") from error
-    with PIL.Image.open(file) as image:
-        return PIL.ImageOps.exif_transpose(image)
 
 
 def flatten_images(images: ImageInput) -> list:
@@ -249,6 +214,7 @@ class ArmImageProcessor(PilBackend):
     image_mean = IMAGENET_STANDARD_MEAN
     image_std = IMAGENET_STANDARD_STD
     do_convert_rgb = True
+    fetcher = FROM_CALLER  # opens paths, addresses and base64 strings; not saved
 
     def __init__(self, **kwargs: Unpack[ArmImageProcessorKwargs]):
         if "size" in kwargs and kwargs["size"] is None:  # transformers would take it for the default size
@@ -271,7 +237,7 @@ class ArmImageProcessor(PilBackend):
                     images.append(self.fetch_images(image))
             return images
         if isinstance(image_url_or_urls, (str, os.PathLike)):
-            return open_image(image_url_or_urls)
+            return self.fetcher.open(image_url_or_urls)
         return image_url_or_urls
 
     def process_image(
@@ -300,6 +266,9 @@ class ArmImageProcessor(PilBackend):
             white = PIL.Image.new("RGBA", image.size, "white")
             image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+    def to_dict(self) -> dict:
+        return {name: value for name, value in super().to_dict().items() if name != "fetcher"}
 
     def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> list[np.ndarray]:
         prepared = []
