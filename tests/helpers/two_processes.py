@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 ARM_TINY = Path(__file__).parents[2] / "checkpoints" / "arm-tiny"
 
@@ -26,13 +28,17 @@ def run_two_processes(script: str, folder: Path, nodes: int = 1, seconds: float 
         environment = os.environ | {name: str(value) for name, value in ranks.items()}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(folder / "script.py"), str(ARM_TINY), str(folder), str(rank)]
-        with open(folder / f"output-{rank}.txt", "w") as output:
-            running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+        # Not into files: a process may be about to find out what it does when it cannot write any.
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    stop = Timer(seconds, lambda: [each.kill() for each in running])
+    stop.start()
     try:
-        codes = [each.wait(seconds) for each in running]
-    except subprocess.TimeoutExpired:
-        codes = ["too late"]
+        with ThreadPoolExecutor() as threads:
+            outputs = list(threads.map(lambda process: process.communicate()[0], running))
     finally:
-        for each in running:
-            each.kill()
-    assert codes == [0, 0], "\n".join((folder / f"output-{rank}.txt").read_text()[-3000:] for rank in (0, 1))
+        stop.cancel()
+    for rank, output in enumerate(outputs):
+        (folder / f"output-{rank}.txt").write_text(output)
+    assert [each.returncode for each in running] == [0, 0], "\n".join(output[-3000:] for output in outputs)

@@ -212,11 +212,23 @@ telling("own model", lambda: save_model(new_trainer(own), output / own / "model"
 """
 
 
+FAILING = """
+settings = {"save_on_each_node": False}
+telling("other", lambda: train(new_trainer("other", fails=1, **settings)))
+best = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss", "prediction_loss_only": True}
+telling("first", lambda: train(new_trainer("first", fails=0, **best, **settings)))
+trainer = new_trainer("run", **settings)
+if rank == 0:
+    disk(4096)
+telling("model", lambda: save_model(trainer, output / "model", processor))
+"""
+
+
 @pytest.fixture(scope="module")
 def on_nodes(tmp_path_factory):
-    """What two processes on nodes of their own tell, and their folder."""
+    """What two processes on nodes of their own tell, whose disks fail or not, and their folder."""
     folder = tmp_path_factory.mktemp("nodes")
-    run_two_processes(TWO.replace("BODY", ON_NODES), folder, nodes=2)
+    run_two_processes(TWO.replace("BODY", ON_NODES + FAILING), folder, nodes=2)
     return folder, [json.loads((folder / f"told-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -261,29 +273,9 @@ def test_nodes_that_do_not_save_say_so_and_do_not_start_anew_beside_others_that_
         assert "no checkpoint that all processes have (without any: 1)" in each["apart, newest"]
 
 
-FAILING = """
-settings = {"save_on_each_node": False}
-telling("other", lambda: train(new_trainer("other", fails=1, **settings)))
-best = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss", "prediction_loss_only": True}
-telling("first", lambda: train(new_trainer("first", fails=0, **best, **settings)))
-trainer = new_trainer("model", **settings)
-if rank == 0:
-    disk(4096)
-telling("model", lambda: save_model(trainer, output / "model", processor))
-"""
-
-
-@pytest.fixture(scope="module")
-def failing(tmp_path_factory):
-    """What two processes tell of whose disks one fails, and their folder."""
-    folder = tmp_path_factory.mktemp("failing")
-    run_two_processes(TWO.replace("BODY", FAILING), folder)
-    return folder, [json.loads((folder / f"told-{rank}.json").read_text()) for rank in (0, 1)]
-
-
 @pytest.mark.parametrize(("name", "rank"), [("other", 1), ("first", 0)])
-def test_a_disk_that_fails_one_process_ends_all_and_loses_no_earlier_checkpoint(failing, name, rank):
-    folder, told = failing
+def test_a_disk_that_fails_one_process_ends_all_and_loses_no_earlier_checkpoint(on_nodes, name, rank):
+    folder, told = on_nodes
     assert told[0][name] == told[1][name]
     assert told[0][name].startswith("OSError: The checkpoint of step 2 could not be written to ")
     assert f"(process {rank} of 2, on " in told[0][name] and "Earlier checkpoints are whole" in told[0][name]
@@ -292,8 +284,8 @@ def test_a_disk_that_fails_one_process_ends_all_and_loses_no_earlier_checkpoint(
     assert files(folder / name / "checkpoint-1") >= OF_TWO | {"rng_state_0.pth", "rng_state_1.pth"}
 
 
-def test_a_final_folder_that_one_process_cannot_write_is_heard_by_all(failing):
-    folder, told = failing
+def test_a_final_folder_that_one_process_cannot_write_is_heard_by_all(on_nodes):
+    folder, told = on_nodes
     assert told[0]["model"] == told[1]["model"] and "(process 0 of 2, on " in told[0]["model"]
     assert told[0]["model"].startswith("OSError: The trained model could not be written to ")
     assert not list(folder.glob("*model*"))

@@ -21,6 +21,7 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
+from ..data.pictures import fetcher_for
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.sheets import picture_sheet
 from ..generation_arm import stack_left_padded
@@ -144,6 +145,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         self.detokenizer = detokenizer.to(self.accelerator.device)
         self.detokenizer.set_progress_bar_config(disable=True)
         self._rollout: Rollout  # the one at work
+        self._fetchers = {"train": fetcher_for(train_dataset, args.local_files)}  # of what rows name as pictures
         self._sheet_step = -1  # the step of the last sheet of pictures
 
     @staticmethod
@@ -151,7 +153,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
                 if isinstance(rows, Dataset):
-                    check_requests(rows, f"{name}[{part!r}]" if part else name, processor.image_processor)
+                    label = f"{name}[{part!r}]" if part else name
+                    check_requests(rows, label, processor.image_processor, local_files=args.local_files)
         each = args.generation_batch_size // args.num_generations
         if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
             raise ValueError(
@@ -170,6 +173,12 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                 f"{prompts} prompts. Add rows or make the batch smaller."
             )
         return output
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        self._fetchers["eval"] = fetcher_for(rows, self.args.local_files)
+        return super().get_eval_dataloader(eval_dataset)
 
     @property
     def arm(self) -> ArmForCausalLM:
@@ -195,6 +204,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         self._rollout = Rollout(
             inputs,
             self.processing_class.image_processor,
+            self._fetchers[mode],
             lambda place, prompt: self._generator(mode, first + place, prompt),
         )
         output = super()._generate_and_score_completions([request.row for request in self._rollout])

@@ -41,6 +41,8 @@ class ArmGRPOConfig(GRPOConfig):
         num_inference_steps, decoder_guidance_scale: of the detokenizer; None takes what it was saved with.
         reward_timeout: seconds a call of a reward may take; None sets no limit.
         max_reward_failure_share: share of a reward's samples, over its last 20 calls, above which training stops.
+        local_files: whether rows of parquet, json, csv and tar files may name local files, archives and remote stores
+            as pictures. Without it they name http(s) addresses; image folders and rows made in memory need none of it.
         picture_steps: steps between two sheets of pictures in `<output_dir>/rollouts/`; 0 draws none.
 
     Raises:
@@ -68,6 +70,7 @@ class ArmGRPOConfig(GRPOConfig):
     decoder_guidance_scale: float | None = field(default=None, metadata={"help": "Guidance of the detokenizer."})
     reward_timeout: float | None = field(default=600.0, metadata={"help": "Seconds a call of a reward may take."})
     max_reward_failure_share: float = field(default=0.1, metadata={"help": "Failed samples that are borne."})
+    local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):

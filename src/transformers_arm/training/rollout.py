@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import PIL.Image
 import torch
 
-from ..data.columns import SOURCES, rgb_picture
+from ..data.columns import SOURCES
+from ..data.pictures import rgb_picture
+from ..fetching_arm import Fetcher
 from ..image_processing_arm import ArmImageProcessor
 from ..pipeline_arm import batched
 from .requests import read_grid, read_request
@@ -56,23 +58,25 @@ class Rollout(Sequence[Request]):
     Args:
         rows: of a dataset, one a request.
         image_processor: says how large pictures are.
+        fetcher: opens what rows name as pictures.
         generator: of a request's place and prompt.
 
     Raises:
-        ValueError: as `read_request` and `read_grid`.
+        RowError: as `read_request` and `read_grid`.
     """
 
     def __init__(
         self,
         rows: Sequence[Mapping],
         image_processor: ArmImageProcessor,
+        fetcher: Fetcher,
         generator: Callable[[int, str], torch.Generator],
     ):
         shared: dict[tuple, PIL.Image.Image] = {}  # the samples of a group have one source, and rewards can tell
         self.requests = []
         for place, row in enumerate(rows):
             where = f"with prompt {row.get('prompt')!r}"
-            task, sources = read_request(row, where, rgb_picture)
+            task, sources = read_request(row, where, rgb_picture, fetcher)
             self.requests.append(
                 Request(
                     prompt=row["prompt"],
