@@ -67,11 +67,11 @@ def test_log_probabilities_are_the_samplers(train, pad):
     )
     for row, edit in ((0, False), (4, True), (12, True)):
         prompt = output["prompt_ids"][row][output["prompt_mask"][row].bool()][:-3]
-        request = trainer._requests[row]
+        request = trainer._rollout[row]
         sampled = trainer.arm.generate(
             input_ids=prompt[None], generation_mode="image", image_grid=(3, 3), do_sample=True, top_k=0, top_p=1.0,
             temperature=1.3 if edit else 0.7, guidance_scale=1.0, image_guidance_scale=1.0,
-            generator=[trainer._generator("train", row, request["prompt"])],
+            generator=[trainer._generator("train", row, request.prompt)],
             return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
         assert sampled.sequences[0, -10:-1].tolist() == output["completion_ids"][row][:9].tolist()
