@@ -78,6 +78,11 @@ def status(code, body='{"error": {"message": "no"}}', **headers):
     return answer
 
 
+def asked_of(payload):
+    """The prompt of a request."""
+    return payload["messages"][1]["content"][0]["text"].removeprefix("Request: ")
+
+
 def stall(handler):
     handler.server.closing.wait(5)
     handler.close_connection = True
