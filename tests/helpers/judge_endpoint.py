@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             endpoint.max_in_flight = max(endpoint.max_in_flight, endpoint.in_flight)
             answer = endpoint.script.pop(0) if endpoint.script else GOOD
         try:
-            assert self.path == "/v1/chat/completions"
+            assert self.path.partition("?")[0] == "/v1/chat/completions"
             answer(self) if callable(answer) else self.say(answer)
         finally:
             with endpoint.lock:

@@ -12,8 +12,7 @@ from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit, urlunsplit
 
 HIDDEN = "<hidden>"
 
-_USER = re.compile(r"""(?<=//)[^\s"'<>]*@""")  # greedy: rather too much of an address than half a password
-_QUERY = re.compile(r"""(https?://[^\s"'<>?]*)\?[^\s"'<>]+""", re.IGNORECASE)
+_ADDRESS = re.compile(r"""//[^\s"'<>]+""")
 _SHORT = 6  # shorter secrets are looked for between words only, or "x" would hide half of every sentence
 
 
@@ -22,13 +21,19 @@ def without_credentials(text: str, secrets: Iterable[str] = ()) -> str:
 
     A secret is also found as URLs, JSON, Python and HTML write it.
     """
-    text = _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub("", text))
+    text = _ADDRESS.sub(_bare, text)
     for secret in sorted(set(secrets) - {""}, key=len, reverse=True):  # one may begin with another
         pattern = "".join(map(_any_writing, secret))
         if len(secret) < _SHORT:
             pattern = rf"(?<!\w){pattern}(?!\w)"
         text = re.sub(pattern, HIDDEN, text)
     return text
+
+
+def _bare(address: re.Match) -> str:
+    """An address without what may be a user, password or query: rather too much than half a password."""
+    path, mark, query = address[0].removeprefix("//").rpartition("@")[2].partition("?")
+    return f"//{path}{mark}{HIDDEN if query else ''}"
 
 
 def _any_writing(character: str) -> str:
