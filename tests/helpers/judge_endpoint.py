@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         endpoint = self.server
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        payload = self.payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with endpoint.lock:
             endpoint.payloads.append(payload)
             endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})

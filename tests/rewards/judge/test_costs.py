@@ -143,7 +143,7 @@ def test_cost_counts_malformed_answers_too(endpoint, new_judge, tmp_path):
 
 def test_metrics_and_criteria_scores(endpoint, new_judge):
     answers = {"a": GOOD, "b": '{"objects": 4, "attributes": 0, "relations": null}', "c": "?"}
-    endpoint.script = [lambda handler: handler.say(answers[asked_of(endpoint.payloads[-1])])] * 3
+    endpoint.script = [lambda handler: handler.say(answers[asked_of(handler.payload)])] * 3
     judge = new_judge(concurrency=1, retries=0, input_price=1.0)
     metrics = {}
     ignored = {"completions": [""] * 3, "trainer_state": None, "log_extra": None}
