@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         endpoint = self.server
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        payload = self.payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with endpoint.lock:
             endpoint.payloads.append(payload)
             endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             endpoint.max_in_flight = max(endpoint.max_in_flight, endpoint.in_flight)
             answer = endpoint.script.pop(0) if endpoint.script else GOOD
         try:
-            assert self.path == "/v1/chat/completions"
+            assert self.path.partition("?")[0] == "/v1/chat/completions"
             answer(self) if callable(answer) else self.say(answer)
         finally:
             with endpoint.lock:
@@ -76,6 +76,11 @@ def status(code, body='{"error": {"message": "no"}}', **headers):
 
     answer.__name__ = str(code)  # pytest shows it
     return answer
+
+
+def asked_of(payload):
+    """The prompt of a request."""
+    return payload["messages"][1]["content"][0]["text"].removeprefix("Request: ")
 
 
 def stall(handler):

@@ -4,30 +4,30 @@ The role that GPT-o3 (text-to-image) and GPT-4.1 (editing) have in the paper's R
 """
 
 import asyncio
-import base64
 import hashlib
-import io
 import json
 import logging
 import math
 import os
 import random
-import re
-import tempfile
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
-from huggingface_hub import AsyncInferenceClient, ChatCompletionOutput
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is httpx's or httpx2's, by the hub's version
+from huggingface_hub import ChatCompletionOutput
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 
+from .credentials import without_credentials
+from .endpoint import Endpoint, HTTPStatusError
 from .errors import RewardError
+from .event_loops import PerLoop
+from .in_flight import InFlight, Work
+from .pictures import FORMATS, PictureEncoder, PicturesOfCall
 from .rubrics import RUBRICS, Rubric, Scores
+from .score_cache import ScoreCache
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +40,44 @@ class JudgeError(RewardError):
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Row:
+    """What is judged."""
+
+    prompt: str
+    image: Image.Image
+    sources: Sequence[Image.Image]
     rubric: Rubric
-    messages: list[dict] = field(repr=False)
-    key: str  # names the request in the cache: equal requests, equal keys
+
+    def labelled(self) -> list[tuple[str, Image.Image]]:
+        """The pictures in the order in which they are shown."""
+        one = len(self.sources) == 1
+        labels = ["Source picture:" if one else f"Source picture {n}:" for n, _ in enumerate(self.sources, 1)]
+        return [*zip(labels, self.sources, strict=True), ("Result:", self.image)]
 
 
-class _Client(AsyncInferenceClient):
-    """Without the Hub's hooks: under HF_HUB_OFFLINE=1 they would forbid a judge on one's own machine as well."""
+class _Judgement(Work):
+    """A request on its way to scores, or to None, and what it took."""
 
-    async def _get_async_client(self):
-        client = await super()._get_async_client()
-        client.event_hooks = {}
-        return client
+    is_from_cache = False
+    prompt_tokens = completion_tokens = 0
 
 
-def _data_url(image: Image.Image, max_side: int) -> str:
-    image = image.convert("RGB")  # a copy, which the next line may shrink
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+class _Call:
+    """What rows of one call share."""
+
+    def __init__(self, encoder: PictureEncoder):
+        self.pictures = PicturesOfCall(encoder)
+        self.judgements: dict[str, _Judgement] = {}  # by key
+        self.own: list[_Judgement] = []  # those that nobody had asked for before
+        self.cache_hits = 0
+
+
+@dataclass
+class _OnLoop:
+    """What a judge has on one event loop."""
+
+    semaphore: asyncio.Semaphore
+    in_flight: InFlight
 
 
 def _retry_after(header: str) -> float:
@@ -71,20 +88,43 @@ def _retry_after(header: str) -> float:
         return 0.0
 
 
+def _scores_in(response: ChatCompletionOutput, rubric: Rubric) -> Scores:
+    """The scores that a response gives. Raises ValueError where it gives none."""
+    try:
+        choice = response.choices[0]
+        message, content = choice.message, choice.message.content
+    except (AttributeError, TypeError, IndexError):
+        message = content = None
+    if not isinstance(content, str):
+        if any(getattr(message, name, None) for name in ("reasoning", "reasoning_content")):
+            raise ValueError("The response has reasoning and no text after it; raise max_tokens in `sampling`")
+        raise ValueError("The response has no text at choices[0].message.content")
+    try:
+        return rubric.parse(content)
+    except ValueError as error:
+        cut = ", cut off by max_tokens of `sampling`" if choice.finish_reason == "length" else ""
+        raise ValueError(f"{error}, in the answer {content!r}{cut}") from error
+
+
 class VLMJudge:
     """An async reward: pictures scored by a vision-language model behind an OpenAI-compatible endpoint.
 
     A judgement that fails is None, counted and logged as a warning. What can pass (timeouts, connection errors, HTTP
-    408, 409, 429 and 5xx, malformed answers) is asked again after a growing pause; other refusals are not.
+    408, 409, 429 and 5xx, malformed answers) is asked again after a growing pause; other refusals are not. Pictures
+    are encoded in threads, and each request leaves as soon as its own are. JSON is asked for by `response_format`, in
+    the strictest form that the server takes; `Rubric.parse` says which answers count. No log and no error holds the
+    key, nor a user, password or query of `base_url`.
 
     Args:
         model: name of the model at the endpoint.
-        base_url: the endpoint, as in "http://localhost:8000/v1".
+        base_url: the endpoint, as in "http://localhost:8000/v1". A user and password in it (before an "@")
+            authenticate by HTTP's Basic scheme, in place of a key.
         api_key: by default the environment's OPENAI_API_KEY. A Hugging Face token is never sent unless passed here.
         tasks: those it judges, by default all that have a rubric; pictures of others get None.
         rubrics: by task, added to `RUBRICS` or in place of them.
         sampling: fields of the request beside model and messages; reasoning models want other ones, such as
-            `{"max_completion_tokens": 4096}`.
+            `{"max_completion_tokens": 4096}`. A `response_format` among them is sent in place of the judge's own.
+        image_format: "jpeg" (quality 95, colours in full) or "png" (no loss, thirty times the work).
         max_side: pictures are shrunk to this many pixels a side.
         timeout: seconds for a request.
         deadline: seconds for a picture, retries and pauses included, from its first request on.
@@ -99,6 +139,7 @@ class VLMJudge:
         window: how many judgements that share is over.
 
     Attributes:
+        base_url: the endpoint, without credentials.
         cost, requests, cache_hits, failures: so far, in this process. A hit is a score without a request of its own.
         criteria_scores: by picture of the last call, the scores by criterion, or None.
 
@@ -117,6 +158,7 @@ class VLMJudge:
         tasks: Sequence[str] | None = None,
         rubrics: Mapping[str, Rubric] | None = None,
         sampling: Mapping | None = None,
+        image_format: str = "jpeg",
         max_side: int = 1024,
         timeout: float = 60.0,
         deadline: float = 180.0,
@@ -131,8 +173,8 @@ class VLMJudge:
     ):
         if not model:
             raise ValueError("The judge's model is empty; name one that the endpoint serves.")
-        if not re.match(r"https?://[^/]", base_url or ""):
-            raise ValueError(f"base_url is {base_url!r}; give an http(s) URL such as http://localhost:8000/v1.")
+        if image_format not in FORMATS:
+            raise ValueError(f"image_format is {image_format!r}; it must be one of {', '.join(FORMATS)}.")
         for name, value, low, high in (
             ("max_side", max_side, 1, math.inf),
             ("timeout", timeout, 1e-3, math.inf),
@@ -147,32 +189,40 @@ class VLMJudge:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must be in {low}..{high}.")
-        self.model, self.base_url = model, base_url
-        self._shown_url = re.sub(r"//[^/@]*@", "//", base_url)  # without a user and password
-        # "EMPTY" is what local servers' users write; with no key at all the client would send the Hugging Face token.
-        self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+        self.sampling = dict(sampling) if sampling is not None else {"temperature": 0.0, "max_tokens": 256}
+        self._endpoint = Endpoint(model, base_url, api_key, self.sampling)
+        self.model, self.base_url = model, self._endpoint.shown
         self.rubrics = {**RUBRICS, **(rubrics or {})}
         self.tasks = tuple(self.rubrics) if tasks is None else tuple(tasks)
         if missing := [task for task in self.tasks if task not in self.rubrics]:
             known = ", ".join(self.rubrics)
             raise ValueError(f"There is no rubric for task {', '.join(missing)}; there is one for {known}.")
-        self.__name__ = f"judge_{model.rstrip('/').rpartition('/')[-1]}"  # TRL's name for it in logs
-        self.sampling = dict(sampling) if sampling is not None else {"temperature": 0.0, "max_tokens": 256}
-        self.max_side, self.timeout, self.deadline = max_side, timeout, deadline
+        self.__name__ = (
+            f"judge_{without_credentials(model).rstrip('/').rpartition('/')[-1]}"  # TRL's name for it in logs
+        )
+        self._encoder = PictureEncoder(image_format, max_side)
+        self.timeout, self.deadline = timeout, deadline
         self.retries, self.backoff, self.concurrency = retries, backoff, concurrency
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._cache = ScoreCache(cache_dir)
         self.input_price, self.output_price = input_price, output_price
         self.max_failure_share = max_failure_share
-        self.prompt_tokens = self.completion_tokens = self.requests = self.cache_hits = self.failures = 0
+        self.prompt_tokens = self.completion_tokens = self.cache_hits = self.failures = 0
         self.criteria_scores: list[Scores | None] = []
         self._failed: deque[bool] = deque(maxlen=window)
         self._last_error = ""
         self._random = random.Random()  # the global one belongs to the training run's seed
-        self._loops = weakref.WeakKeyDictionary()  # event loop -> its semaphore, its requests in flight by key
+        self._loops = PerLoop(lambda: _OnLoop(asyncio.Semaphore(self.concurrency), InFlight()))
 
     @property
     def cost(self) -> float:
-        return (self.prompt_tokens * self.input_price + self.completion_tokens * self.output_price) / 1e6
+        return self._price(self.prompt_tokens, self.completion_tokens)
+
+    @property
+    def requests(self) -> int:
+        return self._endpoint.requests
+
+    def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
 
     async def __call__(
         self,
@@ -193,92 +243,139 @@ class VLMJudge:
             JudgeError: too many failures; see `max_failure_share`.
             ValueError: inputs of different lengths, an edit without a source picture.
         """
-        rows = list(zip(prompts, images, source_images, task, strict=True))
-        places = [place for place, row in enumerate(rows) if row[-1] in self.tasks]
-        cost, cache_hits = self.cost, self.cache_hits
-        requests = await asyncio.to_thread(
-            self._prepare, [rows[place] for place in places]
-        )  # encoding must not hold up others on this loop
-        async with _Client(base_url=self.base_url, api_key=self._api_key) as client:
-            scores = await asyncio.gather(*(self._judge(client, request) for request in requests))
-        self.criteria_scores = [None] * len(rows)
-        rewards: list[float | None] = [None] * len(rows)
-        for place, request, scored in zip(places, requests, scores, strict=True):
-            self.criteria_scores[place] = scored
-            rewards[place] = None if scored is None else request.rubric.reward(scored)
+        rows = self._rows(prompts, images, source_images, task)
+        in_flight = self._loops.here().in_flight
+        await in_flight.begun()
+        left_over = in_flight.unclaimed()  # those of them that this call does not ask for
+        call = _Call(self._encoder)
+        try:
+            scores = await asyncio.gather(*(self._judge(row, call) for row in rows if row is not None))
+        finally:
+            in_flight.drop(left_over)
+        answers = iter(scores)
+        self.criteria_scores = [None if row is None else next(answers) for row in rows]
         self._failed.extend(scored is None for scored in scores)
         if log_metric is not None:
-            self._log(log_metric, cost, cache_hits)
+            self._log(log_metric, call)
         self._check_failures()
-        return rewards
+        return [
+            None if scored is None else row.rubric.reward(scored)
+            for row, scored in zip(rows, self.criteria_scores, strict=True)
+        ]
 
-    def _prepare(self, rows: Sequence[tuple]) -> list[_Request]:
-        urls = {}  # a group's rollouts share their source pictures
+    async def start(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Image.Image],
+        source_images: Sequence[Sequence[Image.Image]],
+        task: Sequence[str],
+        **columns,
+    ) -> None:
+        """Begins to judge pictures that a later call on this event loop will ask for, while others are still drawn.
 
-        def picture(label: str, image: Image.Image) -> list[dict]:
-            if id(image) not in urls:
-                urls[id(image)] = _data_url(image, self.max_side)
-            url = {"type": "image_url", "image_url": {"url": urls[id(image)]}}
-            return [{"type": "text", "text": label}, url]
+        The call finds them by their content, and takes the judgement over with its cost. What it does not ask for is
+        given up. Failures are that call's to report: nothing is raised here.
+        """
+        in_flight = self._loops.here().in_flight
+        async with in_flight.beginning():
+            try:
+                rows = self._rows(prompts, images, source_images, task)
+            except ValueError:
+                return
+            pictures = PicturesOfCall(self._encoder)
+            begun = (self._begin(row, pictures) for row in rows if row is not None)
+            await asyncio.gather(*begun, return_exceptions=True)
 
-        requests = []
-        for prompt, image, sources, task in rows:
-            if task == "editing" and not sources:
+    def _rows(self, prompts, images, source_images, task) -> list[_Row | None]:
+        """What is to be judged, None for tasks of others."""
+        rows = []
+        for prompt, image, sources, kind in zip(prompts, images, source_images, task, strict=True):
+            if kind == "editing" and kind in self.tasks and not sources:
                 raise ValueError(f"The edit {prompt!r} has no source picture to compare with; give source_images.")
-            rubric = self.rubrics[task]
-            content = [{"type": "text", "text": f"Request: {prompt}"}]
-            for number, source in enumerate(sources, 1):
-                content += picture("Source picture:" if len(sources) == 1 else f"Source picture {number}:", source)
-            content += picture("Result:", image)
-            messages = [{"role": "system", "content": rubric.instructions}, {"role": "user", "content": content}]
-            whole = json.dumps([self.model, rubric.name, messages, self.sampling], sort_keys=True)
-            requests.append(_Request(rubric, messages, hashlib.sha256(whole.encode()).hexdigest()))
-        return requests
+            rows.append(_Row(prompt, image, sources, self.rubrics[kind]) if kind in self.tasks else None)
+        return rows
 
-    async def _judge(self, client: _Client, request: _Request) -> Scores | None:
-        """Scores from the cache, from an equal request in flight, or from the endpoint; None if it fails."""
-        loop = asyncio.get_running_loop()
-        semaphore, in_flight = self._loops.setdefault(loop, (asyncio.Semaphore(self.concurrency), {}))
-        while request.key in in_flight:
-            other = in_flight[request.key]
-            await asyncio.wait([other])
-            if not other.cancelled():  # else its call was given up: ask here
-                scores = other.result()
-                self.cache_hits += scores is not None
-                self.failures += scores is None
-                return scores
-        if (scores := self._read_cache(request)) is not None:
-            self.cache_hits += 1
-            return scores
-        answer = in_flight[request.key] = loop.create_future()
+    async def _begin(
+        self, row: _Row, pictures: PicturesOfCall, known: dict[str, _Judgement] | None = None
+    ) -> _Judgement:
+        """A row's judgement: one of those `known`, which gets it, one in flight, or a new one.
+
+        Raises what Pillow does where a picture is broken.
+        """
+        labelled = row.labelled()
+        names = await asyncio.gather(*(pictures.name(image) for _, image in labelled))
+        shown = [[label, name] for (label, _), name in zip(labelled, names, strict=True)]
+        # Neither the encoded pictures, so that a hit encodes none, nor the form of answer, which is up to the server.
+        question = [self.model, row.rubric.name, row.rubric.instructions, row.prompt, shown, self.sampling]
+        judgement = _Judgement(hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest())
+
+        async def run() -> Scores | None:
+            return await self._scores_of(judgement, row, names, pictures)
+
+        known = {} if known is None else known
+        if judgement.key not in known:
+            known[judgement.key] = self._loops.here().in_flight.begin(judgement, run)
+        return known[judgement.key]
+
+    async def _judge(self, row: _Row, call: _Call) -> Scores | None:
+        """Scores of a row of a call, None if that fails."""
         try:
-            async with semaphore:
-                scores = await self._ask(client, request)
-            answer.set_result(scores)
-            return scores
-        finally:
-            del in_flight[request.key]
-            answer.cancel()  # nothing happens where it has its result
+            judgement = await self._begin(row, call.pictures, call.judgements)
+        except Exception as error:  # of a broken picture, which must not cost the others their scores
+            self.failures += 1
+            return self._fail(f"A picture cannot be read: {type(error).__name__}: {error}.")
+        in_flight = self._loops.here().in_flight
+        if is_first := in_flight.claim(judgement):
+            call.own.append(judgement)
+        scores = await in_flight.result(judgement)
+        self.failures += scores is None
+        if scores is not None and (judgement.is_from_cache or not is_first):
+            self.cache_hits += 1
+            call.cache_hits += 1
+        return scores
 
-    async def _ask(self, client: _Client, request: _Request) -> Scores | None:
+    async def _scores_of(
+        self, judgement: _Judgement, row: _Row, names: list[str], pictures: PicturesOfCall
+    ) -> Scores | None:
+        """Scores from the cache or from the endpoint; None if it fails."""
+        if (scores := self._cache.read(judgement.key, row.rubric)) is not None:
+            judgement.is_from_cache = True
+            return scores
+        try:
+            messages = await self._messages(row, names, pictures)
+            async with self._loops.here().semaphore, self._endpoint.client() as client:
+                scores = await self._ask(client, judgement, row.rubric, messages)
+        except Exception as error:  # its traceback would show addresses
+            return self._fail(f"{type(error).__name__}: {error}.")
+        if scores is not None:
+            self._cache.write(judgement.key, scores)
+        return scores
+
+    async def _messages(self, row: _Row, names: list[str], pictures: PicturesOfCall) -> list[dict]:
+        labelled = row.labelled()
+        urls = await asyncio.gather(
+            *(pictures.data_url(name, image) for name, (_, image) in zip(names, labelled, strict=True))
+        )
+        content = [{"type": "text", "text": f"Request: {row.prompt}"}]
+        for (label, _), url in zip(labelled, urls, strict=True):
+            content += [{"type": "text", "text": label}, {"type": "image_url", "image_url": {"url": url}}]
+        return [{"role": "system", "content": row.rubric.instructions}, {"role": "user", "content": content}]
+
+    async def _ask(self, client, judgement: _Judgement, rubric: Rubric, messages: list[dict]) -> Scores | None:
+        await self._endpoint.ready()
         end = time.monotonic() + self.deadline
         for attempt in range(self.retries + 1):
-            self.requests += 1
             limit = min(self.timeout, end - time.monotonic())
             pause = self.backoff * 2**attempt * self._random.uniform(0.5, 1.0)
             try:
-                # Not the client's own timeout: that one starts anew with every byte.
-                response = await asyncio.wait_for(
-                    client.chat_completion(request.messages, model=self.model, extra_body=self.sampling), limit
-                )
-                scores = self._scores(response, request.rubric)
-                self._write_cache(request, scores)
-                return scores
+                response = await self._endpoint.ask(client, messages, rubric.schema, limit)
+                self._count_tokens(judgement, response)
+                return _scores_in(response, rubric)
             except asyncio.TimeoutError:
                 reason = f"No response within {limit:.3g} s."
-            except HfHubHTTPError as error:
+            except HTTPStatusError as error:
                 status = error.response.status_code
-                reason = f"HTTP {status}: {error}"
+                reason = f"HTTP {status} {error.response.reason_phrase}: {error.response.text}"
                 if status not in _PASSING_STATUS and status < 500:
                     return self._fail(reason)
                 pause = max(pause, _retry_after(error.response.headers.get("retry-after", "")))
@@ -290,51 +387,29 @@ class VLMJudge:
                 await asyncio.sleep(pause)
         return self._fail(f"{self.retries + 1} requests failed. {reason}")
 
-    def _scores(self, response: ChatCompletionOutput, rubric: Rubric) -> Scores:
-        """The scores in a response, whose tokens are counted. Raises ValueError where it is malformed."""
-        usage = response.usage if isinstance(response.usage, Mapping) else {}
-        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt_tokens, int) and isinstance(completion_tokens, int):
-            self.prompt_tokens += prompt_tokens  # a malformed answer costs as much as a good one
-            self.completion_tokens += completion_tokens
-        try:
-            content = response.choices[0].message.content
-            return rubric.parse(content)
-        except (AttributeError, TypeError, IndexError) as error:
-            raise ValueError("The response has no text at choices[0].message.content") from error
-        except ValueError as error:
-            raise ValueError(f"{error}, in the answer {content[:200]!r}") from error
+    def _count_tokens(self, judgement: _Judgement, response: ChatCompletionOutput) -> None:
+        """A malformed answer costs as much as a good one."""
+        usage = getattr(response, "usage", None)
+        counts = (
+            [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+        )
+        if counts and all(isinstance(count, int) for count in counts):
+            judgement.prompt_tokens += counts[0]
+            judgement.completion_tokens += counts[1]
+            self.prompt_tokens += counts[0]
+            self.completion_tokens += counts[1]
 
     def _fail(self, reason: str) -> None:
-        reason = " ".join(reason.replace(self._api_key, "<api key>").split())[:500]  # servers like to quote the key
-        self.failures += 1
+        """Notes a failure: the one way by which what a server or an error says gets out."""
+        reason = " ".join(self._endpoint.without_credentials(reason).split())[:500]
         self._last_error = reason
-        logger.warning("Judge %s at %s gave no scores. %s", self.model, self._shown_url, reason)
+        logger.warning("Judge %s at %s gave no scores. %s", self.model, self.base_url, reason)
 
-    def _read_cache(self, request: _Request) -> Scores | None:
-        if self.cache_dir is None:
-            return None
-        try:
-            return request.rubric.parse((self.cache_dir / f"{request.key}.json").read_text())
-        except (OSError, ValueError):  # not there, or damaged: asked for and written anew
-            return None
-
-    def _write_cache(self, request: _Request, scores: Scores) -> None:
-        if self.cache_dir is None:
-            return
-        try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.cache_dir, suffix=".writing", delete=False) as file:
-                json.dump(scores, file)
-            os.replace(file.name, self.cache_dir / f"{request.key}.json")
-        except OSError as error:  # a full disk costs money, not the run
-            logger.warning("A judgement could not be written to the cache: %s", error)
-
-    def _log(self, log_metric: Callable[[str, float], None], cost: float, cache_hits: int) -> None:
-        """Logs a call that began at this cost and these cache hits."""
+    def _log(self, log_metric: Callable[[str, float], None], call: _Call) -> None:
         name = self.__name__
-        log_metric(f"{name}/cost", self.cost - cost)
-        log_metric(f"{name}/cache_hits", float(self.cache_hits - cache_hits))
+        tokens = [(own.prompt_tokens, own.completion_tokens) for own in call.own]
+        log_metric(f"{name}/cost", sum(self._price(*counts) for counts in tokens))
+        log_metric(f"{name}/cache_hits", float(call.cache_hits))
         if self._failed:
             log_metric(f"{name}/failure_share", sum(self._failed) / len(self._failed))
         values: dict[str, list[float]] = {}
@@ -351,7 +426,7 @@ class VLMJudge:
         if enough and failed > self.max_failure_share * count:
             raise JudgeError(
                 f"{failed} of the last {count} judgements failed ({failed / count:.0%}; the limit is "
-                f"{self.max_failure_share:.0%}). Last error: {self._last_error} | Check that {self._shown_url} serves "
+                f"{self.max_failure_share:.0%}). Last error: {self._last_error} | Check that {self.base_url} serves "
                 f"{self.model!r} to this key; for an endpoint that is only slow or busy raise timeout, deadline or "
                 f"retries, or lower concurrency."
             )

@@ -10,7 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 _MAX_SCORE = 10
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_MAX_ANSWER = 1_000_000  # characters
+_FLAT_OBJECT = re.compile(r"\{[^{}]*\}")  # scores are numbers: their object holds no other. Found in linear time
+_DECODER = json.JSONDecoder(object_pairs_hook=tuple)  # shows keys given twice
+_REASONING = re.compile(r"<think(?:ing)?>|\[THINK\]|◁think▷")
+_REASONING_END = re.compile(r"</think(?:ing)?>|\[/THINK\]|◁/think▷")
 
 Scores = dict[str, float | None]
 
@@ -45,6 +49,8 @@ class Rubric:
     def __post_init__(self):
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"Rubric {self.name!r} has criteria {self.criteria}; name at least one, and each once.")
+        if any(set(name) & set("{}") for name in self.criteria):
+            raise ValueError(f"Rubric {self.name!r} has criteria {self.criteria}; names have no braces.")
         if unknown := set(self.optional) - set(self.criteria):
             raise ValueError(f"Optional {sorted(unknown)} of rubric {self.name!r} are not among its {self.criteria}.")
 
@@ -55,19 +61,51 @@ class Rubric:
         form = ", ".join(f'"{name}": <number 0..{_MAX_SCORE}{null.get(name, "")}>' for name in self.criteria)
         return f"{self.text}\n\nAnswer with one JSON object of this form and nothing else: {{{form}}}"
 
+    @property
+    def schema(self) -> dict:
+        """JSON schema of the answer. Without bounds, which some servers refuse; `parse` has them."""
+        number = {"type": "number"}
+        either = {"anyOf": [number, {"type": "null"}]}
+        properties = {name: either if name in self.optional else number for name in self.criteria}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(self.criteria),
+            "additionalProperties": False,
+        }
+
     def parse(self, answer: str) -> Scores:
-        """The scores in a judge's answer: one JSON object with all criteria and no more, bare or in a code fence.
+        """The scores in a judge's answer: the one JSON object that has all criteria and no more.
+
+        Whatever stands around it is not looked at: prose, code fences, another object. Reasoning between `<think>` and
+        `</think>` may hold drafts and is left out. The object may be repeated, but two different ones are none.
 
         Raises:
-            ValueError: anything else, and scores that are no numbers in 0..10.
+            ValueError: no such object, different ones, scores that are no numbers in 0..10, reasoning without an end,
+                an answer beyond a million characters.
         """
-        fenced = _FENCE.fullmatch(answer.strip())
-        try:
-            pairs = json.loads(fenced[1] if fenced else answer, object_pairs_hook=tuple)  # shows keys given twice
-        except RecursionError as error:
-            raise ValueError("Nested too deeply") from error
-        if not isinstance(pairs, tuple) or sorted(key for key, _ in pairs) != sorted(self.criteria):
+        if len(answer) > _MAX_ANSWER:
+            raise ValueError(f"An answer of {len(answer)} characters, more than {_MAX_ANSWER}")
+        *reasoning, said = _REASONING_END.split(answer)
+        if not reasoning and _REASONING.search(said):
+            raise ValueError("Reasoning that does not end; raise max_tokens, or what stands for it, in `sampling`")
+        given = list(filter(None, map(self._scores, _FLAT_OBJECT.findall(said))))
+        if not given:
             raise ValueError(f"Not one JSON object with the keys {', '.join(self.criteria)}")
+        if any(scores != given[0] for scores in given):
+            raise ValueError(f"{len(given)} JSON objects with different scores")
+        return given[0]
+
+    def _scores(self, text: str) -> Scores | None:
+        """The scores in braces, None where they hold anything else. Raises ValueError where they cannot be scores."""
+        try:
+            pairs = _DECODER.decode(text)
+        except (ValueError, RecursionError):
+            return None
+        if {key for key, _ in pairs} != set(self.criteria):
+            return None
+        if len(pairs) > len(self.criteria):
+            raise ValueError("A key given twice")
         for key, score in pairs:
             is_number = isinstance(score, int | float) and not isinstance(score, bool)
             if not (score is None and key in self.optional or is_number and 0 <= score <= _MAX_SCORE):

@@ -1,11 +1,12 @@
 """How much VLMJudge asks at a time, how often, and at what cost."""
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from judge_endpoint import GOOD, REWARD, SECRET, picture, score, stall
+from judge_endpoint import GOOD, REWARD, SECRET, asked_of, picture, score, stall
 
 from transformers_arm.rewards.judge import Rubric, VLMJudge
 
@@ -44,9 +45,14 @@ def test_equal_requests_in_flight_are_asked_once(endpoint, new_judge):
     assert len(endpoint.payloads) == 2
 
 
-def test_a_call_that_is_given_up_leaves_its_request_to_others(endpoint, new_judge):
-    judge = new_judge(timeout=5)
-    endpoint.script = [stall]
+def test_a_call_that_is_given_up_leaves_its_judgement_to_others(endpoint, new_judge):
+    judge, go_on = new_judge(), threading.Event()
+
+    def slow(handler):
+        go_on.wait(10)
+        handler.say(GOOD)
+
+    endpoint.script = [slow]
     rows = {"prompts": ["p"], "images": [picture()], "source_images": [[]], "task": ["text_to_image"]}
 
     async def cancel_the_first():
@@ -56,10 +62,29 @@ def test_a_call_that_is_given_up_leaves_its_request_to_others(endpoint, new_judg
         second = asyncio.create_task(judge(**rows))
         await asyncio.sleep(0.1)
         first.cancel()
+        await asyncio.sleep(0.1)
+        go_on.set()
         return await second
 
     assert asyncio.run(cancel_the_first()) == [pytest.approx(REWARD)]
-    assert len(endpoint.payloads) == 2
+    assert len(endpoint.payloads) == 1
+
+
+def test_a_call_that_all_give_up_is_asked_anew(endpoint, new_judge):
+    judge = new_judge()
+    endpoint.script = [stall]
+    rows = {"prompts": ["p"], "images": [picture()], "source_images": [[]], "task": ["text_to_image"]}
+
+    async def cancel_and_ask_again():
+        first = asyncio.create_task(judge(**rows))
+        while not endpoint.payloads:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        return await judge(**rows)
+
+    start = time.monotonic()
+    assert asyncio.run(cancel_and_ask_again()) == [pytest.approx(REWARD)]
+    assert len(endpoint.payloads) == 2 and time.monotonic() - start < 4
 
 
 def test_cache_answers_the_second_time_and_another_process(endpoint, new_judge, tmp_path):
@@ -76,6 +101,8 @@ def test_cache_answers_the_second_time_and_another_process(endpoint, new_judge, 
     [
         {"model": "other"},
         {"sampling": {"temperature": 1.0}},
+        {"image_format": "png"},
+        {"max_side": 8},
         {"rubrics": {"text_to_image": Rubric("r", "Other words.", ("objects", "attributes", "relations"))}},
     ],
 )
@@ -115,11 +142,13 @@ def test_cost_counts_malformed_answers_too(endpoint, new_judge, tmp_path):
 
 
 def test_metrics_and_criteria_scores(endpoint, new_judge):
-    endpoint.script = [GOOD, '{"objects": 4, "attributes": 0, "relations": null}', "?"]
+    answers = {"a": GOOD, "b": '{"objects": 4, "attributes": 0, "relations": null}', "c": "?"}
+    endpoint.script = [lambda handler: handler.say(answers[asked_of(handler.payload)])] * 3
     judge = new_judge(concurrency=1, retries=0, input_price=1.0)
     metrics = {}
     ignored = {"completions": [""] * 3, "trainer_state": None, "log_extra": None}
-    assert score(judge, 3, log_metric=metrics.__setitem__, **ignored) == [pytest.approx(0.8), pytest.approx(0.2), None]
+    rewards = score(judge, 3, prompts=list(answers), log_metric=metrics.__setitem__, **ignored)
+    assert rewards == [pytest.approx(0.8), pytest.approx(0.2), None]
     assert metrics == {
         "judge_judge-model/cost": pytest.approx(0.003),
         "judge_judge-model/cache_hits": 0.0,
