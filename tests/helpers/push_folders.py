@@ -45,8 +45,8 @@ def copied(source, folder):
     return shutil.copytree(source, folder, ignore=shutil.ignore_patterns("backbones"))
 
 
-def refused(folder, message):
-    with pytest.raises(ValueError, match=message), staged(folder, "org/arm"):
+def refused(folder, message, **options):
+    with pytest.raises(ValueError, match=message), staged(folder, "org/arm", **options):
         pass
 
 
