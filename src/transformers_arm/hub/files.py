@@ -191,6 +191,15 @@ def is_pickle(content: bytes) -> bool:
     return last + 1 == len(content.rstrip())
 
 
+def read_json(file: Path) -> dict:
+    """The object in a JSON file, an empty one where there is only a list or a value; raises ValueError for no JSON."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); write it again.") from error
+    return content if isinstance(content, dict) else {}
+
+
 def check_text(name: str, file: Path) -> None:
     """Raises ValueError if a file is no text."""
     text_of(name, file)

@@ -20,8 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
 from ..extras import require
-from .card import CARD, check_licence, read_card, read_json, said_by, unbacked_figures
-from .files import WEIGHTS, checked_files
+from .card import CARD, check_licence, doubt_of_origin, read_card, said_by, unbacked_figures
+from .files import WEIGHTS, checked_files, read_json
 from .remote_code import add_remote_code
 from .secrets import check_secrets
 from .trial import try_arm, try_tokenizer
@@ -78,6 +78,8 @@ def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> t
             "Measure them, and write the card from what was written."
         )
     check_licence(card, files, HfApi(token=token))
+    if doubt := doubt_of_origin(card, files):
+        tell(doubt)
     return kind, files
 
 

@@ -26,8 +26,8 @@ from ..configuration_arm import ArmConfig
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq import ArmVQModel
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
-from .card import CARD, base_models, read_json
-from .files import WEIGHTS
+from .card import CARD, base_models
+from .files import WEIGHTS, read_json
 
 ADAPTER, ADAPTER_WEIGHTS, PIPELINE = "adapter_config.json", "adapter_model.safetensors", "model_index.json"
 OUR_MODELS = {model.__name__: model for model in (ArmForCausalLM, ArmVQModel, ArmVQForPreTraining)}

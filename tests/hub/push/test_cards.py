@@ -4,9 +4,17 @@ import json
 import re
 
 import pytest
+from huggingface_hub import HfApi
 from push_folders import TABLE, edit_json, refused, write_card
 
-from transformers_arm.hub.card import base_models, known_licence, read_card, unbacked_figures
+from transformers_arm.hub.card import (
+    base_models,
+    check_licence,
+    doubt_of_origin,
+    known_licence,
+    read_card,
+    unbacked_figures,
+)
 from transformers_arm.hub.push import staged
 
 # Cards
@@ -164,6 +172,67 @@ def test_what_a_detokenizer_shows_of_its_origin_counts(folder, config, base):
     transformer.mkdir()
     (transformer / "config.json").write_text(json.dumps(config))
     refused(folder, f"built from {base} .detokenizer/prior/config.json shows it")
+
+
+SHAPE_OF_3B = {"hidden_size": 2048, "num_hidden_layers": 36, "intermediate_size": 11_008}
+SHAPE_OF_SO400M = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+RESEARCH = {"license": "other", "license_name": "qwen-research", "license_link": "LICENSE.md"}
+
+
+@pytest.mark.parametrize(
+    ("config", "card", "message"),
+    [
+        (
+            SHAPE_OF_3B,
+            {"trained_from_scratch": None},
+            "no base_model, and config.json has the shape of Qwen/Qwen2.5-3B",
+        ),
+        (
+            {"vq_config": {"vision_config": SHAPE_OF_SO400M}},
+            {"trained_from_scratch": None},
+            "shape of google/siglip2-so4",
+        ),
+        (
+            SHAPE_OF_3B,
+            {"base_model": "Qwen/Qwen2.5-7B"},
+            "built from Qwen/Qwen2.5-3B .config.json shows it.* qwen-resea",
+        ),
+        (
+            SHAPE_OF_3B,
+            {"base_model": "Qwen/Qwen2.5-3B"},
+            "built from Qwen/Qwen2.5-3B .README.md shows it.* qwen-resea",
+        ),
+        (
+            {},
+            {"base_model": "Qwen/Qwen2.5-7B", "trained_from_scratch": True},
+            "Qwen2.5-7B and states trained_from_scr",
+        ),
+        ({}, {"trained_from_scratch": "yes"}, "states trained_from_scratch: 'yes'; write true"),
+    ],
+)
+def test_an_origin_that_sizes_show_and_the_card_does_not_is_refused(folder, config, card, message):
+    write_card(folder, **card)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        check_licence(read_card(folder), {"config.json": folder / "config.json"}, HfApi())
+
+
+def test_an_origin_that_the_card_names_or_denies_is_believed_and_people_are_told(owner, folder, tmp_path):
+    files = {"config.json": folder / "config.json"}
+    files["config.json"].write_text(json.dumps({"captioner_config": SHAPE_OF_3B}))
+    write_card(folder)
+    check_licence(read_card(folder), files, HfApi())
+    doubt = "README.md states trained_from_scratch, but config.json has the shape of Qwen/Qwen2.5-3B."
+    assert doubt_of_origin(read_card(folder), files) == doubt
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\nbase_model: Qwen/Qwen2.5-Coder-3B\n---\n")
+    owner.add_repo("other/base", tmp_path / "base")
+    for base in ("Qwen/Qwen2.5-3B-Instruct", "other/base"):
+        write_card(folder, base_model=base, **RESEARCH)
+        check_licence(read_card(folder), files, HfApi())
+        assert doubt_of_origin(read_card(folder), files) is None
+    write_card(folder, trained_from_scratch=None)
+    assert "nothing says what this was built from" in doubt_of_origin(read_card(folder), {})
 
 
 def test_the_hub_is_asked_for_the_licence_of_other_bases(owner, folder, tmp_path):
