@@ -152,6 +152,7 @@ def write_tiny_card(folder: Path, repo: str = "checkpoints/arm-tiny") -> None:
         "model",
         repo=repo,
         license="apache-2.0",
+        from_scratch=True,
         results=[folder / SCORES],
         dataset=WORLD,
         training=folder / TRAINING,

@@ -31,6 +31,7 @@ def write_tiny_rl_card(folder: Path, repo: str = "checkpoints/arm-tiny-rl", base
         repo=repo,
         license="apache-2.0",
         base_models=base_models,
+        from_scratch=not base_models,
         results=[folder / RESULTS],
         dataset=WORLD,
         training=folder / TRAINING,

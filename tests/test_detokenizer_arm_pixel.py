@@ -1,6 +1,7 @@
 """The pixel detokenizer: what it renders is a function of its inputs, signs and steps are those of rectified flow."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQConfig, ArmVQModel
+from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.pixel_transformer_arm import flow_matching_loss
 
 
@@ -303,3 +305,44 @@ def test_a_few_steps_on_one_picture_teach_it_to_render_the_picture():
         optimizer.step()
     assert loss() < 0.5 * loss_before
     assert psnr() > psnr_before + 6
+
+
+# Weights are safetensors; pickles, which run code as they are read, are left alone
+
+
+class Malicious:
+    """What leaves a file behind where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_pickle_is_never_read(detokenizer, z_q, tmp_path, beside):
+    detokenizer.save_pretrained(tmp_path / "detokenizer")
+    part = tmp_path / "detokenizer" / "transformer"
+    for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors.bin", "pytorch_model.bin"):
+        (part / name).write_bytes(pickle.dumps({"null_condition": Malicious(tmp_path / "ran")}))
+    loaders = (
+        lambda: ArmPixelDetokenizer.from_pretrained(tmp_path / "detokenizer"),
+        lambda: load_detokenizer(str(tmp_path)),
+        lambda: ArmPixelTransformer.from_pretrained(part),
+    )
+    if beside:
+        again = [load() for load in loaders]
+        assert torch.equal(render(detokenizer, z_q, 0), render(again[0].to("cpu"), z_q, 0))
+    else:
+        (part / "diffusion_pytorch_model.safetensors").unlink()
+        for load in loaders:
+            with pytest.raises(OSError, match="diffusion_pytorch_model.safetensors"):
+                load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_asking_for_pickles_is_refused(tmp_path):
+    for loaded in (ArmPixelDetokenizer, ArmPixelTransformer, ArmVQModel):
+        with pytest.raises(ValueError, match="use_safetensors=False would unpickle"):
+            loaded.from_pretrained(tmp_path, use_safetensors=False)

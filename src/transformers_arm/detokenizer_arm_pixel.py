@@ -13,11 +13,12 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from .loading_arm import SafetensorsOnlyMixin
 from .modeling_arm_vq import ArmVQModel
 from .pixel_transformer_arm import MIN_SIGMA, ArmPixelTransformer
 
 
-class ArmPixelDetokenizer(DiffusionPipeline):
+class ArmPixelDetokenizer(SafetensorsOnlyMixin, DiffusionPipeline):
     """Renders `z_q`, or codes when `vq_model` is attached, into pictures.
 
     Args:

@@ -1,5 +1,5 @@
-"""How models are loaded: whole checkpoints only, and everything that a repo holds from one and the same commit; and
-where they compute once they are.
+"""How models are loaded: whole checkpoints only, never pickles, and everything that a repo holds from one and the same
+commit; and where they compute once they are.
 
 Knows nothing about what models are made of.
 """
@@ -17,7 +17,28 @@ from transformers.utils.hub import extract_commit_hash
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
 
 
-class CompleteCheckpointMixin:
+class SafetensorsOnlyMixin:
+    """Models and diffusers pipelines whose weights are read from safetensors files and from nothing else.
+
+    transformers and diffusers would take pickles where there are no others, which can run the code of who made them.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = True, **kwargs):
+        """The library's own `from_pretrained`, also for the parts of a pipeline.
+
+        Raises:
+            ValueError: `use_safetensors` is False.
+        """
+        if use_safetensors is False:
+            raise ValueError(
+                f"use_safetensors=False would unpickle {pretrained_model_name_or_path}, which can run any code; leave "
+                "it out, and convert pickled weights to safetensors first where you trust them."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+
+
+class CompleteCheckpointMixin(SafetensorsOnlyMixin):
     """Refuses checkpoints that lack tensors; transformers would only warn, and draw those at random."""
 
     @classmethod

@@ -211,7 +211,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             ValueError: as `ArmConfig.from_backbones`.
         """
         new_config = ArmConfig.from_backbones(text=text, vq=vq, **config)
-        base = Qwen2ForCausalLM.from_pretrained(text, dtype=dtype)
+        base = Qwen2ForCausalLM.from_pretrained(text, dtype=dtype, use_safetensors=True)
         model = cls._from_config(new_config, dtype=base.dtype)
         theirs, ours = base.state_dict(), model.state_dict()
         model.load_state_dict({name: theirs[name] for name in theirs if name not in VOCABULARY}, strict=False)

@@ -107,8 +107,9 @@ def load_detokenizer(
     offline = bool(hub.pop("local_files_only", False) or is_offline_mode())
     if name_or_path and not os.path.isdir(name_or_path):
         try:
-            # No code: nothing here needs any, and an index may name it as a component.
-            patterns = {"allow_patterns": f"{DETOKENIZER_FOLDER}/*", "ignore_patterns": "*.py"}
+            # No code: nothing here needs any, and an index may name it as a component. Nor pickles, as elsewhere.
+            kinds = [f"{DETOKENIZER_FOLDER}/*{ending}" for ending in (".json", ".safetensors", ".txt")]
+            patterns = {"allow_patterns": kinds}
             folder = snapshot_download(name_or_path, revision=revision, local_files_only=offline, **patterns, **hub)
         except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
             raise OSError(

@@ -12,12 +12,13 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.normalization import AdaLayerNormSingle
 from torch import nn
 
+from .loading_arm import SafetensorsOnlyMixin
 from .modeling_arm_vq import grid_positions
 
 MIN_SIGMA = 0.05  # the velocity divides by sigma; below this the division is held
 
 
-class ArmPixelTransformer(ModelMixin, ConfigMixin):
+class ArmPixelTransformer(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
     """x_sigma, sigma, `z_q` -> velocity.
 
     Args:

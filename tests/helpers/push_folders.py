@@ -33,7 +33,9 @@ def write_card(folder, text=TABLE, *, value=0.8737, field="scores/one", command=
         metric_value=value,
         metric_args={**backing, "command": command or result["command"]},
     )
-    metadata = ModelCardData(**{"license": "apache-2.0", "model_name": "a model", "eval_results": [metric], **data})
+    origin = {} if data.get("base_model") else {"trained_from_scratch": True}
+    given = {"license": "apache-2.0", "model_name": "a model", "eval_results": [metric], **origin, **data}
+    metadata = ModelCardData(**given)
     ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}").save(folder / "README.md")
 
 
@@ -45,8 +47,8 @@ def copied(source, folder):
     return shutil.copytree(source, folder, ignore=shutil.ignore_patterns("backbones"))
 
 
-def refused(folder, message):
-    with pytest.raises(ValueError, match=message), staged(folder, "org/arm"):
+def refused(folder, message, **options):
+    with pytest.raises(ValueError, match=message), staged(folder, "org/arm", **options):
         pass
 
 

@@ -28,6 +28,7 @@ from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"arm-tiny": export_tiny.write_tiny_card, "arm-tiny-rl": export_tiny_rl.write_tiny_rl_card}
 APACHE = {"license": "apache-2.0"}
+SCRATCH = {**APACHE, "from_scratch": True}
 BASE = "lab/arm-7b"
 QUANTITIES = {"pictures": 3, "skipped": 0, "skipped_examples": [{"row": 2}], "psnr": 31.04, "zero_shot": 0.6125}
 STAGE = {"stage": "sft", "command": "python sft.py", "seed": 7, "steps": 40, "minutes": 2}
@@ -146,16 +147,34 @@ def test_every_figure_is_backed_by_a_file_beside_the_card(kind, folders, scored)
 
 @pytest.mark.parametrize("kind", ["model", "rl", "tokenizer"])
 def test_a_card_that_was_given_nothing_but_its_licence_says_so_in_whole_sentences(kind, folders):
-    write_card(folders[kind], kind, repo=f"lab/{kind}", **APACHE)
+    write_card(folders[kind], kind, repo=f"lab/{kind}", **SCRATCH)
     card = ModelCard.load(folders[kind] / "README.md")
-    for said in ("None is stated.", "No public data set is named.", "No log of its training", "trained from scratch"):
+    for said in ("None is stated.", "No public data set is named.", "No log of its training"):
         assert said in card.text
+    assert "Its authors state that it was trained from scratch" in card.text and card.data["trained_from_scratch"]
     assert {"base_model", "datasets", "model-index"}.isdisjoint(card.data.to_dict())
+
+
+def test_where_nothing_says_what_weights_were_built_from_no_card_claims_it(folders, capsys):
+    command = ["card", "model", str(folders["model"]), "--repo", "lab/arm", "--license", "apache-2.0"]
+    assert cli.main(command) == 1
+    assert "--base-model, or state with --from-scratch that no published" in capsys.readouterr().err
+    assert cli.main([*command, "--base-model", "lab/base", "--from-scratch"]) == 1
+    assert "built from lab/base was not trained from scratch" in capsys.readouterr().err
+    assert not (folders["model"] / "README.md").exists()
+    config = json.loads((folders["model"] / "config.json").read_text())
+    config |= {"hidden_size": 3584, "num_hidden_layers": 28, "intermediate_size": 18944, "layer_types": None}
+    (folders["model"] / "config.json").write_text(json.dumps(config | {"num_attention_heads": 28}))
+    assert cli.main(command) == 1
+    assert "config.json has the shape of Qwen/Qwen2.5-7B; name the ids" in capsys.readouterr().err
+    assert cli.main([*command, "--base-model", "Qwen/Qwen2.5-7B"]) == 0
+    text = (folders["model"] / "README.md").read_text()
+    assert "It was built from [Qwen/Qwen2.5-7B]" in text and "scratch" not in text
 
 
 def test_a_field_of_a_result_file_can_be_taken_alone(folders):
     stages = ROOT / "benchmarks" / "results" / "arm_tiny_stages.json"
-    write_card(folders["model"], "model", repo="lab/arm", results=[f"{stages}:scores/sft"], dataset=WORLD, **APACHE)
+    write_card(folders["model"], "model", repo="lab/arm", results=[f"{stages}:scores/sft"], dataset=WORLD, **SCRATCH)
     figures = ModelCard.load(folders["model"] / "README.md").data.eval_results
     scores = json.loads(stages.read_text())["scores"]["sft"]
     assert {figure.metric_type: figure.metric_value for figure in figures} == scores
@@ -165,11 +184,11 @@ def test_a_field_of_a_result_file_can_be_taken_alone(folders):
 def test_a_text_replaces_blocks_of_its_kind_s_template(folders, tmp_path):
     text = tmp_path / "text.md"
     text.write_text('{% extends "model.md" %}{% block limits %}{{ super() }}It cannot read {{ name }}.{% endblock %}')
-    card = write_card(folders["model"], "model", repo="lab/arm-7b", text=text, **APACHE)
+    card = write_card(folders["model"], "model", repo="lab/arm-7b", text=text, **SCRATCH)
     assert "It cannot read arm-7b." in card.text and "Do not pass its pictures off" in card.text
     text.write_text('{% extends "model.md" %}{% block limits %}{{ nobody_said_this }}{% endblock %}')
     with pytest.raises(UndefinedError, match="nobody_said_this"):
-        write_card(folders["model"], "model", repo="lab/arm-7b", text=text, **APACHE)
+        write_card(folders["model"], "model", repo="lab/arm-7b", text=text, **SCRATCH)
 
 
 def test_licences_of_bases_and_own_terms_are_stated(folders):
@@ -186,7 +205,7 @@ def test_licences_of_bases_and_own_terms_are_stated(folders):
 def test_files_that_would_mislead_are_refused(folders, scored, tmp_path):
     def refused(message, kind="model", **options):
         with pytest.raises(ValueError, match=message):
-            write_card(folders[kind], kind, repo="lab/arm", **APACHE, **options)
+            write_card(folders[kind], kind, repo="lab/arm", **SCRATCH, **options)
         assert not (folders[kind] / "README.md").exists()
 
     (tmp_path / "bare.json").write_text('{"scores": {"psnr": 3.5}}')
@@ -205,7 +224,7 @@ def test_files_that_would_mislead_are_refused(folders, scored, tmp_path):
 
 def test_a_folder_of_another_kind_is_refused(folders):
     with pytest.raises(ValueError, match="is of the type 'arm', but that of a tokenizer 'arm_vq'"):
-        write_card(folders["model"], "tokenizer", repo="lab/arm", **APACHE)
+        write_card(folders["model"], "tokenizer", repo="lab/arm", **SCRATCH)
     with pytest.raises(ValueError, match="holds no adapter_config.json"):
         write_card(folders["model"], "adapter", repo="lab/arm", base_models=[BASE], **APACHE)
 
@@ -223,7 +242,8 @@ def test_the_command_line_writes_a_card_and_names_what_is_wrong(folders, scored,
 def test_a_world_has_words_for_its_figures(folders, tmp_path):
     write_result(tmp_path / "read.json", scores={"read_back": 0.5})
     command = ["card", "tokenizer", str(folders["tokenizer"]), "--repo", "lab/tokenizer", "--license", "apache-2.0"]
-    assert cli.main([*command, "--results", str(tmp_path / "read.json"), "--world", "shapes"]) == 0
+    command += ["--from-scratch", "--results", str(tmp_path / "read.json"), "--world", "shapes"]
+    assert cli.main(command) == 0
     written = (folders["tokenizer"] / "README.md").read_text()
     assert f"| {FIGURE_NAMES['read_back']} | 0.500 |" in written and WORLD in written
 
@@ -234,7 +254,7 @@ def code_of(folder: Path) -> list[str]:
 
 def test_a_model_s_card_loads_it_with_the_package_and_without(arm_folder, tmp_path):
     folder = Path(shutil.copytree(arm_folder, tmp_path / "arm-7b"))
-    write_card(folder, "model", repo=str(folder), **APACHE)
+    write_card(folder, "model", repo=str(folder), **SCRATCH)
     with_package, without = code_of(folder)
     done = {}
     exec(with_package, done)
@@ -249,7 +269,7 @@ def test_a_model_s_card_loads_it_with_the_package_and_without(arm_folder, tmp_pa
 
 def test_a_tokenizer_s_card_loads_it(tiny_arm_backbones, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(tiny_arm_backbones["vq"], tmp_path / "tokenizer"))
-    write_card(folder, "tokenizer", repo=str(folder), **APACHE)
+    write_card(folder, "tokenizer", repo=str(folder), **SCRATCH)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (48, 48), "red").save("picture.png")
     done = {}

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    Qwen2ForCausalLM,
 )
 
 import transformers_arm  # noqa: F401 - registers ARM with the Auto classes
@@ -209,3 +211,20 @@ def test_a_token_that_must_not_be_sent_is_not_sent(monkeypatch):
     with pytest.raises(OSError):
         ArmForCausalLM.from_pretrained("someone/nothing", token=False, local_files_only=True)
     assert asked[0]["token"] is False
+
+
+@pytest.mark.parametrize("kind", [ArmForCausalLM, ArmVQModel, Qwen2ForCausalLM])
+def test_pickled_weights_are_never_read(kind, tiny_arm_backbones, arm_folder, tmp_path):
+    """ARM, its tokenizer, and the checkpoint that an ARM starts from."""
+    source = {
+        ArmForCausalLM: arm_folder,
+        ArmVQModel: tiny_arm_backbones["vq"],
+        Qwen2ForCausalLM: tiny_arm_backbones["text"],
+    }
+    folder = shutil.copytree(source[kind], tmp_path / "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(kind.from_pretrained(source[kind]).state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        if kind is Qwen2ForCausalLM:
+            ArmForCausalLM.from_backbones(text=str(folder), vq=tiny_arm_backbones["vq"])
+        else:
+            kind.from_pretrained(folder)

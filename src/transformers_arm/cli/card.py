@@ -29,6 +29,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--license-name", help="of a licence that is not on the Hub's list")
     command.add_argument("--license-link", help="where that can be read")
     command.add_argument("--base-model", nargs="+", default=[], help="ids of what it was built from")
+    scratch = "state that no published weights went into it; a card needs this or --base-model"
+    command.add_argument("--from-scratch", action="store_true", help=scratch)
     command.add_argument("--datasets", nargs="+", default=[], help="ids of the data it was trained on")
     command.add_argument("--results", nargs="+", default=[], metavar="FILE[:FIELD]", help="files of its figures")
     command.add_argument("--dataset", help="what figures are of, for result files that do not say")
@@ -43,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..data.world import find_world
     from ..hub.card_writing import WORLD, write_card
 
-    names = ("repo", "license", "license_name", "license_link", "datasets", "results", "training", "pictures", "text")
+    names = ("repo", "license", "license_name", "license_link", "from_scratch", "datasets", "results", "training")
+    names += ("pictures", "text")
     options = {name: getattr(arguments, name) for name in names}
     dataset = arguments.dataset
     if arguments.world is not None:

@@ -1,6 +1,7 @@
 """`transformers-arm push`: publishes a folder on the Hub."""
 
 import argparse
+import sys
 from pathlib import Path
 
 HELP = "publish a folder on the Hub, in one commit; run it again to go on after an interruption"
@@ -14,6 +15,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--private", action="store_true", help="make a new repo private")
     command.add_argument("--revision", help="branch, made if there is none (default: main)")
     command.add_argument("--message", help="of the commit (default: Upload and the folder's name)")
+    no_trial = "do not draw, edit and answer with it first, which takes the memory of its weights"
+    command.add_argument("--no-trial", action="store_false", dest="trial", help=no_trial)
     command.add_argument("--dry-run", action="store_true", help="check the folder, list its files, and send nothing")
     command.set_defaults(checkpoint=None)
 
@@ -21,14 +24,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from ..hub import push as hub
 
+    def tell(said: str) -> None:
+        print(f"transformers-arm: {said}", file=sys.stderr)
+
     hub.validate_repo_id(arguments.repo)
     if arguments.dry_run:
-        with hub.staged(arguments.folder, arguments.repo) as copies:
+        with hub.staged(arguments.folder, arguments.repo, trial=arguments.trial, tell=tell) as copies:
             files = [file for file in sorted(copies.rglob("*")) if file.is_file()]
             for file in files:
                 print(f"{file.stat().st_size:>15,}  {file.relative_to(copies).as_posix()}")
             print(f"{sum(file.stat().st_size for file in files):>15,}  bytes in {len(files)} files; nothing was sent")
         return
-    names = ("private", "revision", "message")
-    commit = hub.push(arguments.folder, arguments.repo, **{name: getattr(arguments, name) for name in names})
+    options = {name: getattr(arguments, name) for name in ("private", "revision", "message", "trial")}
+    commit = hub.push(arguments.folder, arguments.repo, tell=tell, **options)
     print(commit.commit_url)

@@ -306,7 +306,7 @@ class ZeroShot:
     ):
         if candidates < 2:
             raise ValueError(f"candidates {candidates} is no choice; take at least 2 captions.")
-        self.siglip = SiglipModel.from_pretrained(siglip, dtype=torch.float32).eval().to(device)
+        self.siglip = SiglipModel.from_pretrained(siglip, dtype=torch.float32, use_safetensors=True).eval().to(device)
         if not hasattr(self.siglip.vision_model, "head"):
             raise ValueError(f"{siglip} has no pooling head; take a SiglipModel whose vision_use_head is true.")
         self.text_tokenizer = AutoTokenizer.from_pretrained(siglip)

@@ -3,7 +3,6 @@
 Knows the folder that the card lies in and, of licences, the Hub; nothing about weights and nothing about uploads.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +15,11 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from .files import read_json
+from .origins import is_of, shown_backbones, shown_detokenizers
+
 CARD = "README.md"
+FROM_SCRATCH = "trained_from_scratch"  # in its metadata, the author's statement
 
 FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 # Code spans, the targets of links, papers and their sections, and names with a version, "apache-2.0".
@@ -30,7 +33,6 @@ FIGURE = re.compile(
 )
 
 # Of what ARM is built from: the licence by its name on the Hub, or its license_name; the first pattern that fits.
-FLUX_DEV, SANA = "black-forest-labs/FLUX.1-dev", "Efficient-Large-Model/Sana_1600M_1024px"
 LICENCES = MappingProxyType(
     {
         "qwen/qwen2.5*-3b*": ("qwen-research",),
@@ -43,15 +45,6 @@ LICENCES = MappingProxyType(
     }
 )
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file, an empty one where there is only a list or a value; raises ValueError for no JSON."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); write it again.") from error
-    return content if isinstance(content, dict) else {}
 
 
 def said_by(error: Exception) -> str:
@@ -91,6 +84,14 @@ def base_models(data: ModelCardData) -> list[str]:
             f"{CARD} names the base_model {named!r}; its metadata needs an id on the Hub, or a list of ids."
         )
     return named
+
+
+def states_from_scratch(data: ModelCardData) -> bool:
+    """Whether a card's metadata state that no published weights went into the model; raises ValueError for no bool."""
+    stated = data.get(FROM_SCRATCH)
+    if stated is not None and not isinstance(stated, bool):
+        raise ValueError(f"{CARD} states {FROM_SCRATCH}: {stated!r}; write true, or leave it out.")
+    return bool(stated)
 
 
 def results_of(folder: Path) -> dict[str, dict]:
@@ -163,19 +164,6 @@ def unbacked_figures(folder: str | os.PathLike) -> list[str]:
     return unbacked
 
 
-def shown_bases(files: dict[str, Path]) -> dict[str, str]:
-    """Restricted models that weights in the folder come from, as their architecture shows, and where."""
-    shown = {}
-    for name, file in files.items():
-        config = read_json(file) if file.name == "config.json" else {}
-        model = config.get("_class_name", "")
-        if "Flux" in model and config.get("guidance_embeds"):  # distilled guidance: only dev has it
-            shown[FLUX_DEV] = name
-        if "Sana" in model and config.get("num_layers", 0) >= 20:  # the smallest that is published
-            shown[SANA] = name
-    return shown
-
-
 def known_licence(base: str) -> tuple[str, ...]:
     """The names that the licence of a model goes by, from `LICENCES`; none if it is not there."""
     return next((names for pattern, names in LICENCES.items() if fnmatch(base.lower(), pattern)), ())
@@ -209,16 +197,39 @@ def origins_of(card: ModelCard, files: dict[str, Path], api: HfApi) -> dict[str,
     `LICENCES` the card of one of those.
 
     Raises:
-        ValueError: a base that the card names is not on the Hub, or states no licence.
+        ValueError: a base that the card names is not on the Hub, or states no licence; or the card tells no origin, or
+            two, and the shape of a backbone shows one.
     """
-    shown = {**dict.fromkeys(base_models(card.data), CARD), **shown_bases(files)}
-    origins = {base: (known_licence(base), where) for base, where in shown.items()}
+    named, from_scratch, shown = base_models(card.data), states_from_scratch(card.data), shown_backbones(files)
+    if named and from_scratch:
+        raise ValueError(f"{CARD} names the base_model {named[0]} and states {FROM_SCRATCH}; leave one of them out.")
+    found = {**dict.fromkeys(named, CARD), **shown_detokenizers(files)}
+    origins = {base: (known_licence(base), where) for base, where in found.items()}
     for base in [base for base, (names, _) in origins.items() if not names]:
         data = metadata_of(base, api)
-        origins[base] = stated_licence(base, data), shown[base]
+        origins[base] = stated_licence(base, data), found[base]
         for theirs in filter(known_licence, base_models(data)):
             origins.setdefault(theirs, (known_licence(theirs), f"the card of {base}"))
+    for backbone, where in {} if from_scratch else shown.items():
+        if not named:
+            raise ValueError(
+                f"{CARD} names no base_model, and {where} has the shape of {backbone.name}; name what it was built "
+                "from in the metadata as `base_model:`, or if no published weights went into it, state "
+                f"`{FROM_SCRATCH}: true`."
+            )
+        if not any(is_of(base, backbone) for base in origins):
+            origins[backbone.name] = known_licence(backbone.name), where
     return origins
+
+
+def doubt_of_origin(card: ModelCard, files: dict[str, Path]) -> str | None:
+    """What people should know of a card's word on its origin, where nothing proves it; None where there is nothing."""
+    if states_from_scratch(card.data):
+        shown = [f"{where} has the shape of {backbone.name}" for backbone, where in shown_backbones(files).items()]
+        return f"{CARD} states {FROM_SCRATCH}, but {' and '.join(shown)}." if shown else None
+    if not base_models(card.data):
+        return f"{CARD} names no base_model and does not state {FROM_SCRATCH}: nothing says what this was built from."
+    return None
 
 
 def licences_in(name: str) -> list[str]:

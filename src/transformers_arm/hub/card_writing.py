@@ -19,7 +19,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
-from .card import known_licence
+from .card import FROM_SCRATCH, known_licence
+from .origins import shown_backbones
 
 TEMPLATES = Path(__file__).parent / "templates"
 WORLD = "embedded-world"  # the data set's name of figures that are of drawn shapes
@@ -228,6 +229,25 @@ def configuration(folder: Path, kind: str, base_models: Sequence[str]):
     return configuration_class.from_pretrained(folder)
 
 
+def check_origin(folder: Path, base_models: Sequence[str], from_scratch: bool) -> None:
+    """Raises ValueError unless either the models are named that the weights were built from, or that there are none.
+
+    Nothing in a folder shows that it was trained from scratch, so the card says so only where its author does.
+    """
+    if base_models and from_scratch:
+        raise ValueError(
+            f"What was built from {base_models[0]} was not trained from scratch; leave out --base-model or "
+            "--from-scratch."
+        )
+    if not base_models and not from_scratch:
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("config.json"))}
+        shown = [f"{where} has the shape of {base.name}" for base, where in shown_backbones(files).items()]
+        raise ValueError(
+            f"Nothing says what {folder} was built from{f', but {shown[0]}' if shown else ''}; name the ids with "
+            "--base-model, or state with --from-scratch that no published weights went into it."
+        )
+
+
 def hub_links(ids: Sequence[str], path: str = "") -> str:
     """Ids on the Hub as Markdown links; `path` is "datasets/" for data sets."""
     return ", ".join(f"[{each}](https://huggingface.co/{path}{each})" for each in ids)
@@ -293,6 +313,7 @@ def write_card(
     license_name: str | None = None,
     license_link: str | None = None,
     base_models: Sequence[str] = (),
+    from_scratch: bool = False,
     datasets: Sequence[str] = (),
     results: Sequence[str | Path] = (),
     dataset: str | None = None,
@@ -308,7 +329,8 @@ def write_card(
         repo: what the card loads, an id on the Hub or a folder; the card's name is its last part.
         license, license_name, license_link: as in the Hub's metadata; a licence that the Hub does not list is "other"
             with a name and a link.
-        base_models: ids on the Hub of what the weights were built from; none if they were trained from scratch.
+        base_models: ids on the Hub of what the weights were built from; none if there are none.
+        from_scratch: whether the author states that there are none; the card and its metadata say so.
         datasets: ids on the Hub of the training data.
         results: files of figures, `FILE` or `FILE:FIELD`.
         dataset: what they were measured on, for files that do not say.
@@ -319,11 +341,13 @@ def write_card(
 
     Raises:
         ValueError: the folder is not of this kind, a licence without name and link, an adapter without its base model,
-            or a result file that lacks something. Nothing is written then but copies of result files.
+            a folder of which nothing says what it was built from, or a result file that lacks something. Nothing is
+            written then but copies of result files.
     """
     if license == "other" and not (license_name and license_link):
         raise ValueError("The licence 'other' needs its name and a link; give --license-name and --license-link.")
     config = configuration(folder, kind, base_models)
+    check_origin(folder, base_models, from_scratch)
     name = repo.rstrip("/").rpartition("/")[-1]
     given = [str(each).partition(":") for each in results]
     files = [Path(file) for file, _, _ in given]
@@ -358,6 +382,7 @@ def write_card(
         license_name=license_name,
         license_link=license_link,
         base_model=list(base_models) or None,
+        **({FROM_SCRATCH: True} if from_scratch else {}),
         datasets=list(datasets) or None,
         model_name=name if reports else None,
         eval_results=[figure for report in reports for figure in report.figures] or None,

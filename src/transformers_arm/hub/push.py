@@ -1,86 +1,40 @@
 """Publishes a folder as a repo of the Hub: checked whole, with ARM's code beside the weights, in one commit.
 
-A folder is a complete ARM, a tokenizer alone, or a LoRA adapter of ARM. What could mislead those who download it is
-refused before anything is sent: weights that do not load, pickles, figures that nothing backs, a licence that its
-origins do not allow. Weights are judged by the heads of their files and never read. Knows nothing about how folders
-and cards are made.
+A folder is a complete ARM, a tokenizer alone, or a LoRA adapter of ARM. What would not serve those who download it, or
+mislead them, is refused before anything is sent: see `staged`. Knows nothing about how folders and cards are made.
 """
 
 import json
-import mmap
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 
-import diffusers
-import torch
-import transformers
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
-from transformers import AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedConfig
-from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the other name asks for torchvision
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
 from ..extras import require
-from ..modeling_arm import ArmForCausalLM
-from ..modeling_arm_vq import ArmVQModel
-from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
-from .card import CARD, base_models, check_licence, read_card, read_json, said_by, unbacked_figures
+from .card import CARD, check_licence, doubt_of_origin, read_card, said_by, unbacked_figures
+from .files import WEIGHTS, checked_files, read_json
 from .remote_code import add_remote_code
+from .secrets import check_secrets
+from .trial import try_arm, try_tokenizer
+from .weights import ADAPTER, ADAPTER_WEIGHTS, PIPELINE, adapter_base, check_adapter, check_models, check_values
 
-ADAPTER, PIPELINE = "adapter_config.json", "model_index.json"
-WEIGHTS = ".safetensors"
+logger = logging.getLogger(__name__)
 NEEDED = {  # of each kind of folder
     ArmConfig.model_type: ("generation_config.json", "processor_config.json", f"detokenizer/{PIPELINE}"),
     ArmVQConfig.model_type: ("preprocessor_config.json",),
-    "adapter": ("adapter_model.safetensors",),
+    "adapter": (ADAPTER_WEIGHTS,),
 }
-LEFT_OUT = (".*", "__pycache__", "runs", "checkpoint-*")  # names, at any depth
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-PICKLE_STARTS = (b"PK\3\4", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # torch's are zips of pickles
-HUB_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 CARD_REPO = re.compile(r'^repo = "[^"\n]*"', re.MULTILINE)
-MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit
-OUR_MODELS = {model.__name__: model for model in (ArmForCausalLM, ArmVQModel, ArmVQForPreTraining)}
-LOADERS = {
-    "generation_config.json": GenerationConfig,
-    "preprocessor_config.json": AutoImageProcessor,
-    "processor_config.json": AutoProcessor,
-    "tokenizer_config.json": AutoTokenizer,
-}
-PACKAGE = __package__.partition(".")[0]
-LIBRARIES = ("diffusers", "transformers", PACKAGE)
-
-
-def published_files(folder: str | os.PathLike) -> dict[str, Path]:
-    """What of a folder is published: paths in the repo and files, in order. `LEFT_OUT` says what is not.
-
-    Raises:
-        ValueError: there is no such folder, or a link leads out of it, to a folder or to nothing.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} to publish{', but a file' if folder.exists() else ''}.")
-    root, files = folder.resolve(), {}
-    for place, folders, names in os.walk(folder):
-        kept = [name for name in folders + names if not any(fnmatch(name, pattern) for pattern in LEFT_OUT)]
-        folders[:] = sorted(set(folders) & set(kept))
-        for path in (Path(place) / name for name in sorted(kept)):
-            inside = path.exists() and path.resolve().is_relative_to(root)
-            if path.is_symlink() and (path.is_dir() or not inside):
-                raise ValueError(f"{path} links to {path.resolve()}; put what it points to in its place (`cp -RL`).")
-            if not path.is_dir():
-                files[path.relative_to(folder).as_posix()] = path
-    return files
+NOT_TRIED = "was not tried: whether it draws, edits and answers is not known"
 
 
 def kind_of(folder: Path) -> str:
@@ -100,184 +54,81 @@ def kind_of(folder: Path) -> str:
     return found
 
 
-def check_contents(files: dict[str, Path]) -> None:
-    """Raises ValueError for a file that nobody should be handed: a pickle, one with a token in it, a too large one."""
+def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> tuple[str, dict[str, Path]]:
+    """Checks all of a folder that can be without a trial; returns its kind and the files that are published.
+
+    Raises:
+        ValueError: the folder is not fit to be published.
+    """
+    files, left_out = checked_files(folder)
+    kind = kind_of(folder)
+    if missing := [name for name in NEEDED[kind] if name not in files]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, which this kind of folder ({kind}) is published with.")
+    check_secrets(files)
+    for name, why in left_out.items():
+        tell(f"{name} is left out: {why}.")
+    card = read_card(folder)
+    check_models(folder, files)
+    check_values(files)
+    if kind == "adapter":
+        check_adapter(folder, adapter_base(folder, card)[0], token)
+    if unbacked := unbacked_figures(folder):
+        raise ValueError(
+            f"{len(unbacked)} figures in {folder / CARD} are not backed by a result file: {'. '.join(unbacked[:5])}. "
+            "Measure them, and write the card from what was written."
+        )
+    check_licence(card, files, HfApi(token=token))
+    if doubt := doubt_of_origin(card, files):
+        tell(doubt)
+    return kind, files
+
+
+def copy_to(copies: Path, folder: Path, files: dict[str, Path], kind: str, repo_id: str) -> None:
+    """Makes what will be published of a folder's files, as `staged` says."""
     for name, file in files.items():
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(
-                f"{name} has {file.stat().st_size / 1e9:.1f} GB, the Hub takes {MAX_FILE_BYTES / 1e9:.0f} GB a file; "
-                'save the model again with save_pretrained(max_shard_size="5GB").'
-            )
-        if file.suffix == WEIGHTS:
-            continue  # opened as what they say they are in `check_models`
-        with file.open("rb") as opened:
-            size = file.stat().st_size  # mapped, not read: it may be larger than memory
-            content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            is_pickle = file.suffix.lower() in PICKLES or content[:4].startswith(PICKLE_STARTS)
-            has_token = content.find(b"\0") < 0 and HUB_TOKEN.search(content)
-        if is_pickle:
-            raise ValueError(f"{name} is a pickle or a zip, which can run code; remove it, or save it as safetensors.")
-        if has_token:
-            raise ValueError(f"{name} holds what looks like a token of the Hub; remove it there, and revoke it.")
+        (copies / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = os.symlink if file.suffix == WEIGHTS else shutil.copyfile
+        copy(file.resolve(), copies / name)
+    if kind == "adapter":
+        named = adapter_base(folder, read_card(folder))[1]
+        content = {**read_json(copies / ADAPTER), "base_model_name_or_path": named}
+        (copies / ADAPTER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    else:
+        add_remote_code(copies)
+    text = (copies / CARD).read_text(encoding="utf-8")
+    (copies / CARD).write_text(CARD_REPO.sub(f'repo = "{repo_id}"', text), encoding="utf-8")
+
+
+def try_out(folder: Path, copies: Path, kind: str, tell: Callable[[str], object]) -> None:
+    """Uses what will be published of a folder as who pulls it would; an adapter, where its base is a folder here.
+
+    Raises:
+        ValueError: it does not do what it is for, or needs more memory than there is.
+    """
+    if kind == ArmVQConfig.model_type:
+        try_tokenizer(copies)
+    elif kind == ArmConfig.model_type:
+        try_arm(copies)
+    elif Path(base := read_json(folder / ADAPTER)["base_model_name_or_path"]).is_dir():
+        try_arm(Path(base), adapter=copies)
+    else:
+        tell(f"{folder} {NOT_TRIED}. It is tried where its base, {base}, is a folder.")
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Makes whatever a loader raises a ValueError that names what does not load."""
-    try:
-        yield
-    except Exception as error:  # each library has its own ways to say so
-        raise ValueError(f"{what} does not load: {error}") from error
-
-
-def tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Names and shapes of all tensors in a folder's safetensors files, from their heads; they must be whole.
-
-    Raises:
-        ValueError: a file is cut off or is none, or it takes an index to tell which is loaded, and that is another's.
-    """
-    shapes, places = {}, {}
-    files, indices = sorted(folder.glob(f"*{WEIGHTS}")), sorted(folder.glob(f"*{WEIGHTS}.index.json"))
-    if len(files) > 1 and not indices:
-        raise ValueError(f"{folder} holds {', '.join(file.name for file in files)} and no index; keep one of them.")
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                shapes |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}
-                places |= dict.fromkeys(opened.keys(), file.name)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file} is no whole safetensors file ({error}); save or download it again.") from error
-    for index in indices:
-        if read_json(index).get("weight_map") != places:
-            raise ValueError(f"{index} is not the index of the {WEIGHTS} files beside it; save the model again.")
-    return shapes
-
-
-def check_tensors(folder: Path, expected: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError if a folder's tensors are not exactly those of a model, on the meta device, in its shapes."""
-    shapes = tensor_shapes(folder)
-    missing, unexpected = sorted(expected.keys() - shapes), sorted(shapes.keys() - expected)
-    wrong = [name for name in expected if name in shapes and shapes[name] != list(expected[name].shape)]
-    refuse_tensors(folder, missing, unexpected, wrong)
-
-
-def refuse_tensors(folder: Path, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str]) -> None:
-    """Raises ValueError if there are any such tensors, and names the first ones."""
-    found = {"lack": missing, "have beyond the model": unexpected, "have in other shapes": wrong}
-    said = [f"{what} {len(names)} tensors, {sorted(names)[0]} first" for what, names in found.items() if names]
-    if said:
-        raise ValueError(
-            f"The weights in {folder} {'; they '.join(said)}. Save or download model and config.json together again."
-        )
-
-
-def check_models(folder: Path, files: dict[str, Path]) -> None:
-    """Loads all that lies in a folder, at any depth, but for the weights: those must fit, tensor by tensor.
-
-    Raises:
-        ValueError: something does not load, or weights do not fit, are not whole or are of no model.
-    """
-    checked = {folder} if ADAPTER in files else set()  # `check_adapter` does
-    for name, file in files.items():
-        if file.name in LOADERS:
-            with loading(name):
-                LOADERS[file.name].from_pretrained(file.parent, trust_remote_code=False)
-        elif file.name == PIPELINE:
-            checked |= set(check_pipeline(file))
-        elif file.name == "config.json" and "model_type" in read_json(file):
-            check_transformers_model(file)
-            checked.add(file.parent)
-    for name, file in files.items():
-        if file.suffix == WEIGHTS and file.parent not in checked:
-            raise ValueError(f"{name} belongs to no model: there is no config.json for it; add it, or remove both.")
-
-
-def check_transformers_model(config: Path) -> None:
-    """Raises ValueError if the weights beside a config.json are not exactly those of the model it tells."""
-    folder = config.parent
-    tensor_shapes(folder)
-    with loading(str(folder)):
-        name = (read_json(config).get("architectures") or ["no class"])[0]
-        model_class = OUR_MODELS.get(name) or getattr(transformers, name)
-        keywords = {"device_map": "meta", "ignore_mismatched_sizes": True, "use_safetensors": True}
-        _, info = model_class.from_pretrained(folder, output_loading_info=True, **keywords)
-    wrong = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    refuse_tensors(folder, info["missing_keys"], info["unexpected_keys"], wrong)
-
-
-def check_pipeline(index: Path) -> Iterator[Path]:
-    """Loads the components of a diffusers pipeline, and yields the folders whose weights it has checked.
-
-    Raises:
-        ValueError: a component is missing, is none of this pipeline's, does not load, or is of a library that is not
-            ours to import.
-    """
-    content = read_json(index)
-    with loading(str(index)):
-        pipeline = content["_class_name"]
-        parameters = signature(getattr(import_module(PACKAGE), pipeline, None) or getattr(diffusers, pipeline))
-    components = {  # the rest are its settings, and components that it does without
-        name: value
-        for name, value in content.items()
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
-    }
-    needed = {name for name, parameter in parameters.parameters.items() if parameter.default is parameter.empty}
-    if wrong := sorted({*(needed - components.keys()), *(components.keys() - parameters.parameters.keys())}):
-        raise ValueError(
-            f"The components {', '.join(sorted(components)) or 'none'} in {index} are not those of {pipeline}: see "
-            f"{', '.join(wrong)}. Save the pipeline again."
-        )
-    for name, (library, class_name) in components.items():
-        if library.partition(".")[0] not in LIBRARIES:
-            raise ValueError(f"{index} takes {name} from {library!r}, which is none of {', '.join(LIBRARIES)}.")
-        part = index.parent / name
-        with loading(str(part)):
-            component = getattr(import_module(library), class_name)
-            if issubclass(component, diffusers.DiffusionPipeline):  # whose folder could name any code
-                raise ValueError(f"{class_name} is a pipeline, and no component of one.")
-            if issubclass(component, diffusers.ModelMixin):
-                with torch.device("meta"):
-                    model = component.from_config(component.load_config(part))
-            elif not issubclass(component, transformers.PreTrainedModel):  # those: `check_transformers_model`
-                component.from_pretrained(part)
-                continue
-        if issubclass(component, diffusers.ModelMixin):
-            check_tensors(part, model.state_dict())
-            yield part
-
-
-def check_adapter(folder: Path, base: str, token: str | None) -> None:
-    """Raises ValueError if an adapter is not exactly what its configuration makes of the ARM `base`."""
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-
-    with loading(f"The adapter {folder} on {base}"):
-        found = PreTrainedConfig.get_config_dict(base, token=token)[0].get("model_type")
-        if found != ArmConfig.model_type:
-            raise ValueError(f"{base} holds a {found!r} model, and no ARM.")
-        with torch.device("meta"):
-            model = ArmForCausalLM(ArmConfig.from_pretrained(base, token=token))
-            adapted = PeftModel(model, PeftConfig.from_pretrained(folder))
-        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    check_tensors(folder, expected)
-
-
-def adapter_base(folder: Path, card: ModelCard) -> tuple[str, str]:
-    """Where the base of an adapter is, a folder or a Hub id, and the Hub id that its configuration will name.
-
-    Raises:
-        ValueError: the adapter names none, or another one than the card.
-    """
-    base, named = read_json(folder / ADAPTER).get("base_model_name_or_path"), base_models(card.data)
-    if not base or len(named) != 1:
-        raise ValueError(f"{ADAPTER} and {CARD} must name one base, not {base!r} and {', '.join(named) or 'none'}.")
-    if base != named[0] and not Path(base).is_dir():
-        raise ValueError(f"{ADAPTER} names the base {base}, {CARD} the base_model {named[0]}; they must be one.")
-    return base, named[0]
-
-
-@contextmanager
-def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None) -> Iterator[Path]:
+def staged(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    trial: bool = True,
+    tell: Callable[[str], object] = logger.warning,
+) -> Iterator[Path]:
     """Checks a folder, and makes what will be published of it: a folder with ARM's code and links to the weights.
+
+    Its files must be what a repo of this kind may hold, without keys of services (`files`, `secrets`); its weights
+    those of its models, and finite (`weights`); its card's figures measured, and its licence one that its origins
+    allow (`card`). Then it draws, edits and answers, as for those who pull it (`trial`).
 
     Args:
         folder: of a complete ARM, a tokenizer or an adapter; nothing in it is changed. An adapter whose base is a
@@ -285,6 +136,8 @@ def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None)
         repo_id: what the card's examples will load: its lines `repo = "..."` may name the folder until then, or what
             somebody else could register.
         token: to read private and gated bases with.
+        trial: whether it is tried, for which its weights must fit into memory.
+        tell: gets, as a sentence, each thing that is left out and what was not tried; by default a warning in the log.
 
     Raises:
         ValueError: the folder is not fit to be published; the message says why and what to do.
@@ -292,35 +145,14 @@ def staged(folder: str | os.PathLike, repo_id: str, *, token: str | None = None)
     """
     require("Publishing, which checks weights,", "train", "accelerate", "peft")
     folder = Path(folder)
-    api, files = HfApi(token=token), published_files(folder)
-    kind = kind_of(folder)
-    if missing := [name for name in NEEDED[kind] if name not in files]:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which this kind of folder ({kind}) is published with.")
-    check_contents(files)
-    card = read_card(folder)
-    check_models(folder, files)
-    if kind == "adapter":
-        base, named = adapter_base(folder, card)
-        check_adapter(folder, base, token)
-    if unbacked := unbacked_figures(folder):
-        raise ValueError(
-            f"{len(unbacked)} figures in {folder / CARD} are not backed by a result file: {'. '.join(unbacked[:5])}. "
-            "Measure them, and write the card from what was written."
-        )
-    check_licence(card, files, api)
+    kind, files = checked(folder, token, tell)
     with tempfile.TemporaryDirectory(prefix="arm-hub-") as aside:
         copies = Path(aside) / folder.resolve().name
-        for name, file in files.items():
-            (copies / name).parent.mkdir(parents=True, exist_ok=True)
-            copy = os.symlink if file.suffix == WEIGHTS else shutil.copyfile
-            copy(file.resolve(), copies / name)
-        if kind == "adapter":
-            content = {**read_json(copies / ADAPTER), "base_model_name_or_path": named}
-            (copies / ADAPTER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        copy_to(copies, folder, files, kind, repo_id)
+        if trial:
+            try_out(folder, copies, kind, tell)
         else:
-            add_remote_code(copies)
-        text = (copies / CARD).read_text(encoding="utf-8")
-        (copies / CARD).write_text(CARD_REPO.sub(f'repo = "{repo_id}"', text), encoding="utf-8")
+            tell(f"{folder} {NOT_TRIED}.")
         yield copies
 
 
@@ -352,6 +184,8 @@ def push(
     revision: str | None = None,
     token: str | None = None,
     message: str | None = None,
+    trial: bool = True,
+    tell: Callable[[str], object] = logger.warning,
 ) -> CommitInfo:
     """Publishes a folder: afterwards the repo's branch holds exactly its files, ARM's code and .gitattributes.
 
@@ -366,6 +200,7 @@ def push(
         revision: branch to publish to, "main" by default. One that is missing starts at main, which stays as it is.
         token: of the Hub; default: the one that is logged in.
         message: of the commit.
+        trial, tell: see `staged`.
 
     Returns:
         The commit, whose `commit_url` people can open; where nothing has changed, the one that is there.
@@ -375,7 +210,7 @@ def push(
         PermissionError, ConnectionError, OSError: the Hub refuses, cannot be reached, or fails.
     """
     validate_repo_id(repo_id)
-    with staged(folder, repo_id, token=token) as copies, explained(repo_id):
+    with staged(folder, repo_id, token=token, trial=trial, tell=tell) as copies, explained(repo_id):
         ModelCard.load(copies / CARD).validate()
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

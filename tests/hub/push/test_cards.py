@@ -4,9 +4,17 @@ import json
 import re
 
 import pytest
+from huggingface_hub import HfApi
 from push_folders import TABLE, edit_json, refused, write_card
 
-from transformers_arm.hub.card import base_models, known_licence, read_card, unbacked_figures
+from transformers_arm.hub.card import (
+    base_models,
+    check_licence,
+    doubt_of_origin,
+    known_licence,
+    read_card,
+    unbacked_figures,
+)
 from transformers_arm.hub.push import staged
 
 # Cards
@@ -88,7 +96,7 @@ def test_the_published_card_loads_from_the_repo_whatever_it_was_written_for(fold
     card = folder / "README.md"
     card.write_text(card.read_text() + '\n```python\nrepo = "checkpoints/arm"  # here\nload(repo)\n```\n')
     written = card.read_text()
-    with staged(folder, "org/arm") as copies:
+    with staged(folder, "org/arm", trial=False) as copies:
         assert (copies / "README.md").read_text() == written.replace('"checkpoints/arm"', '"org/arm"')
     assert card.read_text() == written
 
@@ -148,7 +156,7 @@ def test_a_licence_that_an_origin_does_not_allow_is_refused(folder, card, messag
 )
 def test_a_licence_that_all_origins_allow_is_taken(folder, card):
     write_card(folder, **card)
-    with staged(folder, "org/arm"):
+    with staged(folder, "org/arm", trial=False):
         pass
 
 
@@ -166,6 +174,67 @@ def test_what_a_detokenizer_shows_of_its_origin_counts(folder, config, base):
     refused(folder, f"built from {base} .detokenizer/prior/config.json shows it")
 
 
+SHAPE_OF_3B = {"hidden_size": 2048, "num_hidden_layers": 36, "intermediate_size": 11_008}
+SHAPE_OF_SO400M = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+RESEARCH = {"license": "other", "license_name": "qwen-research", "license_link": "LICENSE.md"}
+
+
+@pytest.mark.parametrize(
+    ("config", "card", "message"),
+    [
+        (
+            SHAPE_OF_3B,
+            {"trained_from_scratch": None},
+            "no base_model, and config.json has the shape of Qwen/Qwen2.5-3B",
+        ),
+        (
+            {"vq_config": {"vision_config": SHAPE_OF_SO400M}},
+            {"trained_from_scratch": None},
+            "shape of google/siglip2-so4",
+        ),
+        (
+            SHAPE_OF_3B,
+            {"base_model": "Qwen/Qwen2.5-7B"},
+            "built from Qwen/Qwen2.5-3B .config.json shows it.* qwen-resea",
+        ),
+        (
+            SHAPE_OF_3B,
+            {"base_model": "Qwen/Qwen2.5-3B"},
+            "built from Qwen/Qwen2.5-3B .README.md shows it.* qwen-resea",
+        ),
+        (
+            {},
+            {"base_model": "Qwen/Qwen2.5-7B", "trained_from_scratch": True},
+            "Qwen2.5-7B and states trained_from_scr",
+        ),
+        ({}, {"trained_from_scratch": "yes"}, "states trained_from_scratch: 'yes'; write true"),
+    ],
+)
+def test_an_origin_that_sizes_show_and_the_card_does_not_is_refused(folder, config, card, message):
+    write_card(folder, **card)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        check_licence(read_card(folder), {"config.json": folder / "config.json"}, HfApi())
+
+
+def test_an_origin_that_the_card_names_or_denies_is_believed_and_people_are_told(owner, folder, tmp_path):
+    files = {"config.json": folder / "config.json"}
+    files["config.json"].write_text(json.dumps({"captioner_config": SHAPE_OF_3B}))
+    write_card(folder)
+    check_licence(read_card(folder), files, HfApi())
+    doubt = "README.md states trained_from_scratch, but config.json has the shape of Qwen/Qwen2.5-3B."
+    assert doubt_of_origin(read_card(folder), files) == doubt
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\nbase_model: Qwen/Qwen2.5-Coder-3B\n---\n")
+    owner.add_repo("other/base", tmp_path / "base")
+    for base in ("Qwen/Qwen2.5-3B-Instruct", "other/base"):
+        write_card(folder, base_model=base, **RESEARCH)
+        check_licence(read_card(folder), files, HfApi())
+        assert doubt_of_origin(read_card(folder), files) is None
+    write_card(folder, trained_from_scratch=None)
+    assert "nothing says what this was built from" in doubt_of_origin(read_card(folder), {})
+
+
 def test_the_hub_is_asked_for_the_licence_of_other_bases(owner, folder, tmp_path):
     for name, licence in (("closed", "cc-by-nc-4.0"), ("open", "mit"), ("silent", None)):
         (tmp_path / name).mkdir()
@@ -181,7 +250,7 @@ def test_the_hub_is_asked_for_the_licence_of_other_bases(owner, folder, tmp_path
     refused(folder, "The licence of ../other/open")
     for card in ({"base_model": "other/open"}, {"base_model": "other/closed", "license": "cc-by-nc-4.0"}):
         write_card(folder, **card)
-        with staged(folder, "org/arm"):
+        with staged(folder, "org/arm", trial=False):
             pass
     assert base_models(read_card(folder).data) == ["other/closed"]
 
@@ -194,7 +263,7 @@ def test_what_a_base_on_the_hub_was_built_from_counts_too(owner, folder, tmp_pat
     write_card(folder, base_model="other/base")
     refused(folder, "built from black-forest-labs/FLUX.1-dev .the card of other/base shows it")
     write_card(folder, base_model="other/base", **FLUX)
-    with staged(folder, "org/arm"):
+    with staged(folder, "org/arm", trial=False):
         pass
 
 
@@ -206,5 +275,5 @@ def test_a_base_under_several_licences_allows_what_holds_them_all(owner, folder,
     write_card(folder, base_model="other/base", **FLUX)
     refused(folder, "built from other/base")
     write_card(folder, base_model="other/base", **{**FLUX, "license_name": both})
-    with staged(folder, "org/arm"):
+    with staged(folder, "org/arm", trial=False):
         pass

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from functools import partial
 
 import pytest
 from huggingface_hub import HfApi
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 
 from transformers_arm import ArmForCausalLM
 from transformers_arm.cli import main
-from transformers_arm.hub.push import push
+from transformers_arm.hub import push as hub_push
+
+push = partial(hub_push.push, trial=False)  # what is sent, and how; `test_trial` looks at what is tried before
 
 
 def sent(hub, method, part):
@@ -47,11 +50,11 @@ def test_a_second_push_without_a_change_makes_no_commit(owner, folder):
 
 def test_files_that_are_gone_are_deleted_in_the_same_commit(owner, folder):
     (folder / "pictures").mkdir()
-    (folder / "pictures" / "old.txt").write_text("old")
+    (folder / "pictures" / "old.md").write_text("old")
     push(folder, "owner/arm")
     shutil.rmtree(folder / "pictures")
     push(folder, "owner/arm", message="Without pictures")
-    assert "pictures/old.txt" not in files_of(owner, "owner/arm") and ".gitattributes" in files_of(owner, "owner/arm")
+    assert "pictures/old.md" not in files_of(owner, "owner/arm") and ".gitattributes" in files_of(owner, "owner/arm")
     assert [made.title for made in owner.repos["owner/arm"].commits.values()][-1] == "Without pictures"
     assert len(owner.repos["owner/arm"].commits) == 3
 
@@ -97,24 +100,24 @@ def test_a_new_repo_can_be_private(owner, folder):
 
 
 def test_a_revision_is_a_branch_with_exactly_these_files_and_main_stays(owner, folder):
-    (folder / "old.txt").write_text("old")
+    (folder / "old.md").write_text("old")
     main_commit = push(folder, "owner/arm").oid
-    (folder / "old.txt").unlink()
-    (folder / "new.txt").write_text("new")
+    (folder / "old.md").unlink()
+    (folder / "new.md").write_text("new")
     commit = push(folder, "owner/arm", revision="v1").oid
     assert owner.repos["owner/arm"].branches == {"main": main_commit, "v1": commit}
-    assert "new.txt" in files_of(owner, "owner/arm", "v1") and "old.txt" not in files_of(owner, "owner/arm", "v1")
+    assert "new.md" in files_of(owner, "owner/arm", "v1") and "old.md" not in files_of(owner, "owner/arm", "v1")
     assert not sent(owner, "PUT", "/lfs/")[5:]  # the weights are there: model, tokenizer, detokenizer
-    (folder / "new.txt").write_text("newer")
+    (folder / "new.md").write_text("newer")
     push(folder, "owner/arm", revision="v1")
-    assert owner.read("owner/arm", "new.txt", "v1") == b"newer"
+    assert owner.read("owner/arm", "new.md", "v1") == b"newer"
     assert owner.repos["owner/arm"].branches["main"] == main_commit
 
 
 def test_a_tag_is_refused(owner, folder):
     push(folder, "owner/arm")
     HfApi().create_tag("owner/arm", tag="v1")
-    (folder / "new.txt").write_text("new")
+    (folder / "new.md").write_text("new")
     with pytest.raises(ValueError, match="v1 is a tag of owner/arm, and tags don't move"):
         push(folder, "owner/arm", revision="v1")
     assert "v1" not in owner.repos["owner/arm"].branches
@@ -140,7 +143,7 @@ def test_a_failed_commit_leaves_the_repo_as_it_was(owner, folder, revision):
     push(folder, "owner/arm")
     push(folder, "owner/arm", revision="v1")
     branches = dict(owner.repos["owner/arm"].branches)
-    (folder / "new.txt").write_text("new")
+    (folder / "new.md").write_text("new")
     with owner.failing("POST", "/commit/", status=400), pytest.raises(OSError, match="did not take owner/arm"):
         push(folder, "owner/arm", revision=revision)
     assert owner.repos["owner/arm"].branches == branches
@@ -148,7 +151,7 @@ def test_a_failed_commit_leaves_the_repo_as_it_was(owner, folder, revision):
 
 def test_a_commit_of_somebody_else_on_a_new_branch_is_not_deleted_with_it(owner, folder, monkeypatch):
     push(folder, "owner/arm")
-    (folder / "new.txt").write_text("new")
+    (folder / "new.md").write_text("new")
     create_branch = HfApi.create_branch
 
     def theirs_next(self, repo_id, **keywords):
@@ -163,7 +166,7 @@ def test_a_commit_of_somebody_else_on_a_new_branch_is_not_deleted_with_it(owner,
 
 def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(owner, folder, monkeypatch):
     push(folder, "owner/arm")
-    (folder / "new.txt").write_text("new")
+    (folder / "new.md").write_text("new")
     preupload = HfApi.preupload_lfs_files
 
     def theirs_first(self, *arguments, **keywords):
@@ -175,7 +178,7 @@ def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(owner, folder, m
     monkeypatch.setattr(HfApi, "preupload_lfs_files", theirs_first)
     with pytest.raises(OSError, match="A commit has happened since.* Push again"):
         push(folder, "owner/arm")
-    assert "theirs.txt" in files_of(owner, "owner/arm") and "new.txt" not in files_of(owner, "owner/arm")
+    assert "theirs.txt" in files_of(owner, "owner/arm") and "new.md" not in files_of(owner, "owner/arm")
 
 
 # What the Hub refuses
@@ -232,7 +235,7 @@ def test_a_dry_run_lists_the_files_and_sends_nothing(owner, folder, capsys):
 
 
 def test_the_command_tells_what_is_wrong(owner, folder, capsys):
-    (folder / "training_args.bin").write_bytes(b"x")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
     assert main(["push", str(folder), "--repo", "owner/arm"]) == 1
-    assert capsys.readouterr().err.endswith("remove it, or save it as safetensors.\n")
+    assert capsys.readouterr().err.startswith("transformers-arm: pytorch_model.bin is nothing that a")
     assert not owner.requests

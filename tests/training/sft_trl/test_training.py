@@ -17,6 +17,8 @@ from transformers import HfArgumentParser, Trainer, pipeline
 from trl import SFTConfig, SFTTrainer
 
 from transformers_arm import ArmForCausalLM
+from transformers_arm.hub.card_writing import write_card
+from transformers_arm.hub.push import staged
 from transformers_arm.training import sft_trl
 from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer
 from transformers_arm.worlds.shapes.captions import full_caption
@@ -211,6 +213,11 @@ def test_the_example_fine_tunes_arm_tiny_on_a_folder_and_the_pipeline_draws(tmp_
     assert pipeline("text-to-image", model=str(output))(metadata[0]["prompt"]).size == (48, 48)
     settings = [ArmForCausalLM.from_pretrained(each).generation_config for each in ("checkpoints/arm-tiny", output)]
     assert settings[0].to_dict() == settings[1].to_dict()
+    write_card(output, "model", repo="lab/tuned", license="apache-2.0", from_scratch=True)
+    told = []
+    with staged(output, "lab/tuned", tell=told.append) as published:
+        assert (published / "model.safetensors").is_file() and not (published / "training_args.bin").exists()
+    assert "training_args.bin is left out: a state of training." in told
 
 
 # --- what we rely on in TRL ------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def zero_shot(
 
 def text_scores(qwen2_folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
     """Share of exact answers of the language model on held-out scenes told in words, by task of `WorldText`."""
-    model = AutoModelForCausalLM.from_pretrained(qwen2_folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(qwen2_folder, dtype=torch.float32, use_safetensors=True).eval()
     text_tokenizer = AutoTokenizer.from_pretrained(qwen2_folder, padding_side="left")
     end = text_tokenizer.convert_tokens_to_ids("<|im_end|>")
     documents = WorldText(count, seed=seed, split="test")
