@@ -2,7 +2,7 @@
 
 import argparse
 
-from .shared import load_pipeline
+from .shared import add_model, check_picture, load_pipeline
 
 HELP = "answer a question about a picture"
 
@@ -10,10 +10,11 @@ HELP = "answer a question about a picture"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("image", help="image file or address")
     command.add_argument("question", help='e.g. "what color is the circle?"')
-    command.set_defaults(from_hub=True)
+    add_model(command)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    check_picture(arguments.image)
     content = [{"type": "image", "image": arguments.image}, {"type": "text", "text": arguments.question}]
     answered = load_pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from .columns import SOURCES, TASKS, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .input_files import InputFile, find_sources, until_broken
 from .row_errors import Tally, row_error
+from .signals import starting_processes
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
@@ -279,6 +281,7 @@ def _end_with_parent() -> None:
 
 def _start_worker(job: Job, totals, stop, numbers) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which has the workers stop
     torch.set_num_threads(1)  # the workers share the cores, and no sum may depend on how many there are
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with numbers.get_lock():
@@ -446,7 +449,8 @@ def run_workers(job: Job, sources: list[InputFile], workers: int, report: dict) 
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, **settings)
     try:
         with tqdm(desc="Tokenizing", unit=" rows", initial=totals[0]) as bar:
-            pending = {pool.submit(_work, *task) for task in tasks}
+            with starting_processes():
+                pending = {pool.submit(_work, *task) for task in tasks}
             while pending:
                 done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
