@@ -130,5 +130,6 @@ class Shell:
         self.status = status
         if "tqdm" in sys.modules:  # a bar that is left open would be drawn once more below
             for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
-                bar.close()
+                with suppress(Exception):  # it may have been interrupted while it was made
+                    bar.close()
         print(f"{self.name}: {what}", file=sys.stderr)
