@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "transformers_arm"
 REPOSITORY = "https://github.com/transformers-arm/transformers-arm"
 FROM_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-ROOF = "::: transformers_arm.register"  # all else that the package offers is defined in a room
 # Code comes first, and stays as it is.
 CODE_OR_RELATIVE_LINK = re.compile(r"```.*?```|`[^`\n]+`|(?<=\]\()(?!\w+:|#)(?P<link>[^)\s#]+)", re.DOTALL)
 
@@ -34,7 +33,7 @@ class FoldersAreModules(griffe.Extension):
 def public_names() -> dict[str, tuple[str, str]]:
     """What `transformers_arm` offers: of each name where it is defined, as a dotted name, and what it is in a line."""
     source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"^__all__ = (\[.*?\])", source, re.DOTALL | re.MULTILINE)
+    (listed,) = re.findall(r"^_NAMES = (\{.*?\})", source, re.DOTALL | re.MULTILINE)
     defined = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -59,7 +58,7 @@ def api_pages() -> dict[str, str]:
     """The API reference: places of its pages in the site, in order, and what is on them."""
     rows = [f"| [`{name}`][{place}] | {summary} |" for name, (place, summary) in public_names().items()]
     table = "\n".join(["| `transformers_arm.` | |", "|---|---|", *rows])
-    pages = {"api/index.md": "\n\n".join(["# API reference", table, ROOF])}
+    pages = {"api/index.md": f"# API reference\n\n{table}"}
     rooms = [room for room in PACKAGE.iterdir() if not room.name.startswith("__") and room.suffix in (".py", "")]
     for room in sorted(rooms, key=lambda room: (room.is_dir(), room.name)):
         files = [room] if room.is_file() else sorted(room.rglob("*.py"))

@@ -25,7 +25,6 @@ from transformers.utils import ModelOutput
 from .configuration_arm import ArmVQConfig
 from .loading_arm import CompleteCheckpointMixin
 from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel
-from .pixel_transformer_arm import ArmPixelTransformer, flow_matching_loss
 
 FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision tower, which ArmVQModel freezes
 
@@ -140,6 +139,8 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             self.captioner = Qwen2ForCausalLM._from_config(config.captioner_config, dtype=dtype)
             self.caption_connector = nn.Linear(config.hidden_size, config.captioner_config.hidden_size)
         if config.pixel_loss_weight:
+            from .pixel_transformer_arm import ArmPixelTransformer  # here: diffusers takes a while to import
+
             self.pixel_transformer = ArmPixelTransformer(
                 condition_size=config.hidden_size,
                 hidden_size=config.pixel_hidden_size,
@@ -268,6 +269,8 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             read = max(1, round(config.caption_share * len(pixel_values)))
             losses["caption"] = self.caption_loss(encoded.z_q[:read], caption_ids[:read])
         if config.pixel_loss_weight:
+            from .pixel_transformer_arm import flow_matching_loss
+
             losses["pixel"] = flow_matching_loss(
                 self.pixel_transformer, pixel_values, encoded.z_q, regression_share=config.pixel_regression_share
             )

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from numbers import Integral
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
@@ -32,9 +33,11 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .detokenizer_arm_pixel import ArmPixelDetokenizer
 from .image_processing_arm import array_to_pil, to_numpy
 from .loading_arm import execution_device, hooked, is_placed
+
+if TYPE_CHECKING:
+    from .detokenizer_arm_pixel import ArmPixelDetokenizer
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
 DETOKENIZER_FOLDER = "detokenizer"
@@ -96,7 +99,7 @@ def blend(picture: PIL.Image.Image, source: PIL.Image.Image, mask: np.ndarray, m
 
 def load_detokenizer(
     name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
-) -> ArmPixelDetokenizer:
+) -> "ArmPixelDetokenizer":
     """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo; `hub` as for every download.
 
     Raises:
@@ -126,6 +129,8 @@ def load_detokenizer(
             f"model_index.json{cached}; name a complete ARM folder, or pass "
             "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
         )
+    from .detokenizer_arm_pixel import ArmPixelDetokenizer  # here: diffusers takes a while to import
+
     detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
     detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
     return detokenizer if detokenizer.dtype == dtype else detokenizer.to(dtype)  # diffusers warns of every cast
@@ -172,7 +177,7 @@ class ArmImagePipeline(Pipeline):
         model,
         *,
         processor=None,
-        detokenizer: ArmPixelDetokenizer | None = None,
+        detokenizer: "ArmPixelDetokenizer | None" = None,
         device: int | str | torch.device | None = None,
         local_files_only: bool = False,
         **kwargs,

@@ -1,5 +1,6 @@
 """The command line writes what it says, and where it cannot, says why and writes nothing."""
 
+import shutil
 import sys
 
 import pytest
@@ -55,6 +56,34 @@ def test_the_seed_brings_a_picture_back(arm, tmp_path):
     assert one == again != other
 
 
+def test_pictures_drawn_at_once_are_those_of_the_seeds_that_follow(arm, tmp_path):
+    fixed = ("--guidance-scale", 1)
+    assert arm("generate", PROMPT, "--seed", 1, "--output", "one.png", "--count", 3, "--batch-size", 2, *fixed)[0] == 0
+    assert arm("generate", PROMPT, "--seed", 3, "--output", "third.png", *fixed)[0] == 0
+    assert Image.open(tmp_path / "one-3.png").tobytes() == Image.open(tmp_path / "third.png").tobytes()
+
+
+def test_the_checkpoint_is_named_before_or_after_the_subcommand(arm, arm_folder, tmp_path):
+    for name, before, after in (("1.png", arm_folder, ()), ("2.png", "nowhere", ("--checkpoint", arm_folder))):
+        assert arm("generate", PROMPT, "--output", name, *after, checkpoint=before)[0] == 0
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_device_and_dtype_are_the_models(arm, tmp_path, monkeypatch, dtype):
+    from transformers_arm import ArmForCausalLM
+
+    seen, generate = [], ArmForCausalLM.generate
+
+    def watched(self, *args, **kwargs):
+        seen.append((self.device.type, str(self.dtype).rpartition(".")[2]))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(ArmForCausalLM, "generate", watched)
+    assert arm("generate", PROMPT, "--device", "cpu", "--dtype", dtype)[0] == 0
+    assert seen == [("cpu", "float32" if dtype == "auto" else dtype)]
+
+
 def test_edit_writes_a_picture_of_its_sources_size(arm, source, tmp_path):
     options = ("--output", "new.webp", "--image-guidance-scale", 1.5, "--temperature", 0.5)
     assert arm("edit", source, "make the red circle green", *options)[:2] == (0, "new.webp\n")
@@ -98,15 +127,18 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--output", "nowhere/new.png"), "There is no folder nowhere to write new.png into"),
         (("generate", PROMPT, "--output", "new.tiff"), "new.tiff must end in .png, .jpg or .webp"),
         (("generate", PROMPT, "--output", "."), ". is a folder; name a file"),
-        (("generate", PROMPT, "--count", 0), "num_images_per_prompt 0 must be at least 1"),
+        (("generate", PROMPT, "--count", 0), "--count 0 is no number of pictures"),
+        (("generate", PROMPT, "--batch-size", 0), "batch_size 0 must be a whole number of requests"),
+        (("generate", PROMPT, "--device", "gpu"), "--device gpu cannot be used: Expected one of cpu, cuda"),
+        (("generate", PROMPT, "--revision", "v1"), "is a folder and has no revision v1; leave --revision out"),
         (("generate", PROMPT, "--height", 50), "50x48 must be multiples of the 16 px patch"),
         (("generate", PROMPT, "--temperature", -1), "temperature -1.0 must be"),
-        (("edit", "nowhere.png", "remove it"), "'nowhere.png' is no image file"),
+        (("edit", "nowhere.png", "remove it"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--output", "new"), "new must end in"),
         (("edit", "notes.png", "remove it"), "notes.png"),
-        (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "'nowhere.png' is no image file"),
+        (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
-        (("ask", "nowhere.png", "what is it?"), "'nowhere.png' is no image file"),
+        (("ask", "nowhere.png", "what is it?"), "no such file: nowhere.png"),
         (("ask", "http://127.0.0.1:9/none.png", "what is it?"), "cannot be read"),
         (("memory", "--config", "nowhere"), "nowhere"),
         (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),
@@ -115,7 +147,7 @@ def test_ask_answers_with_the_model(arm, source):
         (("tokenize", ".", "--output", "codes", "--rename", "jpg=picture"), "Nothing can be renamed to picture"),
         (("tokenize", ".", "--output", "codes", "--vq", "none"), "none holds no config.json"),
         (("demo", "--items", 0), "0 items cannot be scored"),
-        (("demo", "--images", "nowhere.png"), "nowhere.png"),
+        (("demo", "--images", "nowhere.png"), "no such file: nowhere.png"),
         (("demo", "--output", "source.png", "--items", 1), "source.png"),
     ],
 )
@@ -149,6 +181,14 @@ def test_a_repos_id_stands_where_a_folder_does(arm, arm_folder, source, tmp_path
     assert (tmp_path / "generated.png").read_bytes() == drawn
     assert arm("edit", source, "make the red circle green", checkpoint="org/arm")[:2] == (0, "edited.png\n")
     assert arm("ask", source, "what color is it?", checkpoint="org/arm")[0] == 0
+    other = tmp_path.parent / "other"
+    shutil.copytree(arm_folder, other)
+    (other / "generation_config.json").write_text('{"image_generation": {"guidance_scale": 9.0, "temperature": 2.0}}')
+    hub.add_repo("org/arm", other, revision="experiment")
+    for revision, is_same in (("main", True), ("experiment", False)):
+        options = ("--checkpoint", "org/arm", "--revision", revision)
+        assert arm("generate", PROMPT, *options)[:2] == (0, "generated.png\n")
+        assert ((tmp_path / "generated.png").read_bytes() == drawn) is is_same
     status, _, err = arm("generate", PROMPT, checkpoint="org/none")
     assert status == 1
     assert "transformers-arm: org/none is not a local folder" in err

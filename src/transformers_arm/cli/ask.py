@@ -2,8 +2,7 @@
 
 import argparse
 
-from ..image_processing_arm import ArmImageProcessor
-from .shared import load_pipeline
+from .shared import add_model, check_picture, load_pipeline
 
 HELP = "answer a question about a picture"
 
@@ -11,11 +10,14 @@ HELP = "answer a question about a picture"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("image", help="image file or address")
     command.add_argument("question", help='e.g. "what color is the circle?"')
-    command.set_defaults(from_hub=True)
+    add_model(command)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    picture = ArmImageProcessor().fetch_images([arguments.image])[0]
+    from ..image_processing_arm import ArmImageProcessor
+
+    check_picture(arguments.image)
+    picture = ArmImageProcessor().fetch_images(arguments.image)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": arguments.question}]
     answered = load_pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False

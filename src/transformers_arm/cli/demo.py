@@ -8,10 +8,15 @@ import json
 import time
 from pathlib import Path
 
+from ..whole_files import whole_file, write_whole
+from .shared import CHECKPOINT, add_checkpoint, check_picture
+
 HELP = "pictures, edits, answers, a story, and the scores on held-out items"
+KEPT = "what was named is whole, and so is scores.json, with what was scored so far"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
+    add_checkpoint(command, help=f"ARM folder (default: {CHECKPOINT})")
     command.add_argument("--world", default="shapes", help="whose items, by name (default: %(default)s)")
     command.add_argument("--images", nargs="+", default=[], help="image files of yours to pass through the tokenizer")
     command.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: %(default)s)")
@@ -37,7 +42,7 @@ def own_sheet(checkpoint: Path, files: list[str]):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes pages, token grids and scores into the output folder, and prints what it wrote.
+    """Writes pages, token grids and scores into the output folder as they come, and prints what it wrote.
 
     Raises:
         ValueError, OSError, MissingExtra: an image file that is missing or none, no items to score, or nothing to
@@ -51,19 +56,23 @@ def run(arguments: argparse.Namespace) -> None:
     if count < 1:
         raise ValueError(f"{count} items cannot be scored; score at least 1 a row.")
     require("The demo's scores", "metrics", "skimage")
+    for file in arguments.images:
+        check_picture(file)
     started = time.perf_counter()
     world, yours = find_world(arguments.world), own_sheet(checkpoint, arguments.images)
     output.mkdir(parents=True, exist_ok=True)
     for sheet in filter(None, (yours, *world.sheets(checkpoint, seed=EVALUATION_SEED))):
-        sheet.picture.save(output / f"{sheet.name}.png")
+        with whole_file(output / f"{sheet.name}.png") as aside:
+            sheet.picture.save(aside)
         beside = ""
         if sheet.text:
-            (output / f"{sheet.name}-tokens.txt").write_text(sheet.text)
+            write_whole(output / f"{sheet.name}-tokens.txt", sheet.text)
             beside = f" ({output / sheet.name}-tokens.txt)"
-        print(f"{output / sheet.name}.png: {sheet.what}{beside}")
-    scores = world.scores(checkpoint, count=count, seed=EVALUATION_SEED)
-    (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    print(f"\nOn {count} held-out items a row:")
-    for name, value in scores.items():
-        print(f"  {name:<28} {value:8.3f}")
+        print(f"{output / sheet.name}.png: {sheet.what}{beside}", flush=True)
+    print(f"\nOn {count} held-out items a row:", flush=True)
+    scores = {}
+    for some in world.scores_as_they_come(checkpoint, count=count, seed=EVALUATION_SEED):
+        scores |= some
+        write_whole(output / "scores.json", json.dumps(scores, indent=2) + "\n")
+        print("\n".join(f"  {name:<28} {value:8.3f}" for name, value in some.items()), flush=True)
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")

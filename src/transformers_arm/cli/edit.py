@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .shared import add_sampling, check_output, load_pipeline, sampling
+from ..whole_files import whole_file
+from .shared import add_model, add_sampling, check_output, check_picture, load_pipeline, sampling
 
 HELP = "edit a picture as an instruction says"
 
@@ -15,14 +16,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mask", help="image file of the same size, white where the picture may change")
     command.add_argument("--output", type=Path, default=Path("edited.png"), help="file (default: %(default)s)")
     command.add_argument("--image-guidance-scale", type=float, help="of the source (default: the folder's)")
-    command.set_defaults(from_hub=True)
+    add_model(command)
 
 
 def run(arguments: argparse.Namespace) -> None:
     output = check_output(arguments.output)
+    for name in filter(None, (arguments.image, arguments.mask)):
+        check_picture(name)
     given = sampling(arguments)
     if arguments.image_guidance_scale is not None:
         given["image_guidance_scale"] = arguments.image_guidance_scale
     pipe = load_pipeline("image-editing", arguments)
-    pipe(arguments.image, arguments.instruction, arguments.mask, **given).save(output)
+    edited = pipe(arguments.image, arguments.instruction, arguments.mask, **given)
+    with whole_file(output) as aside:
+        edited.save(aside)
     print(output)

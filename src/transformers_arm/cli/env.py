@@ -9,7 +9,6 @@ import platform
 from collections import Counter
 from importlib import metadata
 
-import torch
 from packaging.requirements import Requirement
 
 HELP = "versions, devices and optional packages, to paste into an issue"
@@ -42,6 +41,8 @@ def installed(requirement: Requirement) -> str:
 
 def devices() -> str:
     """What torch can compute on."""
+    import torch
+
     if torch.cuda.is_available():
         names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         runtime = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"

@@ -3,25 +3,36 @@
 import argparse
 from pathlib import Path
 
-from .shared import add_sampling, check_output, load_pipeline, sampling
+from ..whole_files import whole_file
+from .shared import add_model, add_sampling, check_output, load_pipeline, sampling
 
 HELP = "draw a picture of a prompt"
+KEPT = "pictures that were named are whole"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_sampling(command)
     command.add_argument("prompt", help='e.g. "a red circle left of a blue square"')
     command.add_argument("--output", type=Path, default=Path("generated.png"), help="file (default: %(default)s)")
-    command.add_argument("--count", type=int, default=1, help="pictures to draw (default: %(default)s)")
-    command.set_defaults(from_hub=True)
+    help_of_count = "pictures to draw, numbered, with seeds that follow each other (default: %(default)s)"
+    command.add_argument("--count", type=int, default=1, help=help_of_count)
+    command.add_argument("--batch-size", type=int, default=1, help="pictures drawn together (default: %(default)s)")
+    add_model(command)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    output = check_output(arguments.output)
+    """Draws, and saves each picture as it comes.
+
+    Raises:
+        ValueError, OSError: no pictures to draw, nowhere to write them, or no model; nothing is written then.
+    """
+    output, count = check_output(arguments.output), arguments.count
+    if count < 1:
+        raise ValueError(f"--count {count} is no number of pictures; draw 1 or more.")
     draw = load_pipeline("text-to-image", arguments)
-    pictures = draw(arguments.prompt, num_images_per_prompt=arguments.count, **sampling(arguments))
-    pictures = pictures if arguments.count > 1 else [pictures]
-    for number, picture in enumerate(pictures, 1):
-        file = output if len(pictures) == 1 else output.with_stem(f"{output.stem}-{number}")
-        picture.save(file)
-        print(file)
+    prompts, options = iter([arguments.prompt] * count), sampling(arguments, pictures=count)
+    for number, picture in enumerate(draw(prompts, batch_size=arguments.batch_size, **options), 1):
+        file = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
+        with whole_file(file) as aside:
+            picture.save(aside)
+        print(file, flush=True)

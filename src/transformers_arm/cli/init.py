@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .shared import DTYPES
+
 HELP = "build an untrained ARM from a Qwen2.5 checkpoint and a visual tokenizer; says what to download"
 DESCRIPTION = """\
 Build a ready-to-train ARM folder from a Qwen2.5 checkpoint and a visual tokenizer: weights, configuration,
@@ -30,8 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--vq", required=True, help="visual tokenizer, an ArmVQModel: folder or Hub id")
     command.add_argument("--output", type=Path, required=True, help="folder to write, which must not be there yet")
     command.add_argument("--detokenizer", help="folder of a detokenizer to copy into it")
-    dtypes = ("auto", "bfloat16", "float16", "float32")
-    command.add_argument("--dtype", choices=dtypes, default="auto", help="of the weights (default: the checkpoint's)")
+    command.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="of the new rows (default: %(default)s)")
     command.set_defaults(checkpoint=None)
 

@@ -1,18 +1,23 @@
-"""What several commands share: the model they run, how it samples, where they write."""
+"""What several commands share: the model they run, how it samples, what they read, where they write."""
 
 import argparse
+import os
 from pathlib import Path
 
 CHECKPOINT = Path("checkpoints/arm-tiny")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
-def sampling(arguments: argparse.Namespace) -> dict:
-    """Arguments of the drawing pipelines: those given on the command line, and a generator of the seed."""
+def sampling(arguments: argparse.Namespace, pictures: int = 1) -> dict:
+    """Arguments of the drawing pipelines: those given on the command line, and a generator a picture, of the seed and
+    those that follow.
+    """
     import torch
 
     names = ("guidance_scale", "temperature", "height", "width")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return {**given, "generator": torch.Generator().manual_seed(arguments.seed)}
+    seeds = range(arguments.seed, arguments.seed + pictures)
+    return {**given, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
 
 
 def add_sampling(command: argparse.ArgumentParser) -> None:
@@ -24,10 +29,54 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
         command.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
 
 
+def add_checkpoint(command: argparse.ArgumentParser, *names: str, help: str) -> None:
+    """--checkpoint after the subcommand, too; left out there, it is what stands before, or the default."""
+    command.add_argument("--checkpoint", *names, type=Path, default=argparse.SUPPRESS, help=help)
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """The options that `load_pipeline` reads."""
+    add_checkpoint(command, help=f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})")
+    command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
+    command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    command.set_defaults(from_hub=True)
+
+
+def check_checkpoint(arguments: argparse.Namespace) -> None:
+    """Raises ValueError if the command's checkpoint is no folder of a model, nor a repo where that may be named."""
+    checkpoint, revision = arguments.checkpoint, getattr(arguments, "revision", None)
+    if checkpoint and not (checkpoint / "config.json").is_file():
+        if not ("from_hub" in arguments and is_repo_id(checkpoint)):
+            raise ValueError(f"{checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
+    elif checkpoint and revision is not None:
+        raise ValueError(f"{checkpoint} is a folder and has no revision {revision}; leave --revision out.")
+
+
 def load_pipeline(task: str, arguments: argparse.Namespace):
+    """The pipeline of a task.
+
+    Raises:
+        ValueError: a device that torch does not know or that is not there; and what loading raises.
+    """
+    import torch
     from transformers import pipeline
 
-    return pipeline(task, model=arguments.checkpoint.as_posix(), dtype="float32")
+    if arguments.device is not None:
+        try:
+            torch.empty(0, device=arguments.device)
+        except (RuntimeError, AssertionError) as error:  # as torch says it, by how it was built
+            why = str(error).partition("\n")[0]
+            raise ValueError(f"--device {arguments.device} cannot be used: {why}") from error
+    given = {"revision": arguments.revision} if arguments.revision is not None else {}
+    model = arguments.checkpoint.as_posix()
+    return pipeline(task, model=model, dtype=arguments.dtype, device=arguments.device, **given)
+
+
+def check_picture(name: str) -> None:
+    """Raises FileNotFoundError if it is neither a file nor an address."""
+    if not name.startswith(("http://", "https://", "data:")) and not Path(name).exists():
+        raise FileNotFoundError(f"no such file: {name}")
 
 
 def is_repo_id(checkpoint: Path) -> bool:
@@ -44,6 +93,8 @@ def check_output(file: Path) -> Path:
     """The file to write, known to be writable before anything is drawn."""
     if not file.parent.is_dir():
         raise ValueError(f"There is no folder {file.parent} to write {file.name} into; make it first.")
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"The folder {file.parent} may not be written to; name another one, or allow it.")
     if file.is_dir():
         raise ValueError(f"{file} is a folder; name a file.")
     if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):

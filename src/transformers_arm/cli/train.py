@@ -5,8 +5,10 @@ import sys
 from importlib import import_module
 
 from ..extras import MissingExtra, require
+from .shell import Shell
 
 HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, pretrain, sft or grpo"
+KEPT = "the newest checkpoint in its output_dir stays, and the same command goes on from it"
 STAGES = ("backbones", "tokenizer", "detokenizer", "pretrain", "sft", "grpo")
 
 
@@ -59,9 +61,13 @@ def launch(stage: str) -> None:
     """The command line of a launcher in trainers/, whose stage is known."""
     parser = argparse.ArgumentParser(add_help=False)
     add_recipe(parser, stage)
-    try:
-        run(parser.parse_args())
-    except MissingExtra as error:
-        sys.exit(f"{parser.prog}: {error}")
-    except stages().RecipeError as error:  # said without where the code found it
-        sys.exit(f"{parser.prog}: {error}")
+    with Shell(parser.prog, errors=()) as shell:
+        shell.begin(KEPT)
+        try:
+            run(parser.parse_args())
+        except MissingExtra as error:
+            sys.exit(f"{parser.prog}: {error}")
+        except stages().RecipeError as error:  # said without where the code found it
+            sys.exit(f"{parser.prog}: {error}")
+    if shell.status:
+        sys.exit(shell.status)

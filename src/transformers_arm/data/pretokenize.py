@@ -12,6 +12,7 @@ there; the folder is the only state, and `report.json` sums it up. Knows nothing
 import json
 import math
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ from .fingerprints import digest
 from .input_files import InputFile, find_sources
 from .renaming import arranged, check_rename
 from .row_errors import RowError, Tally, as_row_error, row_error
+from .signals import starting_processes
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
@@ -259,6 +261,7 @@ def _end_with_parent() -> None:
 
 def _start_worker(job: Job, totals, stop, numbers) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which has the workers stop
     torch.set_num_threads(1)  # the workers share the cores, and no sum may depend on how many there are
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with numbers.get_lock():
@@ -428,7 +431,8 @@ def run_workers(job: Job, sources: list[InputFile], workers: int, report: dict) 
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, **settings)
     try:
         with tqdm(desc="Tokenizing", unit=" rows", initial=totals[0]) as bar:
-            pending = {pool.submit(_work, *task) for task in tasks}
+            with starting_processes():
+                pending = {pool.submit(_work, *task) for task in tasks}
             while pending:
                 done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -107,6 +107,10 @@ class World(ABC):
         """All scores of a complete ARM folder on `count` held-out items each, flat, by name."""
         raise self._lacks("scores")
 
+    def scores_as_they_come(self, folder: str | PathLike, *, count: int, seed: int) -> Iterator[dict[str, float]]:
+        """The same, some at a time, for who would rather not wait for all."""
+        yield self.scores(folder, count=count, seed=seed)
+
     def sheets(self, folder: str | PathLike, *, seed: int) -> Iterator[Sheet]:
         """The demo: what the model of a folder makes of held-out items, page by page."""
         raise self._lacks("sheets")

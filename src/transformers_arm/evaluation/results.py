@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from ..whole_files import write_whole
+
 EVALUATION_SEED = 20261123  # of the held-out items that published figures are of
 
 
@@ -28,4 +30,4 @@ def write_result(file: str | Path, /, **fields) -> None:
     command = f"python {shlex.join(sys.argv)}"
     result = {"command": command, "date": date.today().isoformat(), "hardware": hardware(), **fields}
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(json.dumps(result, indent=2, default=str) + "\n")
+    write_whole(file, json.dumps(result, indent=2, default=str) + "\n")

@@ -11,6 +11,8 @@ from PIL import Image
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
+from ..whole_files import whole_file, write_whole
+
 
 def log_scores(trainer: Trainer, scores: dict[str, float]) -> None:
     """Adds scores to the training's log, and hands them to all that its logs go to; to be called by the main process
@@ -31,9 +33,10 @@ def log_samples(trainer: Trainer, name: str, sheet: Image.Image | None = None, l
     file = Path(trainer.args.output_dir) / name / f"step-{step:07d}"
     file.parent.mkdir(parents=True, exist_ok=True)
     if sheet is not None:
-        sheet.save(file.with_suffix(".png"))
+        with whole_file(file.with_suffix(".png")) as aside:
+            sheet.save(aside)
     if lines:
-        file.with_suffix(".txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_whole(file.with_suffix(".txt"), "".join(f"{line}\n" for line in lines))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
             if sheet is not None:

@@ -4,7 +4,7 @@ Knows nothing about where a model comes from or what becomes of its scores.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +66,11 @@ def question_pairs(count: int, *, seed: int, split: str = "test", max_jitter: in
             asked = sample_question(rng, scene, kind)
         pairs.append((scene, asked))
     return pairs
+
+
+def merged(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Scores in one, in the order in which they came."""
+    return {name: score for part in parts for name, score in part.items()}
 
 
 def _by_reader(readers: Mapping[str, Callable], score: Callable) -> dict[str, float]:
@@ -135,13 +140,12 @@ def understanding(
     )
 
 
-def multimodal_scores(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """All scores of an ARM on held-out items, flat, by name: as its folder samples, without guidance, and on the hard
-    variant. `count` items a row; each of GenEval's six tasks has a sixth of it.
+def multimodal_parts(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
+    """All scores of an ARM on held-out items, flat, by name: as its folder samples, then without guidance, then on the
+    hard variant. `count` items a row; each of GenEval's six tasks has a sixth of it.
     """
     settings = {"count": count, "seed": seed}
     variants = (("", DEFAULT_CANVAS, {}), ("unguided_", DEFAULT_CANVAS, UNGUIDED), ("hard_", HARD_CANVAS, {}))
-    scores = {}
     for prefix, canvas, sampling in variants:
         drawn = generation(arm, canvas, **settings, **sampling)
         edited = editing(arm, canvas, **settings, **sampling)
@@ -162,8 +166,12 @@ def multimodal_scores(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED
             if not prefix:
                 found |= {f"understanding_{name}": score for name, score in answered.items() if name != "overall"}
                 found["understanding_question_first"] = understanding(arm, question_first=True, **settings)["overall"]
-        scores |= {prefix + name: value for name, value in found.items()}
-    return scores
+        yield {prefix + name: value for name, value in found.items()}
+
+
+def multimodal_scores(arm: Arm, **settings: int) -> dict[str, float]:
+    """All of `multimodal_parts`, together."""
+    return merged(multimodal_parts(arm, **settings))
 
 
 # --- the tokenizer and the backbones ---
@@ -237,24 +245,29 @@ def text_scores(qwen2_folder: str | Path, *, count: int = 500, seed: int = EVALU
     return {task: sum(found) / len(found) for task, found in sorted(hits.items())}
 
 
-def tiny_scores(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """All scores of an arm-tiny folder on `count` held-out scenes, flat, by name."""
+def tiny_parts(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
+    """All scores of the parts of an arm-tiny folder on `count` held-out scenes, flat, by name, as they come."""
     folder = Path(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
-    scores = reconstruction(tokenizer, count=count, seed=seed)
+    yield reconstruction(tokenizer, count=count, seed=seed)
     hard = reconstruction(tokenizer, HARD_CANVAS, count=count, seed=seed)
+    yield {f"hard_{name}": hard[name] for name in ("read_back", "psnr")}
     similarity = zero_shot(tokenizer, folder / "backbones" / "siglip", count=count, seed=seed)
-    return {
-        **scores,
-        "hard_read_back": hard["read_back"],
-        "hard_psnr": hard["psnr"],
-        "zero_shot": similarity["z_q"],
-        "siglip_zero_shot": similarity["siglip"],
-        **text_scores(folder / "backbones" / "qwen2", count=count, seed=seed),
-    }
+    yield {"zero_shot": similarity["z_q"], "siglip_zero_shot": similarity["siglip"]}
+    yield text_scores(folder / "backbones" / "qwen2", count=count, seed=seed)
 
 
-def all_scores(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """All scores of a complete ARM folder and its parts on `count` held-out items a row, flat, by name."""
-    parts = tiny_scores(folder, count=count, seed=seed)
-    return parts | multimodal_scores(Arm.from_pretrained(folder), count=count, seed=seed)
+def tiny_scores(folder: str | Path, **settings: int) -> dict[str, float]:
+    """All of `tiny_parts`, together."""
+    return merged(tiny_parts(folder, **settings))
+
+
+def score_parts(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
+    """All scores of a complete ARM folder and its parts on `count` held-out items a row, flat, as they come."""
+    yield from tiny_parts(folder, count=count, seed=seed)
+    yield from multimodal_parts(Arm.from_pretrained(folder), count=count, seed=seed)
+
+
+def all_scores(folder: str | Path, **settings: int) -> dict[str, float]:
+    """All of `score_parts`, together."""
+    return merged(score_parts(folder, **settings))

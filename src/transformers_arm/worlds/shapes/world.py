@@ -10,7 +10,7 @@ from ...data.world import Sheet, World, takes
 from ...evaluation.arm import Arm
 from ...evaluation.sheets import picture_sheet
 from .demo import sheets
-from .evaluation import all_scores, editing, generation, understanding
+from .evaluation import all_scores, editing, generation, score_parts, understanding
 from .figure_names import FIGURE_NAMES
 from .metrics.arm_reconstruction.arm_reconstruction import reads_back
 from .pictures import Canvas, ShapesDataset
@@ -87,6 +87,9 @@ class ShapesWorld(World):
 
     def scores(self, folder: str | PathLike, *, count: int, seed: int) -> dict[str, float]:
         return all_scores(folder, count=count, seed=seed)
+
+    def scores_as_they_come(self, folder: str | PathLike, *, count: int, seed: int) -> Iterator[dict[str, float]]:
+        return score_parts(folder, count=count, seed=seed)
 
     def sheets(self, folder: str | PathLike, *, seed: int) -> Iterator[Sheet]:
         return sheets(folder, seed=seed)

@@ -1,0 +1,50 @@
+"""A file is written whole or not at all, and what is no file is written to as it is."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from transformers_arm.whole_files import whole_file, write_whole
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    file = tmp_path / "picture.png"
+    with whole_file(file) as aside:
+        Image.new("RGB", (4, 4), "red").save(aside)
+        assert not file.exists() and aside.parent == tmp_path
+    assert Image.open(file).size == (4, 4)
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
+def test_what_was_there_stays_when_writing_ends_early(tmp_path, error):
+    write_whole(tmp_path / "scores.json", "before")
+    with pytest.raises(error), whole_file(tmp_path / "scores.json") as aside:
+        aside.write_text("hal")
+        raise error
+    assert (tmp_path / "scores.json").read_text() == "before"
+    assert os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_a_link_stays_one_and_its_file_keeps_its_mode(tmp_path):
+    file, link = tmp_path / "1.txt", tmp_path / "newest.txt"
+    file.write_text("before")
+    file.chmod(0o640)
+    link.symlink_to("1.txt")
+    write_whole(link, "\N{SNOWMAN}")
+    assert link.is_symlink() and file.read_text(encoding="utf-8") == "\N{SNOWMAN}"
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_is_named(tmp_path):
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"full\.png cannot be written: No space left on device\. Make room"):
+        with whole_file(tmp_path / "full.png") as aside:
+            Image.new("RGB", (4, 4)).save(aside)
+    assert not os.path.isfile("/dev/full")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match="nowhere/scores.json cannot be written: No such file or directory"):
+        write_whole(tmp_path / "nowhere" / "scores.json", "{}")
