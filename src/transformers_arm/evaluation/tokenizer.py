@@ -323,10 +323,10 @@ class ZeroShot:
 
     @torch.no_grad()
     def text_embeddings(self, texts: Sequence[str], template: str = "{}") -> torch.Tensor:
-        """Texts -> float [N, D] of length one; in lower case, which SigLIP was trained with."""
+        """Texts -> float [N, D] of length one."""
         longest = self.siglip.config.text_config.max_position_embeddings
-        lowered = [template.format(text).lower() for text in texts]
-        input_ids = siglip_input_ids(self.text_tokenizer, lowered, longest).to(self.siglip.device)
+        written = [template.format(text) for text in texts]
+        input_ids = siglip_input_ids(self.text_tokenizer, written, longest).to(self.siglip.device)
         return nn.functional.normalize(self.siglip.get_text_features(input_ids=input_ids).pooler_output, dim=-1)
 
     @torch.no_grad()
