@@ -29,8 +29,9 @@ from transformers import AutoTokenizer, SiglipModel
 from ..data.collators import siglip_input_ids, to_pixel_values
 from ..data.columns import read_picture, read_text
 from ..data.conversations import pixel_values_of
-from ..data.input_files import InputFile, until_broken
-from ..data.pretokenize import arranged
+from ..data.file_errors import until_broken
+from ..data.input_files import InputFile
+from ..data.renaming import arranged
 from ..data.row_errors import RowError, Tally, row_error
 from ..data.visual_tokenizer import load_tokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
@@ -170,7 +171,7 @@ def dataset_pictures(sources: Iterable[InputFile], rename: Mapping[str, str] = R
 
 
 def _picture(columns: dict, row: int, file: str, rename: Mapping[str, str]) -> Picture:
-    named = arranged(columns, row, COLUMNS, rename, None)
+    named = arranged(columns, row, rename, columns=COLUMNS)
     if named["image"] is None:
         problem = f"the row has {', '.join(columns)}, and no picture. Say which is one, as in --rename photo=image."
         raise row_error(row, "image", problem, "missing")
