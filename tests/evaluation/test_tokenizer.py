@@ -153,6 +153,15 @@ def test_labels_and_captions_that_are_none_cost_their_row(tmp_path):
     assert "column 'caption': ' ' is blank" in str(pictures[2].image)
 
 
+def test_rows_of_files_name_local_pictures_only_where_the_caller_trusts_them(encoder, tmp_path):
+    drawn("circle", "red").save(tmp_path / "a.png")
+    Dataset.from_list([{"image": str(tmp_path / "a.png")}]).to_parquet(tmp_path / "rows.parquet")
+    sources = find_sources(str(tmp_path / "rows.parquet"), None, "train")
+    with pytest.raises(ValueError, match="None of 1 pictures can be read.*Row 0, column 'image': .*local_files=True"):
+        tokenizer_scores(encoder, dataset_pictures(sources))
+    assert tokenizer_scores(encoder, dataset_pictures(sources, local_files=True))["pictures"] == 1
+
+
 def test_a_dataset_without_pictures_is_refused_naming_its_columns(encoder, tmp_path):
     Dataset.from_dict({"photo": ["a"] * 150, "caption": ["b"] * 150}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"None of 100 .*has photo, caption, and no picture.*--rename photo=image"):
