@@ -56,6 +56,7 @@ def in_thread(function: Callable, *args) -> Future:
     future = Future()
 
     def run():
+        future.set_running_or_notify_cancel()  # so that who stops waiting does not cancel it
         try:
             future.set_result(function(*args))
         except BaseException as error:  # the caller's, wherever it waits

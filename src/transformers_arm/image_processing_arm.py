@@ -202,8 +202,12 @@ class ArmImageProcessor(PilBackend):
     | floats | read as 0..1 and rounded to 8 bits |
     | booleans | black and white |
 
+    Paths, addresses and base64 strings are opened by `fetcher`, within its limits. It is `FROM_CALLER`, which takes
+    what the caller's own code may name, local files and private addresses among it; where others name pictures, set
+    `image_processor.fetcher = FROM_OUTSIDE`. It is not saved.
+
     **What is refused**, with a `ValueError` (`TypeError` for things that are no images) that names the image's place
-    in the list: files that are empty, damaged or no image, more pixels than Pillow's decompression-bomb limit, images
+    in the list: files that are empty, damaged or no image, more bytes or pixels than `fetcher` allows, images
     and arrays without pixels, other numbers of channels, NaN and infinity, values outside the ranges above. An array
     such as [3, W, 3], whose first and last side could both be C, is refused until `input_data_format`
     ("channels_first" or "channels_last") says which it is: guessing would swap colours and columns.
