@@ -213,9 +213,9 @@ class InputFile:
     builder: str
     content: str | Dataset  # the path of a file, or the dataset
 
-    def size(self) -> int | None:
-        """Bytes of a file on the disk, rows of a dataset; None of a file elsewhere."""
-        return of_files([self.content])[0][1] if isinstance(self.content, str) else len(self.content)
+    def made_of(self) -> list:
+        """What tells a file from another of its name: see `of_files`; of a dataset how many rows it has."""
+        return of_files([self.content])[0][1:] if isinstance(self.content, str) else [len(self.content)]
 
     def fetcher(self, local_files: bool = False) -> Fetcher:
         """Opens what its rows name as pictures; see `fetcher_for`."""
