@@ -3,6 +3,7 @@
 import base64
 import socket
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +72,13 @@ def test_what_may_pass_is_waited_for(server, answer):
 
 def test_an_answer_that_is_late_is_asked_for_again(server):
     assert read_picture(f"{server.address}/late/1", 0, "image", fetcher=HASTY) == ONE
+
+
+def test_a_host_that_never_answers_does_not_hold_up_the_others(server):
+    began = time.monotonic()
+    with pytest.raises(RowError, match="did not answer within max_seconds 0.5; .*, asked 2 times. Is there"):
+        read_picture(f"{server.address}/late/9", 0, "image", fetcher=HASTY)
+    assert time.monotonic() - began < 3
 
 
 def test_what_does_not_pass_costs_its_row_and_no_other(server):
