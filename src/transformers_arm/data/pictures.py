@@ -42,9 +42,10 @@ PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
 def fetcher_for(dataset, local_files: bool = False) -> Fetcher:
     """What rows of a dataset may name as pictures.
 
-    Rows that code made (lists, `from_dict`, `from_generator`) may name whatever it may. Image folders are files and
-    archives that the user named; `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars)
-    name http(s) addresses of public hosts alone, unless the caller trusts them.
+    Rows that code made (lists, `from_dict`, `from_generator`, and what `datasets` joins of several sources, which says
+    no more where it is from) may name whatever it may. Image folders are files and archives that the user named;
+    `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars) name http(s) addresses of
+    public hosts alone, unless the caller trusts them.
 
     Args:
         dataset: of `datasets`, or anything else that has rows.

@@ -30,7 +30,7 @@ from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from ..fetching_arm import Fetcher
-from .columns import SOURCES, TASKS, row_conversation, row_task
+from .columns import SOURCES, TASKS, read_list, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .file_errors import until_broken
 from .fingerprints import digest
@@ -101,7 +101,7 @@ def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator
     for column in PICTURES[task]:
         if row.get(column) is not None:
             several = column == "source_images"
-            result[column] = [next(codes) for _ in row[column]] if several else next(codes)
+            result[column] = [next(codes) for _ in read_list(row, "", column)] if several else next(codes)
     return result
 
 

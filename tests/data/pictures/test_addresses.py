@@ -102,7 +102,7 @@ def test_a_host_that_is_not_there_is_asked_once():
 
 
 @pytest.mark.parametrize(
-    "address", ["http://", "http://[::1/a.png", "http://a b/c.png", "https://:x/a.png", "HTTP://%"]
+    "address", ["http://", "http://[::1/a.png", "http://example.com:x/c.png", "https://:x/a.png", "HTTP://%"]
 )
 @pytest.mark.parametrize("as_path", [False, True])
 def test_a_malformed_address_is_the_row_s_error(address, as_path):
