@@ -24,6 +24,8 @@ def test_equal_values_have_one_whoever_holds_them():
     row = {"prompt": "a", "image": {"bytes": b"x", "path": None}, "list": [1, 2]}
     again = {"prompt": "".join(["", "a"]), "image": {"bytes": bytes(bytearray(b"x")), "path": None}, "list": [1, 2]}
     assert digest(row) == digest(again)
+    files = [{"bytes": None, "path": path} for path in ("/a/1.png", "/b/1.png", "/a/2.png", None)]
+    assert digest(files[0]) == digest(files[1]) and len({digest(file) for file in files}) == 3
 
 
 @pytest.mark.parametrize("length", [1, 2, 256, 257, 5000])
@@ -42,13 +44,42 @@ def test_files_are_named_from_the_folder_that_they_share(tmp_path):
         (tmp_path / place / "a.tar").write_bytes(b"12")
         (tmp_path / place / "deep" / "b.tar").write_bytes(b"123")
     files = [of_files([str(tmp_path / place / name) for name in ("a.tar", "deep/b.tar")]) for place in ("one", "two")]
-    assert files[0] == files[1] == [["a.tar", 2], ["deep/b.tar", 3]]
-    assert of_files([str(tmp_path / "one" / "a.tar")]) == [["a.tar", 2]]
+    assert files[0] == files[1] and [file[:2] for file in files[0]] == [["a.tar", 2], ["deep/b.tar", 3]]
+    assert of_files([str(tmp_path / "one" / "a.tar")]) == files[0][:1]
+    (tmp_path / "one" / "a.tar").write_bytes(b"13")
+    assert of_files([str(tmp_path / "one" / "a.tar")])[0][:2] == ["a.tar", 2]
+    assert of_files([str(tmp_path / "one" / "a.tar")]) != files[0][:1]
+
+
+@pytest.mark.parametrize("place", [0, 50_000, 99_999])
+def test_files_of_one_size_are_told_apart_by_their_beginning_middle_and_end(tmp_path, place):
+    content = bytearray(100_000)
+    (tmp_path / "a").write_bytes(content)
+    before = of_files([str(tmp_path / "a")])
+    content[place] = 1
+    (tmp_path / "a").write_bytes(content)
+    assert of_files([str(tmp_path / "a")]) != before
+
+
+def test_files_in_an_archive_are_named_from_the_folder_of_the_archive(tmp_path):
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "p.zip").write_bytes(b"12")
+    one, two = (of_files([f"zip://{n}.png::{tmp_path / place / 'p.zip'}" for n in (1, 2)]) for place in ("one", "two"))
+    assert one == two and one[0][:2] == ["zip://1.png::p.zip", 2]
+    assert of_files(["zip://1.png::https://example.com/p.zip?x"])[0] == [
+        "zip://1.png::https://example.com/p.zip",
+        None,
+        None,
+    ]
 
 
 def test_addresses_keep_their_names_but_not_their_signatures():
     names = ["https://example.com/a.tar?signed=1", "hf://datasets/me/mine@abc/b.tar"]
-    assert of_files(names) == [["https://example.com/a.tar", None], ["hf://datasets/me/mine@abc/b.tar", None]]
+    assert of_files(names) == [
+        ["https://example.com/a.tar", None, None],
+        ["hf://datasets/me/mine@abc/b.tar", None, None],
+    ]
 
 
 def test_differences_are_named_where_they_are():

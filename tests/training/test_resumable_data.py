@@ -109,7 +109,17 @@ def test_what_was_drawn_and_how_full_rows_were_is_logged(uninterrupted):
 
 def test_a_checkpoint_that_does_not_say_where_its_data_stood_is_refused(tiny_arm_backbones, tmp_path):
     train(new_trainer(tiny_arm_backbones, tmp_path, max_steps=2))
-    (tmp_path / "checkpoint-2" / "data_state.json").unlink()
+    file = tmp_path / "checkpoint-2" / "data_state.json"
+    state = json.loads(file.read_text())
+    state["made_of"]["sources"]["text_to_image"]["weight"] = 0.3
+    file.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"other data: sources.text_to_image.weight was 0.3, is \d"):
+        train(new_trainer(tiny_arm_backbones, tmp_path))
+    del state["made_of"]["sources"]
+    file.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="begun by an earlier version"):
+        train(new_trainer(tiny_arm_backbones, tmp_path))
+    file.unlink()
     with pytest.raises(ValueError, match="has no data_state.json, so where its data stood is not known"):
         train(new_trainer(tiny_arm_backbones, tmp_path))
 

@@ -26,7 +26,7 @@ import fsspec
 from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .file_errors import Fault, fault_of, read_on
-from .fingerprints import digest, of_files, of_rows
+from .fingerprints import digest, of_files, of_first_row, of_rows
 from .input_files import IndexedTars, all_files, file_names, open_dataset, with_tars_undecoded
 from .pictures import fetcher_for, rgb_picture
 from .renaming import arranged, check_rename
@@ -173,7 +173,9 @@ class StreamedRows:
     def made_of(self) -> dict:
         """What its order and its rows depend on."""
         found = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "shards": self.dataset.num_shards}
-        return found | {"files": of_files(all_files(self.dataset))}
+        if files := all_files(self.dataset):
+            return found | {"files": of_files(files)}
+        return found | {"first_row": of_first_row(self.dataset)}
 
     def read(self, stream: int, streams: int, state: StreamedState | None = None) -> Iterator[Read]:
         """The rows of one of `streams` streams, endlessly, behind `state`.

@@ -401,7 +401,7 @@ def pretokenize(
         dtype=dtype,
     )
     options = {"dataset": dataset, "config": config, "split": split, "files": len(sources)}
-    options |= {"files_fingerprint": digest([(source.name, source.size()) for source in sources])}
+    options |= {"files_fingerprint": digest([(source.name, source.made_of()) for source in sources])}
     stated = ("columns", "rename", "task", "local_files", "rows_per_file", "batch_size")
     options |= {name: getattr(job, name) for name in stated}
     begun = {"tokenizer": describe_tokenizer(job.tokenizer, dtype), "options": options}

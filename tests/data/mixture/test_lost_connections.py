@@ -69,6 +69,15 @@ def test_a_connection_that_is_lost_again_and_again_stops_the_run_and_is_no_broke
         assert len(list(islice(mixture.draw(0), ROWS))) == ROWS
 
 
+def test_a_lost_connection_of_a_tar_is_not_waited_for(folder, monkeypatch):
+    """`datasets` would read it again and again, and get nothing."""
+    monkeypatch.setattr("datasets.config.STREAMING_READ_MAX_RETRIES", 1000)
+    monkeypatch.setattr("datasets.config.STREAMING_READ_RETRY_INTERVAL", 1000)
+    with losing(folder, lost_at=20_000, losses=2) as server:
+        rows = list(InputFile("0.tar", "webdataset", f"{server.url}/0.tar").rows())
+        assert len(rows) == ROWS and server.losses == 0
+
+
 def test_what_is_forbidden_or_missing_is_not_asked_for_again(folder):
     with losing(folder, lost_at=0, losses=0, status=403) as server:
         reader = Source(
