@@ -395,11 +395,23 @@ def peak(function):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="where Linux says what a process takes")
+def test_memory_is_bounded_by_the_bytes_that_are_taken(server):
+    def refused(path):
+        with pytest.raises(ValueError, match="max_bytes"):
+            replace(SMALL, max_bytes=MEGABYTE).open(server.address + path)
+
+    refused("/endless")
+    for path in ("/endless", "/huge"):
+        assert peak(lambda path=path: refused(path)) < 10 * MEGABYTE  # those of the server included
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="where Linux says what a process takes")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_memory_is_bounded_by_a_picture_s_pixels_and_many_take_no_more_than_one(tmp_path):
     processor, side = ArmImageProcessor(size={"height": 48, "width": 48}), 3072
     for mode in ("RGB", "RGBA"):
         PIL.Image.new(mode, (side, side)).save(path := tmp_path / f"{mode}.png", compress_level=1)
-        assert 5 * side**2 < peak(lambda path=path: processor([path] * 3)) < 14 * side**2
+        assert 5 * side**2 < peak(lambda path=path: processor([path] * 3)) < 13 * side**2
     (tmp_path / "bomb.png").write_bytes(png_of(13_000, 13_000))
 
     def refused():
