@@ -311,9 +311,9 @@ class ArmImageProcessor(PilBackend):
         **kwargs,
     ) -> BatchFeature:
         resized = []
-        for index, image in enumerate(images):
+        for image in images:  # without enumerate, which would keep one until it has the next
             height, width = image.shape[1:]
-            with naming_image(index):
+            with naming_image(len(resized)):
                 if not do_resize:
                     fix = "Resize or crop it, or let the processor do that with do_resize=True."
                     check_sides("the image", height, width, patch_size, fix)

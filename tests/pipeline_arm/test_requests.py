@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from transformers import pipeline
 
 import transformers_arm
+from transformers_arm.fetching_arm import FROM_OUTSIDE
 from transformers_arm.pipeline_arm import PROGRESS_FROM
 
 # --- what comes in and goes out --------------------------------------------------------------------------------------
@@ -264,3 +265,14 @@ def test_streams_name_a_bad_request(draw):
 def test_unknown_arguments_are_refused_on_construction_too(arm_folder):
     with pytest.raises(TypeError, match="Unknown argument hight"):
         pipeline("text-to-image", model=arm_folder, device="cpu", hight=32)
+
+
+def test_pictures_and_masks_are_opened_as_the_image_processor_says(edit, tmp_path, monkeypatch):
+    picture(100, 80).save(path := tmp_path / "picture.png")
+    (masked := Image.new("L", (100, 80), "white")).save(mask := tmp_path / "mask.png")
+    expected = edit(picture(100, 80), INSTRUCTION, masked, generator=seeds(0)[0], **FAST)
+    assert_same([edit(str(path), INSTRUCTION, str(mask), generator=seeds(0)[0], **FAST)], [expected])
+    monkeypatch.setattr(edit.processor.image_processor, "fetcher", FROM_OUTSIDE, raising=False)
+    for image, area in ((str(path), None), (picture(100, 80), str(mask)), ("http://127.0.0.1:9/picture.png", None)):
+        with pytest.raises(ValueError, match="paths in texts are not opened here|is not on the public internet"):
+            edit(image, INSTRUCTION, area, **FAST)
