@@ -38,15 +38,17 @@ DECODING_ERRORS = (OSError, SyntaxError, RuntimeError)
 # Rasters that are decoded in this process, into no more than what their head states. Not: what starts programs (EPS),
 # is drawn (WMF) or holds other files of other sizes (ICO, ICNS), and what hardly anybody has.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def shown(source: str) -> str:
-    """A path, an address or a text as errors show it: without password, and not too long."""
+    """A path, an address or a text as errors show it: in one line, without password, and not too long."""
     if match := ADDRESS.match(source):
         source = match[0] + NAMED.sub("", source[match.end() :], count=1)
-    return source if len(source) <= LONGEST_NAME else f"{source[:80]}..."
+    source = source if len(source) <= LONGEST_NAME else f"{source[:80]}..."
+    return "".join(character if character.isprintable() else "?" for character in source)
 
 
 def in_thread(function: Callable, *args) -> Future:
@@ -54,6 +56,7 @@ def in_thread(function: Callable, *args) -> Future:
     future = Future()
 
     def run():
+        future.set_running_or_notify_cancel()  # so that who stops waiting does not cancel it
         try:
             future.set_result(function(*args))
         except BaseException as error:  # the caller's, wherever it waits
@@ -77,9 +80,9 @@ def is_global(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def look_up(host: str, port: int) -> list[str]:
+def look_up(host: str) -> list[str]:
     """The IP addresses of a host, each once, best first."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(address[0] for *_, address in found))
 
 
@@ -149,7 +152,7 @@ class Fetcher:
             return self._open_file(os.fsdecode(source))
         if ADDRESS.match(source):
             content = in_thread(asyncio.run, self._download(source)).result()
-            return self._decode(BytesIO(content), shown(source))
+            return self._decode(content, shown(source))
         if self.local_files and os.path.exists(source):
             return self._open_file(source)
         return self._open_base64(source)
@@ -179,35 +182,44 @@ class Fetcher:
             content = base64.b64decode("".join(unquote(encoded).split()), validate=True)  # without breaks of lines
             return self._decode(BytesIO(content), "the base64 text")
         except (binascii.Error, PIL.UnidentifiedImageError) as error:
-            fix = (
-                ""
-                if self.local_files
-                else (" Paths in texts from outside are not opened: pass a pathlib.Path or an opened picture.")
-            )
-            raise ValueError(
-                f"{shown(text)!r} is no image file, no http(s) address and no base64 image.{fix}"
-            ) from error
+            problem = "is no image file, no http(s) address and no base64 image."
+            if not self.local_files:
+                problem = (
+                    "is no http(s) address and no base64 image, and paths in texts are not opened here; pass a "
+                    "pathlib.Path, an opened picture, or a Fetcher with local_files=True, as FROM_CALLER is."
+                )
+            raise ValueError(f"{shown(text)!r} {problem}") from error
 
     def _decode(self, file: str | BytesIO, name: str) -> PIL.Image.Image:
         PIL.Image.init()
         formats = [each for each in self.formats if each in PIL.Image.OPEN]
         try:
             image = PIL.Image.open(file, formats=formats)
+        except PIL.Image.DecompressionBombError as error:
+            raise ValueError(
+                f"{name} may be a decompression bomb: {error} Shrink it, or raise max_pixels of the Fetcher, now "
+                f"{self.max_pixels:,}, and PIL.Image.MAX_IMAGE_PIXELS, if you trust where it comes from."
+            ) from error
         except PIL.UnidentifiedImageError as error:
             raise PIL.UnidentifiedImageError(
                 f"cannot identify image file: {name} is none of {', '.join(formats)}"
             ) from error
         with image:
-            if image.height * image.width > self.max_pixels:
-                raise ValueError(
-                    f"{name} has {image.height}x{image.width} pixels (height x width), more than max_pixels "
-                    f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
-                )
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles are decoded whole
+            for what, height, width in (
+                ("", image.height, image.width),
+                ("tiles of ", tags.get(TILE_HEIGHT, 1), tags.get(TILE_WIDTH, 1)),
+            ):
+                if height * width > self.max_pixels:
+                    raise ValueError(
+                        f"{name} has {what}{height}x{width} pixels (height x width), more than max_pixels "
+                        f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
+                    )
             return PIL.ImageOps.exif_transpose(image)
 
     # --- what lies elsewhere --------------------------------------------------------------------------------------
 
-    async def _download(self, address: str) -> bytes:
+    async def _download(self, address: str) -> BytesIO:
         """The body that an address, or where it leads, answers with."""
         try:
             return await asyncio.wait_for(self._follow(address), self.max_seconds)
@@ -216,13 +228,16 @@ class Fetcher:
                 f"{shown(address)} did not answer within max_seconds {self.max_seconds:g}; try again later, or raise "
                 "max_seconds of the Fetcher."
             ) from error
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{shown(address)} is no address: {error}") from None
+        except httpx.InvalidURL:  # which may quote a password that it takes for a port
+            known = address.rpartition("@")[2] if "@" in address else shown(address)
+            raise ValueError(
+                f"{shown(known)!r} is, or leads to, no http(s) address; write it percent-encoded."
+            ) from None
         except httpx.HTTPError as error:
             problem = str(error) or type(error).__name__
             raise ConnectionError(f"{shown(address)} does not answer: {problem}") from error
 
-    async def _follow(self, address: str) -> bytes:
+    async def _follow(self, address: str) -> BytesIO:
         url, private = httpx.URL(address), self.private_hosts
         for _ in range(self.max_redirects + 1):
             if url.scheme not in ("http", "https") or not url.host:
@@ -245,17 +260,19 @@ class Fetcher:
         elif proxy is not None:
             found = ["127.0.0.1"] if url.host.rstrip(".").rpartition(".")[2] == "localhost" else []
         else:
-            port = url.port or {"http": 80, "https": 443}[url.scheme]
-            found = await asyncio.wrap_future(in_thread(look_up, url.host, port))
+            try:
+                found = await asyncio.wrap_future(in_thread(look_up, url.raw_host.decode("ascii")))
+            except (OSError, UnicodeError) as error:
+                raise ConnectionError(f"{shown(str(url))} has no host that is known: {error}") from error
         is_private = not all(map(is_global, found))
         if is_private and not private:
             raise ValueError(
-                f"{shown(str(url))} leads to {found[0]}, which is not on the public internet; name a public host, or "
-                "pass the picture itself."
+                f"{shown(str(url))} is not on the public internet, where alone addresses from outside, and redirects "
+                "from there, may lead; name a public host, or pass the picture itself."
             )
         return [url.host] if proxy is not None else found, is_private
 
-    async def _get(self, url: "httpx.URL", hosts: list[str], proxy: str | None) -> tuple[str | None, bytes]:
+    async def _get(self, url: "httpx.URL", hosts: list[str], proxy: str | None) -> tuple[str | None, BytesIO | None]:
         """Where an address redirects to, or None and its body. Asks the first of the hosts that takes connections."""
         timeout = httpx.Timeout(None, connect=self.max_seconds / len(hosts))
         auth = (url.username, url.password) if url.userinfo else None
@@ -270,17 +287,17 @@ class Fetcher:
                 try:
                     async with client.stream("GET", url.copy_with(host=host, userinfo=b""), **asked) as response:
                         if response.status_code in REDIRECTS and "location" in response.headers:
-                            return response.headers["location"], b""
+                            return response.headers["location"], None
                         return None, await self._body(response, shown(str(url)))
                 except (httpx.ConnectError, httpx.ConnectTimeout):
                     if host == hosts[-1]:
                         raise
 
-    async def _body(self, response: "httpx.Response", name: str) -> bytes:
+    async def _body(self, response: "httpx.Response", name: str) -> BytesIO:
         if response.status_code != 200:
             raise ConnectionError(f"{name} answered {response.status_code} {response.reason_phrase}")
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
             raise ValueError(
                 f"{name} is sent as {encoding!r}, which was not asked for: what it unpacks to has no bound. Take it "
                 "from a server that sends pictures as they are."
@@ -288,15 +305,16 @@ class Fetcher:
         length = response.headers.get("content-length", "")
         if length.isdecimal():
             self._check_bytes(name, int(length))
-        content = bytearray()
+        content = BytesIO()
         async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > self.max_bytes:
+            content.write(chunk)
+            if content.tell() > self.max_bytes:
                 raise ValueError(
                     f"{name} sends more than max_bytes {self.max_bytes:,}; make it smaller, or raise max_bytes of the "
                     "Fetcher."
                 )
-        return bytes(content)
+        content.seek(0)
+        return content
 
 
 FROM_CALLER = Fetcher(max_bytes=2**28, max_seconds=60.0, local_files=True, private_hosts=True)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..image_processing_arm import ArmImageProcessor
 from .shared import load_pipeline
 
 HELP = "answer a question about a picture"
@@ -14,7 +15,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    content = [{"type": "image", "image": arguments.image}, {"type": "text", "text": arguments.question}]
+    picture = ArmImageProcessor().fetch_images([arguments.image])[0]
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": arguments.question}]
     answered = load_pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False
     )

@@ -9,11 +9,14 @@ import asyncio
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import PIL.Image
 import torch
@@ -30,6 +33,7 @@ MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
 FROM_FOLDERS = replace(FROM_CALLER, private_hosts=False)  # files that the user named, and addresses that others did
 STORE = re.compile(r"[\w+.-]+://|.*::", re.DOTALL)  # what `datasets` opens with fsspec: archives and remote stores
 PAUSES = (0.5, 1.0, 2.0)  # seconds, before an address that may answer later is asked again
+LONGEST_WAIT = 1.5  # times a fetcher's max_seconds, after which no address is asked again: many hosts never answer
 PASSING_CAUSES = (asyncio.TimeoutError, httpx.TimeoutException, httpx.ReadError, httpx.WriteError)
 PASSING_CAUSES += (httpx.RemoteProtocolError,)
 PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
@@ -38,9 +42,10 @@ PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
 def fetcher_for(dataset, local_files: bool = False) -> Fetcher:
     """What rows of a dataset may name as pictures.
 
-    Rows that code made (lists, `from_dict`, `from_generator`) may name whatever it may. Image folders are files and
-    archives that the user named; `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars)
-    name http(s) addresses of public hosts alone, unless the caller trusts them.
+    Rows that code made (lists, `from_dict`, `from_generator`, and what `concatenate_datasets` or `to_iterable_dataset`
+    give, which say no more where it is from) may name whatever it may. Image folders are files and archives that the
+    user named; `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars) name http(s)
+    addresses of public hosts alone, unless the caller trusts them.
 
     Args:
         dataset: of `datasets`, or anything else that has rows.
@@ -124,8 +129,7 @@ def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image
     if ADDRESS.match(name):
         return _open_address(name, fetcher)
     if fetcher.local_files and STORE.match(name):
-        with xopen(name, "rb") as file:
-            return fetcher.open(file.read(fetcher.max_bytes + 1))
+        return fetcher.open(_stored_bytes(name, fetcher.max_bytes + 1))
     if fetcher.local_files and (is_path or os.path.exists(name)):
         return fetcher.open(Path(name))
     cause = None
@@ -142,6 +146,32 @@ def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image
     ) from cause
 
 
+def _stored_bytes(name: str, most: int) -> bytes:
+    """The first so many bytes of what an archive or a remote store holds."""
+    member, _, archive = name.partition("::")
+    if archive:
+        try:
+            with _opened_archive(member.partition("://")[0], archive).open(member.partition("://")[2]) as file:
+                return file.read(most)
+        except Exception:  # a lost connection, or an archive of another kind
+            _kept_archive.cache_clear()
+    with xopen(name, "rb") as file:  # tries again, and says what is wrong
+        return file.read(most)
+
+
+def _opened_archive(protocol: str, archive: str) -> fsspec.AbstractFileSystem:
+    """An archive whose table of contents is read once, and not for each member: that takes seconds of a large one."""
+    status = os.stat(archive) if os.path.isfile(archive) else None
+    version = (status.st_mtime_ns, status.st_size) if status else None
+    return _kept_archive(f"{protocol}://::{archive}", version, os.getpid(), threading.get_ident())
+
+
+@lru_cache(4)
+def _kept_archive(archive: str, version, process: int, thread: int) -> fsspec.AbstractFileSystem:
+    """Each process and thread has its own, for the place at which an open file is read is shared."""
+    return fsspec.core.url_to_fs(archive)[0]
+
+
 def _open_address(address: str, fetcher: Fetcher) -> PIL.Image.Image:
     """Opens an address; asks again where that may help.
 
@@ -149,16 +179,18 @@ def _open_address(address: str, fetcher: Fetcher) -> PIL.Image.Image:
         AddressError: it gives no picture. That is the row's fault, for an address may be dead.
         ValueError, or another of `DECODING_ERRORS`: what it gives is beyond a limit, or none.
     """
-    for pause in (*PAUSES, None):
+    began = time.monotonic()
+    for asked, pause in enumerate((*PAUSES, None), 1):
         try:
             return fetcher.open(address)
         except (ConnectionError, socket.gaierror, ValueError) as error:
             may_pass = _may_pass(error)
             if isinstance(error, ValueError) and not may_pass:
                 raise
-            if not may_pass or pause is None:
-                asked = f", asked {len(PAUSES) + 1} times" if may_pass else ""
-                raise AddressError(f"{error}{asked}. Is there a picture at {shown(address)}?") from error
+            is_late = time.monotonic() - began > LONGEST_WAIT * fetcher.max_seconds
+            if not may_pass or is_late or pause is None:
+                times = f", asked {asked} times" if asked > 1 else ""
+                raise AddressError(f"{error}{times}. Is there a picture at {shown(address)}?") from error
         time.sleep(pause)
 
 

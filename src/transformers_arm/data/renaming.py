@@ -10,9 +10,13 @@ Knows nothing about what columns mean.
 
 import json
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
+from .file_errors import BROKEN_FILE_ERRORS
 from .row_errors import row_error
 
 DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
@@ -97,15 +101,20 @@ def _inside(value, names: list[str], index: int | str, name: str, column: str):
             if isinstance(value, str):
                 value = json.loads(value) if value.strip() else None
             value = value.get(each) if isinstance(value, Mapping) else None
-    except (ValueError, RecursionError) as error:
+    except (*BROKEN_FILE_ERRORS, RecursionError) as error:
         problem = f"{name} cannot be decoded: {error or type(error).__name__}. Mend it, or drop the row."
         raise row_error(index, column, problem, "undecodable") from error
     return value
 
 
 def _member(value):
-    """A text or JSON of a tar, decoded; anything else as it is."""
+    """A text or JSON of a tar, decoded, and unpacked where it is compressed; anything else as it is."""
     if not isinstance(value, Mapping) or value.get("bytes") is None:
         return value
-    extension = str(value.get("path")).rpartition(".")[2].lower()
-    return WebDataset.DECODERS[extension](value["bytes"]) if extension in DECODED else value
+    path, content = str(value.get("path")), value["bytes"]
+    if compression := infer_compression(path):
+        path, content = path.rpartition(".")[0], compr[compression](BytesIO(content), mode="rb").read()
+    extension = path.rpartition(".")[2].lower()
+    if extension in DECODED:
+        return WebDataset.DECODERS[extension](content)
+    return {"bytes": content, "path": path} if compression else value

@@ -90,7 +90,7 @@ class ArmSFTConfig(SFTConfig):
         for name, (is_refused, reason) in refused.items():
             if is_refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for ARM: {reason}. Leave it out.")
-        check_condition_dropout(self.condition_dropout)
+        check_condition_dropout(self.condition_dropout, NO_DROPOUT)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
 

@@ -3,6 +3,7 @@
 import base64
 import socket
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +74,13 @@ def test_an_answer_that_is_late_is_asked_for_again(server):
     assert read_picture(f"{server.address}/late/1", 0, "image", fetcher=HASTY) == ONE
 
 
+def test_a_host_that_never_answers_does_not_hold_up_the_others(server):
+    began = time.monotonic()
+    with pytest.raises(RowError, match="did not answer within max_seconds 0.5; .*, asked 2 times. Is there"):
+        read_picture(f"{server.address}/late/9", 0, "image", fetcher=HASTY)
+    assert time.monotonic() - began < 3
+
+
 def test_what_does_not_pass_costs_its_row_and_no_other(server):
     addresses = [f"{server.address}/{path}" for path in ("ok/0", "503/9", "ok/0", "404/9", "ok/0")]
     dataset = Dataset.from_list([{"prompt": "a cat", "image": address} for address in addresses])
@@ -94,7 +102,7 @@ def test_a_host_that_is_not_there_is_asked_once():
 
 
 @pytest.mark.parametrize(
-    "address", ["http://", "http://[::1/a.png", "http://a b/c.png", "https://:x/a.png", "HTTP://%"]
+    "address", ["http://", "http://[::1/a.png", "http://example.com:x/c.png", "https://:x/a.png", "HTTP://%"]
 )
 @pytest.mark.parametrize("as_path", [False, True])
 def test_a_malformed_address_is_the_row_s_error(address, as_path):

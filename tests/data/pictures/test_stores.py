@@ -1,8 +1,10 @@
-"""What rows may name as pictures follows from where they come from; archives and stores are opened as by `datasets`."""
+"""What rows may name as pictures follows from where they come from; archives and stores are opened as elsewhere."""
 
 import json
 import shutil
 import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +62,24 @@ def test_pictures_of_tars_and_of_archives_within_archives_are_opened(tmp_path):
     inner = shutil.make_archive(tmp_path / "outer", "zip", tmp_path, "pictures.zip")
     for path in (f"tar://1.png::{tmp_path / 'pictures.tar'}", f"zip://1.png::zip://pictures.zip::{inner}"):
         assert read_picture(stored(path), 0, "image") == drawing(seed=1)
+
+
+def test_an_archive_is_opened_once_for_all_its_pictures_and_again_when_it_is_another(archive, monkeypatch):
+    opened, url_to_fs = [], fsspec.core.url_to_fs
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: opened.append(url) or url_to_fs(url))
+
+    def read(number):
+        return read_picture(stored(f"zip://{number}.png::{archive}"), 0, "image")
+
+    assert [read(number) for number in (0, 1, 2, 0)] == [drawing(seed=seed) for seed in (0, 1, 2, 0)]
+    assert len(opened) == 1
+    with ThreadPoolExecutor(3) as pool:  # each thread has its own, or they would read at each other's place
+        numbers = [number % 3 for number in range(60)]
+        assert list(pool.map(read, numbers)) == [drawing(seed=number) for number in numbers]
+    assert 1 < len(opened) <= 4
+    with zipfile.ZipFile(archive, "w") as other:
+        other.writestr("0.png", png(TWO))
+    assert read(0) == TWO
 
 
 def test_pictures_of_a_remote_store_are_opened_wherever_they_stand(store):
