@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from short_trainings import MODEL, WEIGHTS, Killed, StopAt, assert_same_training, checkpoints, curve
 from transformers import AutoImageProcessor, AutoModel
 
-from transformers_arm import ArmImageProcessor, ArmVQForPreTraining, ArmVQModel
+from transformers_arm import ArmGRPOConfig, ArmImageProcessor, ArmSFTConfig, ArmVQForPreTraining, ArmVQModel
 from transformers_arm.data.collators import to_pixel_values
 from transformers_arm.data.world import find_world
 from transformers_arm.training.callbacks import ReconstructionCallback
@@ -169,6 +170,20 @@ def test_a_recipe_s_section_wins_over_defaults():
     arguments = training_arguments({"seed": 7, "report_to": "none"}, output_dir="somewhere", seed=1)
     assert (arguments.seed, arguments.output_dir, arguments.report_to) == (7, "somewhere", [])
     assert arguments.remove_unused_columns is False
+
+
+@pytest.mark.parametrize("config", [ArmSFTConfig, ArmGRPOConfig, training_arguments])
+def test_checkpointing_of_gradients_is_settled_without_a_warning(config, tmp_path):
+    settings = {"use_cpu": True, "report_to": "none", "gradient_checkpointing": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        if config is training_arguments:
+            made = training_arguments(settings, output_dir=str(tmp_path))
+        else:
+            made = config(str(tmp_path), **settings)
+            assert config(str(tmp_path), use_cpu=True).gradient_checkpointing  # TRL's default
+            assert not config(str(tmp_path), use_cpu=True, gradient_checkpointing=False).gradient_checkpointing
+    assert made.gradient_checkpointing
 
 
 # --- the entry point -------------------------------------------------------------------------------------------------

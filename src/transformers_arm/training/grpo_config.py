@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from .trainer import no_bf16_on_cpu
+from .trainer import mend_trl_defaults
 
 # Settings of GRPOConfig that make no sense here: the only value taken, and why.
 REFUSED = {
@@ -74,7 +74,7 @@ class ArmGRPOConfig(GRPOConfig):
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):
-        no_bf16_on_cpu(self)
+        mend_trl_defaults(self)
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:

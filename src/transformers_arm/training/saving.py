@@ -5,9 +5,10 @@ Knows nothing about what is trained.
 
 import functools
 import logging
+import os
 import shutil
 import socket
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,8 @@ class Staging:
         except OSError as caught:
             error = caught
         self.agree(error)
+        with suppress(OSError):
+            os.listdir(self.root.parent)  # so that a network file system looks anew
         self.apart = not self.folder.is_dir()  # nobody who saves sees what this process writes
 
     def appear(self, error: BaseException | None = None) -> None:

@@ -6,6 +6,7 @@ Knows nothing about what is trained, nor how it is saved (`saving`); what an ARM
 import atexit
 import os
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -118,10 +119,26 @@ def set_aside(arguments: TrainingArguments, **values):
         vars(arguments).update(before)
 
 
-def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
-    """Turns off bf16, TRL's default, where nobody asked for it and there is only a CPU, much slower with it."""
+# What transformers calls otherwise now and warns of. Recipes and TRL have the old names, which all versions know.
+_RENAMED = {
+    old: new
+    for old, new in (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    )
+    if new in {field.name for field in fields(TrainingArguments)}
+}
+
+
+def mend_trl_defaults(arguments: TrainingArguments) -> None:
+    """Before TRL's `__post_init__`: turns off bf16 where nobody asked for it and there is only a CPU, much slower with
+    it, and takes what has another name now by that, so that no default is warned of.
+    """
     if arguments.bf16 is None and not torch.accelerator.is_available():
         arguments.bf16 = False
+    for old, new in _RENAMED.items():
+        if getattr(arguments, new) is None:
+            setattr(arguments, new, getattr(arguments, old))
 
 
 def train(trainer: Trainer) -> None:
@@ -145,6 +162,7 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
 
 def training_arguments(section: dict, **defaults) -> TrainingArguments:
     """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
+    section = {_RENAMED.get(name, name): value for name, value in section.items()}
     return TrainingArguments(**{"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section})
 
 

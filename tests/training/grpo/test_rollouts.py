@@ -4,12 +4,13 @@ import inspect
 
 import pytest
 import torch
-from datasets import Value
-from grpo_requests import MIXED, SCENE, brightness, dataset_of, rollout
+from datasets import Value, load_dataset
+from grpo_requests import MIXED, SCENE, TINY, brightness, dataset_of, rollout
 from trl import GRPOTrainer
 
 from transformers_arm import ArmForCausalLM
-from transformers_arm.training.grpo import ArmGRPOTrainer
+from transformers_arm.data.row_errors import RowError
+from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
 
 # --- rollouts --------------------------------------------------------------------------------------------------------
 
@@ -167,3 +168,28 @@ def test_trls_generate_returns_what_we_take_apart():
     )
     weighting = "(rewards_per_func * self.reward_weights.to(device).unsqueeze(0)).nansum(dim=1)"
     assert weighting in inspect.getsource(GRPOTrainer._generate_and_score_completions)
+
+
+# --- what rows may name ----------------------------------------------------------------------------------------------
+
+
+def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(arm_folder, tmp_path):
+    SCENE.save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("prompt,source_image\n" + f"redder,{tmp_path / 'a.png'}\n" * 2)
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    rows = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), **options)
+
+    def new_trainer(*datasets, **settings):
+        args = ArmGRPOConfig(str(tmp_path / "run"), **TINY | {"per_device_eval_batch_size": 8}, **settings)
+        return ArmGRPOTrainer(arm_folder, brightness, args, *datasets)
+
+    with pytest.raises(RowError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
+        new_trainer(rows)
+    assert rollout(new_trainer(rows, local_files=True))["completion_ids"].shape == (8, 9)
+    made = dataset_of(MIXED)
+    with pytest.raises(RowError, match="Row 0, column 'source_image': .* Pass local_files=True"):
+        new_trainer(made, rows)
+    streamed = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), streaming=True, **options)
+    with pytest.raises(RowError, match="column 'source_image': .* Pass local_files=True"):
+        new_trainer(made).evaluate(streamed)
+    assert new_trainer(made, local_files=True).evaluate(streamed)["eval_reward"] > 0
