@@ -26,9 +26,7 @@ _REFUSED_STATUS = (400, 422, 501)
 _ABOUT_FORM = re.compile(
     r"response.?format|json.?(schema|object|mode)|structured.?output|grammar|guided", re.IGNORECASE
 )
-_NO_KEY = "EMPTY"  # what local servers' users write; with no key at all the client would send the Hugging Face token
-
-
+_NO_KEY = "EMPTY"  # what local servers' users write
 _http = importlib.import_module(HTTPError.__module__)  # httpx or httpx2, by the hub's version
 HTTPStatusError = _http.HTTPStatusError
 

@@ -197,9 +197,8 @@ class VLMJudge:
         if missing := [task for task in self.tasks if task not in self.rubrics]:
             known = ", ".join(self.rubrics)
             raise ValueError(f"There is no rubric for task {', '.join(missing)}; there is one for {known}.")
-        self.__name__ = (
-            f"judge_{without_credentials(model).rstrip('/').rpartition('/')[-1]}"  # TRL's name for it in logs
-        )
+        shown_model = without_credentials(model).rstrip("/").rpartition("/")[-1]
+        self.__name__ = f"judge_{shown_model}"  # TRL's name for it in logs
         self._encoder = PictureEncoder(image_format, max_side)
         self.timeout, self.deadline = timeout, deadline
         self.retries, self.backoff, self.concurrency = retries, backoff, concurrency
@@ -236,8 +235,9 @@ class VLMJudge:
         """Rewards in 0..1, None where a judgement failed or the task is none of its own. `columns`, TRL's other
         keywords, are not looked at.
 
-        `log_metric` gets, under this judge's name, the cost and cache_hits of this call on this process, failure_share
-        (of the window), and each criterion's mean, as in judge_o3/objects.
+        `log_metric` gets, under this judge's name, the cost and cache_hits of this call on this process (with the
+        cost of what `start` began for it), failure_share (of the window), and each criterion's mean, as in
+        judge_o3/objects.
 
         Raises:
             JudgeError: too many failures; see `max_failure_share`.

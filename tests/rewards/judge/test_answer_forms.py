@@ -95,18 +95,20 @@ def test_others_do_not_wait_for_a_first_request_that_is_asked_again(endpoint, ne
         handler.send(503, "{}")
 
     endpoint.script = [down] * 8
-    start = time.monotonic()
     assert score(new_judge(retries=0, concurrency=8), 8) == [None] * 8
-    assert endpoint.max_in_flight == 7 and time.monotonic() - start < 8 * 0.2
+    assert 3 < endpoint.max_in_flight <= 7
 
 
 def test_the_gate_costs_no_deadline(endpoint, new_judge):
-    def slow(handler):
-        time.sleep(0.7)
-        handler.say(GOOD)
+    def after(seconds):
+        def answer(handler):
+            time.sleep(seconds)
+            handler.say(GOOD)
 
-    endpoint.script = [slow]
-    judge = new_judge(deadline=1.0, concurrency=4)
+        return answer
+
+    endpoint.script = [after(1.2), *[after(0.8)] * 3]
+    judge = new_judge(deadline=1.7, concurrency=4)
     assert score(judge, 4) == [pytest.approx(REWARD)] * 4
 
 

@@ -9,6 +9,7 @@ import pytest
 from judge_endpoint import GOOD, REWARD, SECRET, asked_of, picture, score, stall
 
 from transformers_arm.rewards.judge import Rubric, VLMJudge
+from transformers_arm.rewards.pictures import PictureEncoder
 
 
 def test_concurrency_is_bounded(endpoint, new_judge):
@@ -94,6 +95,17 @@ def test_cache_answers_the_second_time_and_another_process(endpoint, new_judge, 
     files = list((tmp_path / "cache").iterdir())
     assert len(files) == 3 and all(file.suffix == ".json" for file in files)
     assert SECRET not in "".join(file.read_text() for file in files)
+
+
+def test_a_hit_encodes_no_picture(endpoint, new_judge, tmp_path):
+    class Idle(PictureEncoder):
+        def data_url(self, image):
+            raise AssertionError("A picture was encoded.")
+
+    assert score(new_judge(cache_dir=tmp_path), 2) == [pytest.approx(REWARD)] * 2
+    judge = new_judge(cache_dir=tmp_path)
+    judge._encoder = Idle("jpeg", 1024)
+    assert score(judge, 2) == [pytest.approx(REWARD)] * 2 and judge.cache_hits == 2 and judge.failures == 0
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import math
+import threading
 
 import pytest
 from judge_endpoint import GOOD, REWARD, SECRET, picture, score, status
 from PIL import Image, ImageChops
 
 from transformers_arm.rewards.judge import RUBRICS, Rubric, VLMJudge
+from transformers_arm.rewards.pictures import PictureEncoder
 
 
 def decode(part, image_format="png"):
@@ -61,6 +63,24 @@ def test_large_pictures_are_shrunk_and_left_as_they_were(endpoint, new_judge):
     score(new_judge(max_side=20), images=[image])
     assert decode(endpoint.payloads[0]["messages"][1]["content"][-1], "jpeg").size == (20, 10)
     assert image.size == (60, 30) and image.mode == "RGBA"
+
+
+def test_a_request_leaves_while_other_pictures_are_encoded(endpoint, new_judge):
+    asked, images = threading.Event(), [picture(0), picture(1)]
+
+    class Waiting(PictureEncoder):
+        def data_url(self, image):
+            assert image is images[0] or asked.wait(10)
+            return super().data_url(image)
+
+    def note(handler):
+        asked.set()
+        handler.say(GOOD)
+
+    endpoint.script = [note]
+    judge = new_judge()
+    judge._encoder = Waiting("jpeg", 1024)
+    assert score(judge, 2, images=images) == [pytest.approx(REWARD)] * 2
 
 
 def test_own_rubric_and_sampling(endpoint, new_judge):

@@ -42,13 +42,13 @@ def test_judging_overlaps_with_drawing_and_changes_nothing_else(endpoint, new_ju
 
     async def draw_and_judge(judge, overlapped):
         for place in range(4):
-            await asyncio.sleep(0.3)  # a picture is drawn
+            await asyncio.sleep(0.25)  # a picture is drawn
             if overlapped:
                 await judge.start(**part(rows, place))
         return await judge(**rows, log_metric=metrics[overlapped].__setitem__)
 
     for overlapped in (False, True):
-        endpoint.script = [after(0.3)] * 4
+        endpoint.script = [after(0.25)] * 4
         judge = new_judge(concurrency=1, input_price=2.0, output_price=1.0)
         start = time.monotonic()
         rewards.append(asyncio.run(draw_and_judge(judge, overlapped)))
@@ -60,7 +60,7 @@ def test_judging_overlaps_with_drawing_and_changes_nothing_else(endpoint, new_ju
     assert criteria[0] == criteria[1] and metrics[0] == metrics[1]
     assert metrics[1]["judge_judge-model/cost"] == pytest.approx(4 * (1000 * 2.0 + 20) / 1e6)
     assert len(endpoint.payloads) == 8
-    assert seconds[1] < seconds[0] - 0.5, seconds  # of the 0.9 s that can overlap
+    assert seconds[1] < seconds[0] - 0.3, seconds  # of the 0.75 s that can overlap
 
 
 def test_each_call_pays_for_what_it_collects(endpoint, new_judge, tmp_path):
