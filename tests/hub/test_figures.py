@@ -113,3 +113,11 @@ def test_numbers_of_settings_back_prose_alone(tmp_path):
     assert len(unbacked_figures(tmp_path)) == 2
     (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.4375}))
     assert unbacked_figures(tmp_path) == []
+
+
+def test_what_is_not_published_backs_nothing(tmp_path):
+    write_card(tmp_path, "| 0.4375 |")
+    write_result(tmp_path / "results" / ".kept.json", scores={"one": 0.4375})
+    assert len(unbacked_figures(tmp_path)) == 1
+    (tmp_path / "results" / ".kept.json").rename(tmp_path / "results" / "kept.json")
+    assert unbacked_figures(tmp_path) == []

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from .figures import Measured, figures_in, numbers_in
-from .files import read_json
+from .files import RESULT_KEYS, left_out_as, read_json
 from .origins import is_of, shown_backbones, shown_detokenizers
 
 CARD = "README.md"
@@ -83,11 +83,14 @@ def states_from_scratch(data: ModelCardData) -> bool:
 
 
 def results_of(folder: Path) -> dict[str, dict]:
-    """The result files of a folder, as `evaluation.write_result` writes them, in its root or in results/, by path."""
+    """The result files of a folder that are published, as `evaluation.write_result` writes them, by path.
+
+    They lie in its root or in results/.
+    """
     results = {}
     for file in (*sorted(folder.glob("*.json")), *sorted(folder.glob("results/*.json"))):
-        content = read_json(file)
-        if {"command", "date", "hardware"} <= content.keys():
+        content = {} if left_out_as(file.name) else read_json(file)
+        if RESULT_KEYS <= content.keys():
             results[file.relative_to(folder).as_posix()] = content
     return results
 
