@@ -5,8 +5,6 @@ Knows the folder that the card lies in and, of licences, the Hub; nothing about 
 
 import os
 import re
-from collections.abc import Iterator
-from decimal import Decimal
 from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
@@ -15,22 +13,12 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from .files import read_json
+from .figures import Measured, figures_in, numbers_in
+from .files import RESULT_KEYS, left_out_as, read_json
 from .origins import is_of, shown_backbones, shown_detokenizers
 
 CARD = "README.md"
 FROM_SCRATCH = "trained_from_scratch"  # in its metadata, the author's statement
-
-FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
-# Code spans, the targets of links, papers and their sections, and names with a version, "apache-2.0".
-NO_FIGURES = re.compile(
-    r"`[^`\n]*`|\]\([^)\n]*\)|arXiv[ :]\d+\.\d+|[Ss]ections? \d+(\.\d+)*|\b[A-Za-z]\w*-\d+(\.\d+)+"
-)
-# Names and versions, "Qwen2.5" and "2.13.0", are no figures; in "0.1-0.3" and "+-0.1" the minus is no sign, and in
-# "_0.1_" underscores are emphasis.
-FIGURE = re.compile(
-    r"((?<![\w.+])[-\N{MINUS SIGN}])?(?<![^\W_])(?<![^\W_]_)(?<!\.)((?:\d[\d,]*)?\.\d+(?:e[+-]?\d+)?)(?!\.?\d)"
-)
 
 # Of what ARM is built from: the licence by its name on the Hub, or its license_name; the first pattern that fits.
 LICENCES = MappingProxyType(
@@ -95,29 +83,16 @@ def states_from_scratch(data: ModelCardData) -> bool:
 
 
 def results_of(folder: Path) -> dict[str, dict]:
-    """The result files of a folder, as `evaluation.write_result` writes them, in its root or in results/, by path."""
+    """The result files of a folder that are published, as `evaluation.write_result` writes them, by path.
+
+    They lie in its root or in results/.
+    """
     results = {}
     for file in (*sorted(folder.glob("*.json")), *sorted(folder.glob("results/*.json"))):
-        content = read_json(file)
-        if {"command", "date", "hardware"} <= content.keys():
+        content = {} if left_out_as(file.name) else read_json(file)
+        if RESULT_KEYS <= content.keys():
             results[file.relative_to(folder).as_posix()] = content
     return results
-
-
-def numbers_in(value) -> Iterator[Decimal]:
-    """All numbers in the content of a JSON file."""
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from numbers_in(each)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and Decimal(value).is_finite():
-        yield Decimal(repr(value))
-
-
-def figures_in(text: str) -> Iterator[tuple[str, Decimal, bool]]:
-    """A card's decimal numbers, outside of code: as they are written, what they say, and whether in a table."""
-    for line in FENCED_CODE.sub("", text).splitlines():
-        for sign, number in FIGURE.findall(NO_FIGURES.sub(" ", line)):
-            yield sign + number, Decimal(number.replace(",", "")) * (-1 if sign else 1), "|" in line
 
 
 def what_is_wrong(metric: EvalResult, results: dict[str, dict]) -> str | None:
@@ -143,8 +118,8 @@ def unbacked_figures(folder: str | os.PathLike) -> list[str]:
     """The figures of a folder's card that its result files do not hold, each with what is wrong.
 
     A metric of the model-index names its result file and field in `metric_args`, `{"file", "field", "command",
-    "date"}`, and is that field's number, measured by that command on that date. A decimal number in a table is the
-    rounding of any number of the result files.
+    "date"}`, and is that field's number, measured by that command on that date. A number with decimals or in percent
+    (of 99 or 0.99) is the rounding of any number of the result files, in prose also of the folder's configurations.
 
     Raises:
         ValueError: as `read_card`.
@@ -155,12 +130,12 @@ def unbacked_figures(folder: str | os.PathLike) -> list[str]:
         if wrong := what_is_wrong(metric, results):
             unbacked.append(f"{metric.metric_name or metric.metric_type} {metric.metric_value}: {wrong}")
     measured = list(numbers_in(list(results.values())))
-    settings = list(numbers_in([read_json(file) for file in folder.glob("*config.json")]))
-    for written, figure, in_table in figures_in(card.text):
-        half = Decimal(5).scaleb(figure.as_tuple().exponent - 1)
-        if not any(abs(number - figure) <= half for number in measured + (settings if not in_table else [])):
-            fix = "" if in_table else " (what is no measurement can be written as code)"
-            unbacked.append(f"{written}: no result file has a number that rounds to it{fix}")
+    settings = numbers_in([read_json(file) for file in folder.glob("*config.json")])
+    in_tables, in_prose = Measured(measured), Measured([*measured, *settings])
+    for figure in figures_in(card.text):
+        if not (in_tables if figure.in_table else in_prose).backs(figure):
+            fix = "" if figure.in_table else " (what is no measurement can be written as code)"
+            unbacked.append(f"{figure.written}: no result file has a number that rounds to it{fix}")
     return unbacked
 
 
