@@ -37,7 +37,14 @@ from .parts import detokenizer_of, given_model, processor_of, reference_of
 from .reporting import log_samples
 from .requests import EDITING, TEXT_TO_IMAGE, check_requests, read_grid, read_request
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside
+from .trainer import (
+    AtomicCheckpointMixin,
+    CardMixin,
+    name_checkpointing,
+    no_bf16_on_cpu,
+    set_aside,
+    without_checkpointing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +115,7 @@ class ArmGRPOConfig(GRPOConfig):
 
     def __post_init__(self):
         no_bf16_on_cpu(self)
+        name_checkpointing(vars(self))
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:
@@ -269,12 +277,11 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     @contextmanager
     def _sampling_model(self):
         """The model as TRL unwraps it for `generate`, without gradients."""
-        unwrapped = unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        unwrapped = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+        whole = without_checkpointing(
+            self.accelerator.unwrap_model(self.model_wrapped), self.args.gradient_checkpointing_kwargs
         )
-        with unwrapped as model, torch.no_grad():
+        with whole, unwrapped as model, torch.no_grad():
             yield model
 
     # --- a rollout --------------------------------------------------------------------------------------------------

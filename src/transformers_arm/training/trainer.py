@@ -7,7 +7,7 @@ import atexit
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -171,6 +171,33 @@ def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
         arguments.bf16 = False
 
 
+def name_checkpointing(values: dict) -> None:
+    """Gives `gradient_checkpointing` among values of training arguments, and what belongs to it, the name that newer
+    transformers have for it, `activation_checkpointing`: of the older one, TRL's and the recipes', they warn.
+    """
+    known = {field.name for field in fields(TrainingArguments)}
+    for what in ("checkpointing", "checkpointing_kwargs"):
+        old, new = f"gradient_{what}", f"activation_{what}"
+        if new in known and values.get(new) is None and values.get(old) is not None:
+            values[new] = values[old]
+
+
+@contextmanager
+def without_checkpointing(model: torch.nn.Module, kwargs: dict | None):
+    """Has a model keep its activations meanwhile; `kwargs` are those of its gradient checkpointing. TRL would have it
+    do so by the older names.
+    """
+    if not model.is_gradient_checkpointing:
+        yield
+        return
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_disable")()
+    try:
+        yield
+    finally:
+        getattr(model, f"{name}_checkpointing_enable")(kwargs)
+
+
 def train(trainer: Trainer) -> None:
     """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
     output_dir = trainer.args.output_dir
@@ -243,7 +270,9 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
 
 def training_arguments(section: dict, **defaults) -> TrainingArguments:
     """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
-    return TrainingArguments(**{"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section})
+    values = {"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section}
+    name_checkpointing(values)
+    return TrainingArguments(**values)
 
 
 def adamw(model, arguments: TrainingArguments, *, fast=()) -> torch.optim.AdamW:
