@@ -1,4 +1,4 @@
-"""Gradient checkpointing is asked for by the name that the installed transformers wants, which then warns of nothing."""
+"""Gradient checkpointing goes by the name that the installed transformers wants, so that it warns of nothing."""
 
 import pytest
 

@@ -277,11 +277,12 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     @contextmanager
     def _sampling_model(self):
         """The model as TRL unwraps it for `generate`, without gradients."""
-        unwrapped = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
-        whole = without_checkpointing(
-            self.accelerator.unwrap_model(self.model_wrapped), self.args.gradient_checkpointing_kwargs
+        unwrapped = unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
         )
-        with whole, unwrapped as model, torch.no_grad():
+        with unwrapped as model, torch.no_grad():
             yield model
 
     # --- a rollout --------------------------------------------------------------------------------------------------
@@ -299,7 +300,9 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             request["source_images"] = [shared.setdefault((each.size, each.tobytes()), each) for each in sources]
         hidden = ("generator", "grid")  # what rewards have no use for
         rows = [{name: request[name] for name in request if name not in hidden} for request in self._requests]
-        output = super()._generate_and_score_completions(rows)
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        with without_checkpointing(unwrapped, self.args.gradient_checkpointing_kwargs):  # TRL uses its older names
+            output = super()._generate_and_score_completions(rows)
         self._log_rewards(mode)
         if self._metrics[mode]["frac_reward_zero_std"][-1] == 1 and mode == "train":
             logger.warning(

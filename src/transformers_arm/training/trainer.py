@@ -184,9 +184,7 @@ def name_checkpointing(values: dict) -> None:
 
 @contextmanager
 def without_checkpointing(model: torch.nn.Module, kwargs: dict | None):
-    """Has a model keep its activations meanwhile; `kwargs` are those of its gradient checkpointing. TRL would have it
-    do so by the older names.
-    """
+    """Has a model keep its activations meanwhile; `kwargs` are those of its gradient checkpointing."""
     if not model.is_gradient_checkpointing:
         yield
         return
