@@ -42,7 +42,7 @@ PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
 SECONDS = 120  # that a shell block may take; it takes a few
 LOGGERS = ("transformers", "diffusers", "datasets", "huggingface_hub", "accelerate", "peft", "trl", "py.warnings")
 UNSEEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # where Python hides them
-WARNED = re.compile(r"^.*(?:\bwarn|deprecated|Traceback).*$", re.IGNORECASE | re.MULTILINE)
+WARNED = re.compile(r"^.*(?:warn|deprecated|traceback).*$", re.IGNORECASE | re.MULTILINE)
 
 
 def page_id(page):

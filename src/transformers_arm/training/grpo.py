@@ -37,14 +37,7 @@ from .parts import detokenizer_of, given_model, processor_of, reference_of
 from .reporting import log_samples
 from .requests import EDITING, TEXT_TO_IMAGE, check_requests, read_grid, read_request
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .trainer import (
-    AtomicCheckpointMixin,
-    CardMixin,
-    name_checkpointing,
-    no_bf16_on_cpu,
-    set_aside,
-    without_checkpointing,
-)
+from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside, settle, without_checkpointing
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +108,7 @@ class ArmGRPOConfig(GRPOConfig):
 
     def __post_init__(self):
         no_bf16_on_cpu(self)
-        name_checkpointing(vars(self))
+        settle(vars(self))
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:

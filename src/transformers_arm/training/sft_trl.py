@@ -36,7 +36,7 @@ from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, name_checkpointing, no_bf16_on_cpu, set_aside
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside, settle
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -66,7 +66,7 @@ class ArmSFTConfig(SFTConfig):
 
     def __post_init__(self):
         no_bf16_on_cpu(self)
-        name_checkpointing(vars(self))
+        settle(vars(self))
         super().__post_init__()
         refuse_other_losses(self)
         assistant_only = "only what the assistant says carries loss, as it is"

@@ -171,15 +171,18 @@ def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
         arguments.bf16 = False
 
 
-def name_checkpointing(values: dict) -> None:
-    """Gives `gradient_checkpointing` among values of training arguments, and what belongs to it, the name that newer
-    transformers have for it, `activation_checkpointing`: of the older one, TRL's and the recipes', they warn.
+def settle(values: dict) -> None:
+    """Settles those values of training arguments that would do the same with a warning: `gradient_checkpointing`, as
+    TRL and recipes call it, goes by the name that newer transformers have for it, and without an accelerator there is
+    nothing to pin memory for.
     """
     known = {field.name for field in fields(TrainingArguments)}
     for what in ("checkpointing", "checkpointing_kwargs"):
         old, new = f"gradient_{what}", f"activation_{what}"
         if new in known and values.get(new) is None and values.get(old) is not None:
             values[new] = values[old]
+    if not torch.accelerator.is_available():
+        values["dataloader_pin_memory"] = False
 
 
 @contextmanager
@@ -269,7 +272,7 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
 def training_arguments(section: dict, **defaults) -> TrainingArguments:
     """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
     values = {"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section}
-    name_checkpointing(values)
+    settle(values)
     return TrainingArguments(**values)
 
 
