@@ -79,6 +79,11 @@ class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpoi
             check_shared_table(name, value)  # here PEFT sets what it has put around a module
         super().__setattr__(name, value)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """As in transformers; newer ones have another name for it and warn of this one, which trl reads."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
         """As in transformers; raises ValueError for a part that there is not (`check_parts`)."""
         check_parts(self.config, attn_implementation)

@@ -90,12 +90,12 @@ def interrupted(folder, *arguments, when, number=signal.SIGINT):
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)], cwd=folder, stdout=out, stderr=err, start_new_session=True
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not when(printed.read_text()):
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.02)
         os.killpg(process.pid, number)
-        status = process.wait(120)
+        status = process.wait(300)
     lines = said.read_text().splitlines()
     assert not [line for line in lines if "Traceback" in line], lines
     return status, lines[-1]

@@ -2,16 +2,18 @@
 
 The blocks of a page run in order, in one namespace and one folder, which holds what the page says a user has. What a
 line `print(...)  # so` prints is compared, and so is a `text` block with what the shell block before it printed. A
-block under a line that ends in "`a_file`:" is written to that file.
+block under a line that ends in "`a_file`:" is written to that file. No block warns its user of anything.
 """
 
 import contextlib
 import csv
 import io
+import logging
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,10 @@ EXEMPT = re.compile(r"\*Not run by the documentation's tests: [^*]+\*\n\n\Z")
 ALONE = re.compile(r"<!-- a process of its own, without transformers_arm -->\n\Z")
 FILE = re.compile(r"`([\w./-]+)`:\n\n\Z")
 PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
-SECONDS = 120  # that a shell block may take; it takes a few
+SECONDS = 300  # that a shell block may take; it takes a few, where nothing else runs
+LOGGERS = ("transformers", "diffusers", "datasets", "huggingface_hub", "accelerate", "peft", "trl", "py.warnings")
+UNSEEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # where Python hides them
+WARNED = re.compile(r"^.*(?:warn|deprecated|traceback).*$", re.IGNORECASE | re.MULTILINE)
 
 
 def page_id(page):
@@ -55,6 +60,33 @@ def blocks(document):
 
 def is_exempt(before):
     return EXEMPT.search(before) is not None
+
+
+class Told(logging.Handler):
+    """What a user would be warned of meanwhile: by `warnings`, and by the libraries' logs."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def __enter__(self):
+        self.caught = warnings.catch_warnings(record=True)
+        self.warned = self.caught.__enter__()
+        warnings.simplefilter("default")
+        for category in UNSEEN:
+            warnings.simplefilter("ignore", category)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *error):
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+        self.caught.__exit__(*error)
+        self.lines += [f"{each.filename}: {each.category.__name__}: {each.message}" for each in self.warned]
 
 
 class Reader:
@@ -91,8 +123,10 @@ class Reader:
         return write
 
     def run_python(self, example):
-        with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stdout(io.StringIO()) as out, Told() as told:
             self.python(example)
+        if told.lines:
+            return f"warned of {told.lines}"
         expected, printed = PRINTED.findall(example.parsed), out.getvalue().splitlines()
         if missing := [line for line in expected if line not in printed]:
             return f"printed {printed}, not {missing}"
@@ -106,7 +140,10 @@ class Reader:
         streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": SECONDS}
         done = subprocess.run(command, cwd=self.folder, env=self.environment, **streams)
         self.printed = done.stdout
-        return done.returncode and f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if done.returncode:
+            return f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        told = [line.rpartition("\r")[2] for line in WARNED.findall(done.stderr)]
+        return told and f"warned of {told}"
 
     def run_text(self, example):
         return self.printed != example.parsed and f"the command printed {self.printed!r}"
@@ -192,6 +229,9 @@ def test_no_block_is_left_out_but_a_few():
     [
         ("```python\nprint(1 + 1)  # 3\n```", "printed"),
         ("```bash\nfalse\ntrue\n```", "exit status 1"),
+        ("```bash\necho UserWarning: old >&2\n```", "warned of .*UserWarning: old"),
+        ('```python\nimport warnings\nwarnings.warn("old", FutureWarning)\n```', "warned of .*FutureWarning: old"),
+        ('```python\nimport logging\nlogging.getLogger("trl.x").warning("old")\n```', "warned of .*old"),
         ("```bash\necho 1\n```\n\n```text\n2\n```", "the command printed '1"),
         ("```yaml\ntraining: {max_step: 2}\n```", "did you mean max_steps"),
         ("```csv\na,b\n1\n```", "not all rows have 2 cells"),

@@ -95,7 +95,8 @@ class Shell:
 
     def _leave(self, number: int, frame) -> None:
         """Ends the process before anything is begun: what is imported then takes an exception for the end of C++."""
-        os.write(2, f"{self.name}: interrupted; {self.kept}.\n".encode())
+        with suppress(OSError):
+            os.write(2, f"{self.name}: interrupted; {self.kept}.\n".encode())
         os._exit(128 + number)
 
     def begin(self, kept: str | None = None) -> None:
@@ -132,4 +133,6 @@ class Shell:
             for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
                 with suppress(Exception):  # it may have been interrupted while it was made
                     bar.close()
-        print(f"{self.name}: {what}", file=sys.stderr)
+        with suppress(OSError):  # nobody may be reading
+            if sys.stderr is not None:
+                print(f"{self.name}: {what}", file=sys.stderr)

@@ -36,7 +36,7 @@ from .requests import EDITING, TEXT_TO_IMAGE, check_requests
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .rollout import Batch, Rollout
 from .saving import AtomicCheckpointMixin
-from .trainer import CardMixin, set_aside
+from .trainer import CardMixin, set_aside, without_checkpointing
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,9 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
             self._fetchers[mode],
             lambda place, prompt: self._generator(mode, first + place, prompt),
         )
-        output = super()._generate_and_score_completions([request.row for request in self._rollout])
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        with without_checkpointing(unwrapped, self.args.gradient_checkpointing_kwargs):  # TRL uses its older names
+            output = super()._generate_and_score_completions([request.row for request in self._rollout])
         self._log_rewards(mode)
         if self._metrics[mode]["frac_reward_zero_std"][-1] == 1 and mode == "train":
             logger.warning(

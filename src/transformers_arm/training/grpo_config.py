@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from .trainer import mend_trl_defaults
+from .trainer import no_bf16_on_cpu, settle
 
 # Settings of GRPOConfig that make no sense here: the only value taken, and why.
 REFUSED = {
@@ -74,7 +74,8 @@ class ArmGRPOConfig(GRPOConfig):
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):
-        mend_trl_defaults(self)
+        no_bf16_on_cpu(self)
+        settle(vars(self))
         super().__post_init__()
         for name, (only, why) in REFUSED.items():
             if getattr(self, name) != only:

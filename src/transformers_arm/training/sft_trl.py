@@ -40,7 +40,7 @@ from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, mend_trl_defaults, set_aside
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside, settle
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -72,7 +72,8 @@ class ArmSFTConfig(SFTConfig):
     local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
 
     def __post_init__(self):
-        mend_trl_defaults(self)
+        no_bf16_on_cpu(self)
+        settle(vars(self))
         super().__post_init__()
         refuse_other_losses(self)
         assistant_only = "only what the assistant says carries loss, as it is"

@@ -119,26 +119,38 @@ def set_aside(arguments: TrainingArguments, **values):
         vars(arguments).update(before)
 
 
-# What transformers calls otherwise now and warns of. Recipes and TRL have the old names, which all versions know.
-_RENAMED = {
-    old: new
-    for old, new in (
-        ("gradient_checkpointing", "activation_checkpointing"),
-        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-    )
-    if new in {field.name for field in fields(TrainingArguments)}
-}
-
-
-def mend_trl_defaults(arguments: TrainingArguments) -> None:
-    """Before TRL's `__post_init__`: turns off bf16 where nobody asked for it and there is only a CPU, much slower with
-    it, and takes what has another name now by that, so that no default is warned of.
-    """
+def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
+    """Turns off bf16, TRL's default, where nobody asked for it and there is only a CPU, much slower with it."""
     if arguments.bf16 is None and not torch.accelerator.is_available():
         arguments.bf16 = False
-    for old, new in _RENAMED.items():
-        if getattr(arguments, new) is None:
-            setattr(arguments, new, getattr(arguments, old))
+
+
+def settle(values: dict) -> None:
+    """Settles those values of training arguments that would do the same with a warning: `gradient_checkpointing`, as
+    TRL and recipes call it, goes by the name that newer transformers have for it, and without an accelerator there is
+    nothing to pin memory for.
+    """
+    known = {field.name for field in fields(TrainingArguments)}
+    for what in ("checkpointing", "checkpointing_kwargs"):
+        old, new = f"gradient_{what}", f"activation_{what}"
+        if new in known and values.get(new) is None and values.get(old) is not None:
+            values[new] = values[old]
+    if not torch.accelerator.is_available():
+        values["dataloader_pin_memory"] = False
+
+
+@contextmanager
+def without_checkpointing(model: torch.nn.Module, kwargs: dict | None):
+    """Has a model keep its activations meanwhile; `kwargs` are those of its gradient checkpointing."""
+    if not model.is_gradient_checkpointing:
+        yield
+        return
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_disable")()
+    try:
+        yield
+    finally:
+        getattr(model, f"{name}_checkpointing_enable")(kwargs)
 
 
 def train(trainer: Trainer) -> None:
@@ -162,8 +174,9 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
 
 def training_arguments(section: dict, **defaults) -> TrainingArguments:
     """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
-    section = {_RENAMED.get(name, name): value for name, value in section.items()}
-    return TrainingArguments(**{"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section})
+    values = {"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section}
+    settle(values)
+    return TrainingArguments(**values)
 
 
 def adamw(model, arguments: TrainingArguments, *, fast=()) -> torch.optim.AdamW:
