@@ -7,7 +7,7 @@ from picture_rows import ONE, drawing, pictures_in_folder_and_archive, png
 from transformers_arm import ArmImageProcessor
 from transformers_arm.data.pictures import fetcher_for
 from transformers_arm.data.row_errors import RowError
-from transformers_arm.training.requests import check_requests, read_grid, read_request
+from transformers_arm.training.requests import read_grid, read_request, usable_requests
 
 PROCESSOR = ArmImageProcessor(size={"height": 48, "width": 48})
 
@@ -46,7 +46,7 @@ def test_pictures_of_archives_are_sources(tmp_path):
     _, archive = pictures_in_folder_and_archive(tmp_path)
     options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     dataset = load_dataset("imagefolder", data_files=str(archive), **options).rename_column("image", "source_image")
-    check_requests(dataset, "train_dataset", PROCESSOR)
+    usable_requests(dataset, "train_dataset", PROCESSOR)
 
 
 def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(tmp_path):
@@ -54,10 +54,10 @@ def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(tmp_
     (tmp_path / "rows.csv").write_text(f"prompt,source_image\nredder,{tmp_path / 'a.png'}\n")
     options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     dataset = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), **options)
-    check_requests(dataset, "rows", PROCESSOR, local_files=True)
+    usable_requests(dataset, "rows", PROCESSOR, local_files=True)
     assert len(read_request(dataset[0], 0, lambda picture: picture, fetcher_for(dataset, True))[1]) == 1
-    with pytest.raises(RowError, match="rows: Row 0, column 'source_image': .* Pass local_files=True"):
-        check_requests(dataset, "rows", PROCESSOR)
+    with pytest.raises(ValueError, match="rows: Row 0, column 'source_image': .* Pass local_files=True"):
+        usable_requests(dataset, "rows", PROCESSOR)
     with pytest.raises(RowError, match="Row 0, column 'source_image': .* Pass local_files=True"):
         read_request(dataset[0], 0, lambda picture: picture, fetcher_for(dataset))
 
@@ -67,9 +67,20 @@ def test_of_pictures_the_heads_are_read_and_addresses_are_not_asked(tmp_path):
     whole.write_bytes(png(ONE))
     cut.write_bytes(png(ONE)[:-3000])
     nothing.write_bytes(b"no picture")
-    check_requests(edits(str(whole), str(cut), "http://127.0.0.1:9/a.png"), "rows", PROCESSOR)
-    with pytest.raises(
-        RowError, match="^rows: Row 1, column 'source_image': cannot identify image file .*c.png'"
-    ) as caught:
-        check_requests(edits(str(whole), str(nothing)), "rows", PROCESSOR)
-    assert (caught.value.row, caught.value.reason) == (1, "source_image: unreadable picture")
+    usable_requests(edits(str(whole), str(cut), "http://127.0.0.1:9/a.png"), "rows", PROCESSOR)
+    broken = edits(str(whole), str(nothing), str(whole))
+    with pytest.raises(ValueError, match="rows: Row 1, column 'source_image': cannot identify image file .*c.png'"):
+        usable_requests(broken, "rows", PROCESSOR)
+    assert len(usable_requests(broken, "rows", PROCESSOR, max_skipped=0.5)) == 2
+
+
+def test_of_a_stream_what_cannot_be_used_is_left_out(tmp_path, caplog):
+    whole, cut = (tmp_path / name for name in ("a.png", "b.png"))
+    whole.write_bytes(png(ONE))
+    cut.write_bytes(png(ONE)[:-3000])
+    stream = edits(str(whole), str(cut), "http://127.0.0.1:9/a.png", str(whole)).to_iterable_dataset()
+    kept = list(usable_requests(stream, "rows", PROCESSOR, max_skipped=0.02))
+    assert [row["source_image"]["path"] for row in kept] == [str(whole)] * 2
+    assert "rows, skipped: Row 1, column 'source_image'" in caplog.text
+    with pytest.raises(ValueError, match="2 of 100 rows cannot be used, more than max_skipped 0.01"):
+        list(usable_requests(stream, "rows", PROCESSOR, max_skipped=0.01))

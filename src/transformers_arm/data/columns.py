@@ -250,8 +250,11 @@ def _part(part, pictures: Iterator, index: int | str, read: Callable) -> dict:
 # --- a dataset -------------------------------------------------------------------------------------------------------
 
 
-def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+def undecoded(dataset: Dataset | IterableDataset, columns: Iterable[str] | None = None) -> Dataset | IterableDataset:
     """The same dataset with pictures as files, not opened: a file that cannot be read must not hide its row.
+
+    Args:
+        columns: whose pictures; None takes all, and makes plain values of what a format gives.
 
     Raises:
         ValueError: the dataset has a transform, whose results would be kept for all epochs.
@@ -261,10 +264,10 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
             "The dataset has a transform (with_transform), which would run once and not once an epoch; apply it with "
             "map, or leave it out."
         )
-    dataset = dataset.with_format(None)
+    dataset = dataset.with_format(None) if columns is None else dataset
     for name, feature in (dataset.features or {}).items():
         closed = _closed(feature)
-        if closed != feature:
+        if closed != feature and (columns is None or name in columns):
             dataset = dataset.cast_column(name, closed)
     return dataset
 

@@ -30,13 +30,12 @@ from .fingerprints import digest, of_files, of_first_row, of_rows
 from .input_files import IndexedTars, all_files, file_names, open_dataset, with_tars_undecoded
 from .pictures import fetcher_for, rgb_picture
 from .renaming import arranged, check_rename
-from .row_errors import RowError, as_row_error, file_error
+from .row_errors import FEWEST_ROWS, RowError, as_row_error, file_error
 from .world import find_world
 
 logger = logging.getLogger(__name__)
 
 SHOWN_ROWS = 3  # skipped rows that a stream logs of each source and reason
-FEWEST_ROWS = 100  # that shares of skipped rows are of: one bad row at the start is no reason to stop
 PLACES = (  # arguments of load_dataset that say where data lie and how they are loaded, not what they are
     *("path", "data_dir", "data_files", "cache_dir", "token", "storage_options", "download_config", "download_mode"),
     *("num_proc", "keep_in_memory", "verification_mode", "save_infos"),

@@ -37,7 +37,7 @@ from .file_errors import until_broken
 from .fingerprints import digest
 from .input_files import InputFile, find_sources
 from .renaming import arranged, check_rename
-from .row_errors import RowError, Tally, as_row_error, row_error
+from .row_errors import RowError, Tally, as_row_error, check_share, row_error
 from .signals import starting_processes
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
@@ -134,8 +134,7 @@ class Job:
         for name in ("rows_per_file", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
-        if not 0 <= self.max_skipped <= 1:
-            raise ValueError(f"max_skipped {self.max_skipped} is a share of the rows and must be in 0..1.")
+        check_share(self.max_skipped)
         for name, known in (("task", (None, *TASKS)), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(filter(None, known))}.")

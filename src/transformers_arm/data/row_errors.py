@@ -7,6 +7,7 @@ Knows nothing about what rows hold.
 """
 
 import errno
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,9 @@ from socket import gaierror  # whose numbers are its own
 
 import torch
 
+logger = logging.getLogger(__name__)
+
+FEWEST_ROWS = 100  # that shares of skipped rows are of: one bad row at the start is no reason to stop
 SHOWN_ROWS = 10  # bad rows that one error message names
 
 # What is wrong with the machine that reads a row, and not with the row: another try, or another machine, can read it.
@@ -139,6 +143,43 @@ class Tally:
         if skipped > share * rows:
             shown = "\n".join(f"{example['file']}: {example['problem']}" for example in self.examples)
             raise ValueError(
-                f"{skipped} of {rows} rows cannot be used, more than max_skipped {share} allows. What is written "
-                f"stays: mend the dataset and start afresh, or go on with a larger max_skipped. The first:\n{shown}"
+                f"{skipped} of {rows} rows cannot be used, more than max_skipped {share} allows. Mend the dataset, "
+                f"or go on with a larger max_skipped. The first:\n{shown}"
             )
+
+
+def check_share(max_skipped: float) -> None:
+    """Raises a ValueError unless it is a share of rows."""
+    if not 0 <= max_skipped <= 1:
+        raise ValueError(f"max_skipped {max_skipped} is a share of the rows and must be in 0..1.")
+
+
+class Skipping:
+    """Passes over rows that cannot be used: names the first in the log, counts all, and stops at too large a share.
+
+    Args:
+        name: of the dataset, for messages.
+        max_skipped: share of its rows that may be lost.
+        rows: how many it has; None for a stream, whose share is of those that were read, and of at least 100.
+    """
+
+    def __init__(self, name: str, max_skipped: float, rows: int | None = None):
+        check_share(max_skipped)
+        self.name, self.max_skipped, self.rows, self.tally = name, max_skipped, rows, Tally()
+
+    @contextmanager
+    def row(self, index: int) -> Iterator[None]:
+        """`as_row_error`, behind which the row is passed over: what comes of it is to be kept inside."""
+        try:
+            with as_row_error(index):
+                yield
+        except RowError as error:
+            self.tally.skip(self.name, error)
+            if self.tally.skipped.total() <= SHOWN_ROWS:
+                logger.warning("%s, skipped: %s", self.name, error)
+
+    def check(self, read: int) -> None:
+        """Counts rows as read. Raises a ValueError if too many of all were skipped."""
+        self.tally.rows += read
+        rows = max(self.tally.rows, FEWEST_ROWS) if self.rows is None else self.rows
+        self.tally.check_skipped(self.max_skipped, rows, self.tally.skipped.total())

@@ -32,7 +32,7 @@ from ..sizes.adapters import check_adapters, without_adapters
 from .grpo_config import ArmGRPOConfig
 from .parts import detokenizer_of, given_model, processor_of, reference_of
 from .reporting import log_samples
-from .requests import EDITING, TEXT_TO_IMAGE, check_requests
+from .requests import EDITING, TEXT_TO_IMAGE, usable_requests
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .rollout import Batch, Rollout
 from .saving import AtomicCheckpointMixin
@@ -113,7 +113,9 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         check_adapters(model, kwargs.get("peft_config"), on_head=False)
         processing_class = processor_of(model) if processing_class is None else processing_class
         detokenizer = detokenizer_of(model) if detokenizer is None else detokenizer
-        self._check_rows(train_dataset, eval_dataset, args, processing_class)
+        train_dataset = self._usable(train_dataset, "train_dataset", args, processing_class)
+        eval_dataset = self._usable(eval_dataset, "eval_dataset", args, processing_class)
+        self._check_length(train_dataset, args)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every image
         aside = {"model_init_kwargs": None}  # TRL would say that it ignores them
@@ -149,12 +151,20 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         self._sheet_step = -1  # the step of the last sheet of pictures
 
     @staticmethod
-    def _check_rows(train_dataset, eval_dataset, args: ArmGRPOConfig, processor: ArmProcessor) -> None:
-        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
-            for part, rows in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
-                if isinstance(rows, Dataset):
-                    label = f"{name}[{part!r}]" if part else name
-                    check_requests(rows, label, processor.image_processor, local_files=args.local_files)
+    def _usable(dataset, name: str, args: ArmGRPOConfig, processor: ArmProcessor):
+        """`usable_requests` of a dataset, or of each in a dict."""
+        if isinstance(dataset, dict):
+            return {
+                part: ArmGRPOTrainer._usable(rows, f"{name}[{part!r}]", args, processor)
+                for part, rows in dataset.items()
+            }
+        if not isinstance(dataset, Dataset | IterableDataset):
+            return dataset
+        options = {"local_files": args.local_files, "max_skipped": args.max_skipped}
+        return usable_requests(dataset, name, processor.image_processor, **options)
+
+    @staticmethod
+    def _check_length(train_dataset, args: ArmGRPOConfig) -> None:
         each = args.generation_batch_size // args.num_generations
         if isinstance(train_dataset, Dataset) and len(train_dataset) < each:
             raise ValueError(

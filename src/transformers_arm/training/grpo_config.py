@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from ..data.row_errors import check_share
 from .trainer import no_bf16_on_cpu, settle
 
 # Settings of GRPOConfig that make no sense here: the only value taken, and why.
@@ -43,6 +44,7 @@ class ArmGRPOConfig(GRPOConfig):
         max_reward_failure_share: share of a reward's samples, over its last 20 calls, above which training stops.
         local_files: whether rows of parquet, json, csv and tar files may name local files, archives and remote stores
             as pictures. Without it they name http(s) addresses; image folders and rows made in memory need none of it.
+        max_skipped: share of the rows that may be unusable: they are named, counted and left out.
         picture_steps: steps between two sheets of pictures in `<output_dir>/rollouts/`; 0 draws none.
 
     Raises:
@@ -71,6 +73,7 @@ class ArmGRPOConfig(GRPOConfig):
     reward_timeout: float | None = field(default=600.0, metadata={"help": "Seconds a call of a reward may take."})
     max_reward_failure_share: float = field(default=0.1, metadata={"help": "Failed samples that are borne."})
     local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
+    max_skipped: float = field(default=0.05, metadata={"help": "Share of rows that may be unusable, and is left out."})
     picture_steps: int = field(default=50, metadata={"help": "Steps between two sheets of pictures; 0: none."})
 
     def __post_init__(self):
@@ -88,6 +91,7 @@ class ArmGRPOConfig(GRPOConfig):
             raise ValueError(f"decode_batch_size {self.decode_batch_size} must be at least 1.")
         if not 0 <= self.max_reward_failure_share <= 1:
             raise ValueError(f"max_reward_failure_share {self.max_reward_failure_share} must be a share, 0 to 1.")
+        check_share(self.max_skipped)
         if self.loss_type == "dr_grpo" and not self.max_completion_length:
             raise ValueError("loss_type='dr_grpo' divides by max_completion_length; set it to the tokens of an image.")
         # Steps after which a step ends where a generation does.

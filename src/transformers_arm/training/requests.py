@@ -9,13 +9,13 @@ from io import BytesIO
 from numbers import Real
 
 import PIL.Image
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from ..configuration_arm import MAX_GRID_SIDE
 from ..data.columns import SOURCES, read_text, row_task, source_pictures, undecoded
 from ..data.conversations import is_codes
 from ..data.pictures import fetcher_for
-from ..data.row_errors import RowError, as_row_error, row_error
+from ..data.row_errors import Skipping, as_row_error, row_error
 from ..fetching_arm import ADDRESS, FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
 
@@ -82,28 +82,51 @@ def read_request(
         return task, sources
 
 
-def check_requests(
-    dataset: Dataset, name: str, image_processor: ArmImageProcessor, *, local_files: bool = False
-) -> None:
-    """Reads every row's request, of its pictures only the heads; a dataset with a transform is read as it is drawn.
+def usable_requests(
+    dataset: Dataset | IterableDataset,
+    name: str,
+    image_processor: ArmImageProcessor,
+    *,
+    local_files: bool = False,
+    max_skipped: float = 0.0,
+) -> Dataset | IterableDataset:
+    """A dataset without the rows whose request cannot be drawn; one with a transform is read as it is drawn.
+
+    Of the pictures of a dataset that lies here only the heads are read, and no address is asked. Those of a stream are
+    read whole, when their row comes.
 
     Args:
-        dataset, name: the rows, and what errors call them.
+        dataset, name: the rows, and what messages call them.
         image_processor: the model's.
         local_files: whether rows of files may name local pictures, see `fetcher_for`.
+        max_skipped: share of the rows that may be left out.
 
     Raises:
-        RowError: as `read_request` and `read_grid`; names dataset and row.
+        ValueError: more rows than that cannot be used (of a stream, when it is read); names the first.
     """
-    if dataset.format["type"] == "custom":
-        return
-    fetcher = HeadFetcher(**vars(fetcher_for(dataset, local_files)))
-    known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
-    dataset = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
-    for index, row in enumerate(dataset):
-        try:
+    streamed = isinstance(dataset, IterableDataset)
+    if not streamed and dataset.format["type"] == "custom":
+        return dataset
+    fetcher = fetcher_for(dataset, local_files)
+    fetcher = fetcher if streamed else HeadFetcher(**vars(fetcher))
+    skipping = Skipping(name, max_skipped, None if streamed else len(dataset))
+
+    def is_usable(row: Mapping, index: int) -> bool:
+        with skipping.row(index):
             read_request(row, index, lambda picture: picture, fetcher)
             read_grid(row, index, image_processor)
-        except RowError as error:
-            error.args = (f"{name}: {error}",)
-            raise
+            return True
+        return False
+
+    def is_usable_in_stream(row: Mapping, index: int) -> bool:
+        found = is_usable(row, index)
+        skipping.check(1)
+        return found
+
+    if streamed:
+        return undecoded(dataset, SOURCES).filter(is_usable_in_stream, with_indices=True)
+    known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
+    heads = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
+    usable = [index for index, row in enumerate(heads) if is_usable(row, index)]
+    skipping.check(len(heads))
+    return dataset if len(usable) == len(heads) else dataset.select(usable)

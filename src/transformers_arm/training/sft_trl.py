@@ -32,7 +32,7 @@ from ..data.conversations import (
     pixel_values_of,
 )
 from ..data.pictures import fetcher_for
-from ..data.row_errors import as_row_error, row_error
+from ..data.row_errors import Skipping, check_share, row_error
 from ..data.visual_tokenizer import weights_fingerprint
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
@@ -58,6 +58,7 @@ class ArmSFTConfig(SFTConfig):
             what pre-training takes). Drawn once a row, when the dataset is prepared. None drops nothing.
         local_files: whether rows of parquet, json, csv and tar files may name local files, archives and remote stores
             as pictures. Without it they name http(s) addresses; image folders and rows made in memory need none of it.
+        max_skipped: share of the rows that may be unusable: they are named, counted and left out.
 
     Raises:
         ValueError: an option of TRL that makes no sense for ARM.
@@ -70,6 +71,7 @@ class ArmSFTConfig(SFTConfig):
         default=None, metadata={"help": "Probabilities text, image, both: what requests for pictures lose."}
     )
     local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
+    max_skipped: float = field(default=0.05, metadata={"help": "Share of rows that may be unusable, and is left out."})
 
     def __post_init__(self):
         no_bf16_on_cpu(self)
@@ -92,6 +94,7 @@ class ArmSFTConfig(SFTConfig):
             if is_refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for ARM: {reason}. Leave it out.")
         check_condition_dropout(self.condition_dropout, NO_DROPOUT)
+        check_share(self.max_skipped)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
 
@@ -104,9 +107,10 @@ class RowEncoder:
         max_length: rows longer than this are checked; see `check_length`.
         condition_dropout, seed: see `ArmSFTConfig`; what row i loses is a function of seed and i.
         fetcher: opens what rows name as pictures.
+        skipping: passes over rows that cannot be used; None skips none.
 
     Raises:
-        RowError: a row that cannot be used; names it.
+        ValueError: too many rows cannot be used; names them.
     """
 
     def __init__(
@@ -118,9 +122,11 @@ class RowEncoder:
         condition_dropout: dict[str, float] | None = None,
         seed: int = 0,
         fetcher: Fetcher = FROM_CALLER,
+        skipping: Skipping | None = None,
     ):
         self.model, self.image_processor, self.fetcher = model, processor.image_processor, fetcher
         self.max_length, self.seed = max_length, seed
+        self.skipping = skipping or Skipping("The dataset", 0.0)
         self.condition_dropout = NO_DROPOUT | (condition_dropout or {})
         self.collator = ConversationCollator(processor.tokenizer, model.vq_model, model.config)
 
@@ -131,6 +137,7 @@ class RowEncoder:
         version = metadata.version("transformers-arm")
         vocabulary = sorted(self.collator.tokenizer.get_vocab().items())
         settings = [self.max_length, self.condition_dropout, self.seed, self.image_processor.to_json_string()]
+        settings += [str(self.fetcher), self.skipping.max_skipped]
         return Hasher.hash(
             [
                 dataset._fingerprint,
@@ -183,14 +190,16 @@ class RowEncoder:
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list[list[int]]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        conversations, encoded = [], []
+        usable, encoded = [], []
         for index, row in zip(indices, rows, strict=True):
-            with as_row_error(index):
-                conversations.append(self.conversation(row, index))
-        tokens = iter(self.image_tokens([image for messages in conversations for image in pictures_of(messages)]))
-        for index, messages in zip(indices, conversations, strict=True):
-            with as_row_error(index):
-                encoded.append(self.encode(index, messages, tokens))
+            with self.skipping.row(index):
+                usable.append((index, self.conversation(row, index)))
+        tokens = iter(self.image_tokens([image for _, messages in usable for image in pictures_of(messages)]))
+        for index, messages in usable:
+            pictures = [next(tokens) for _ in pictures_of(messages)]
+            with self.skipping.row(index):
+                encoded.append(self.encode(index, messages, iter(pictures)))
+        self.skipping.check(len(rows))
         return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
 
 
@@ -273,6 +282,7 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
         columns = dataset.column_names or list(next(iter(dataset)))
         if "input_ids" in columns:
             return dataset
+        streamed = isinstance(dataset, IterableDataset)
         encoder = RowEncoder(
             self._arm,
             self._processor,
@@ -280,10 +290,11 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
             condition_dropout=args.condition_dropout if name == "train" else None,
             seed=args.seed,
             fetcher=fetcher_for(dataset, args.local_files),
+            skipping=Skipping(f"{name} dataset", args.max_skipped, None if streamed else len(dataset)),
         )
         dataset = undecoded(dataset)
         options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "remove_columns": columns}
-        if isinstance(dataset, IterableDataset):
+        if streamed:
             return dataset.map(encoder, features=ENCODED, **options)
         home = self._arm.vq_model.device
         with args.main_process_first(desc=f"encoding of the {name} dataset"):

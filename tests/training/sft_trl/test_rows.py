@@ -11,7 +11,6 @@ from sft_rows import CONVERSATIONS, dataset_of, losses, rows
 
 from transformers_arm.data.columns import row_conversation
 from transformers_arm.data.conversations import ConversationCollator
-from transformers_arm.data.row_errors import RowError
 from transformers_arm.training.sft_trl import RowEncoder
 
 # --- ids and labels --------------------------------------------------------------------------------------------------
@@ -62,7 +61,7 @@ def test_codes_give_the_rows_that_their_pictures_give_and_a_row_of_another_codeb
     for name in ("input_ids", "labels"):
         assert encoded[name] == list(pixels.train_dataset[name])
     batch["image"][3] = {"codes": [3, 1024], "height": 1, "width": 2}
-    with pytest.raises(RowError, match=r"^Row 3: Code 1024 is outside this model's codebook \(0..1023\)"):
+    with pytest.raises(ValueError, match=r"Row 3: Code 1024 is outside this model's codebook \(0..1023\)"):
         encoder(batch, list(range(8)))
 
 
@@ -121,11 +120,32 @@ def test_whatever_a_row_raises_while_it_is_encoded_names_it(new_trainer):
         ('[{"role": "assistant", "content": "\\ud83d"}]', "Row 2, column 'messages': '.ud83d', at 0 of 1, is half"),
     ):
         dataset = Dataset.from_list([good, good, {"messages": messages}])
-        with pytest.raises(RowError, match=error) as caught:
+        with pytest.raises(ValueError, match=error):
             new_trainer(dataset)
-        assert (caught.value.row, caught.value.column) == (2, "messages")
-        with pytest.raises(RowError, match=error):
-            list(new_trainer(dataset.to_iterable_dataset()).train_dataset)
+        with pytest.raises(ValueError, match=error):
+            list(new_trainer(dataset.to_iterable_dataset(), config={"max_skipped": 0.0}).train_dataset)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_that_cannot_be_used_costs_itself_alone(new_trainer, caplog, streaming):
+    made = rows(40)
+    whole = dataset_of(made)
+    made[3]["prompt"] = " "
+    broken = dataset_of(made)
+    broken = broken.to_iterable_dataset() if streaming else broken
+    found = list(new_trainer(broken).train_dataset)
+    assert found == [row for number, row in enumerate(new_trainer(whole).train_dataset) if number != 3]
+    assert "train dataset, skipped: Row 3, column 'prompt': ' ' is blank" in caplog.text
+
+
+def test_the_share_of_rows_that_may_be_lost_is_the_caller_s(new_trainer):
+    made = rows(8)
+    made[2]["prompt"] = " "
+    assert len(new_trainer(dataset_of(made), config={"max_skipped": 0.125}).train_dataset) == 7
+    with pytest.raises(ValueError, match="1 of 8 rows cannot be used, more than max_skipped 0.05 allows"):
+        new_trainer(dataset_of(made))
+    with pytest.raises(ValueError, match=r"max_skipped 2 is a share of the rows and must be in 0..1"):
+        new_trainer(dataset_of(made), config={"max_skipped": 2})
 
 
 def test_what_is_wrong_with_the_machine_is_not_blamed_on_a_row(new_trainer, monkeypatch):
@@ -156,7 +176,7 @@ def test_rows_of_files_name_local_pictures_only_where_the_caller_trusts_them(new
     (tmp_path / "rows.csv").write_text(f"prompt,image\na cat,{tmp_path / 'a.png'}\n")
     options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     dataset = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), **options)
-    with pytest.raises(RowError, match="Row 0, column 'image': .*a.png' is a path.*Pass local_files=True"):
+    with pytest.raises(ValueError, match="Row 0, column 'image': .*a.png' is a path.*Pass local_files=True"):
         new_trainer(dataset)
     assert len(new_trainer(dataset, config={"local_files": True}).train_dataset) == 1
 

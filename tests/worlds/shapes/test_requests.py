@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transformers_arm import ArmImageProcessor
-from transformers_arm.training.requests import check_requests
+from transformers_arm.training.requests import usable_requests
 from transformers_arm.worlds.shapes.captions import parse_caption
 from transformers_arm.worlds.shapes.edits import apply_edit, parse_instruction
 from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS, names_held_out_pair, task_prompts
@@ -19,7 +19,7 @@ def test_the_same_arguments_give_the_same_rows():
     rows = world_requests(20, seed=1, editing=0.5, captions=CAPTIONS)
     again = world_requests(20, seed=1, editing=0.5, captions=CAPTIONS)
     assert rows["prompt"] == again["prompt"] != world_requests(20, seed=2, editing=0.5, captions=CAPTIONS)["prompt"]
-    check_requests(rows, "rows", ArmImageProcessor(size={"height": 48, "width": 48}))
+    usable_requests(rows, "rows", ArmImageProcessor(size={"height": 48, "width": 48}))
 
 
 def test_no_prompt_is_one_that_scores_are_taken_with():
