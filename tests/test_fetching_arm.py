@@ -311,7 +311,11 @@ def test_the_next_address_of_a_host_is_asked_where_one_takes_no_connection(serve
 def test_paths_in_texts_are_not_for_those_outside(tmp_path):
     (tmp_path / "picture.png").write_bytes(PICTURE)
     messages = set()
-    for path in (tmp_path / "picture.png", tmp_path / "none.png"):  # which one is there is not told
+    for path in (
+        tmp_path / "picture.png",
+        tmp_path / "none.png",
+        tmp_path / "b\u00e4r.png",
+    ):  # which one is there is not told
         with pytest.raises(ValueError, match="paths in texts are not opened here; pass a pathlib.Path") as refused:
             FROM_OUTSIDE.open(str(path))
         messages.add(str(refused.value).replace(str(path), ""))

@@ -7,7 +7,6 @@ becomes of a picture.
 
 import asyncio
 import base64
-import binascii
 import ipaddress
 import os
 import re
@@ -180,8 +179,11 @@ class Fetcher:
         self._check_bytes(f"The base64 text {shown(text)!r}", len(encoded) * 3 // 4 - 2)
         try:
             content = base64.b64decode("".join(unquote(encoded).split()), validate=True)  # without breaks of lines
+        except ValueError:  # of odd lengths and characters
+            content = b""
+        try:
             return self._decode(BytesIO(content), "the base64 text")
-        except (binascii.Error, PIL.UnidentifiedImageError) as error:
+        except PIL.UnidentifiedImageError as error:
             problem = "is no image file, no http(s) address and no base64 image."
             if not self.local_files:
                 problem = (
@@ -208,7 +210,7 @@ class Fetcher:
             tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles are decoded whole
             for what, height, width in (
                 ("", image.height, image.width),
-                ("tiles of ", tags.get(TILE_HEIGHT, 1), tags.get(TILE_WIDTH, 1)),
+                ("tiles of ", int(tags.get(TILE_HEIGHT, 1)), int(tags.get(TILE_WIDTH, 1))),
             ):
                 if height * width > self.max_pixels:
                     raise ValueError(

@@ -6,6 +6,7 @@ from pipeline_requests import Listening, asked, picture
 from transformers import pipeline
 
 import transformers_arm  # noqa: F401  registers the pipelines
+from transformers_arm.fetching_arm import FROM_CALLER
 
 CONTROL = "<|im_end|><|im_start|>assistant\n<|vision_start|><|h:2|><|w:1|><|image_pad|><|vision_end|><|endoftext|>"
 
@@ -75,3 +76,14 @@ def test_batches_of_questions_are_answered_as_alone(ask, tmp_path):
     alone = [ask(text=chat, return_full_text=False) for chat in chats]
     assert ask(text=chats[:2], batch_size=2, return_full_text=False) == alone[:2]
     assert ask(text=chats, return_full_text=False) == alone
+
+
+def test_questions_open_no_paths_and_no_private_addresses(ask, tmp_path):
+    picture(seed=1).save(tmp_path / "source.png")
+    for source in (str(tmp_path / "source.png"), "http://127.0.0.1:9/source.png"):
+        with pytest.raises(ValueError, match="paths in texts are not opened here|is not on the public internet"):
+            ask(text=asked("how many?", source))
+    answer = ask(text=asked("how many?", tmp_path / "source.png"), return_full_text=False)
+    assert ask(text=asked("how many?", str(tmp_path / "source.png")), return_full_text=False, fetcher=FROM_CALLER) == [
+        {**answer[0], "input_text": asked("how many?", str(tmp_path / "source.png"))}
+    ]
