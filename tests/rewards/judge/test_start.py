@@ -8,6 +8,7 @@ import weakref
 import pytest
 from judge_endpoint import GOOD, REWARD, asked_of, picture, score, stall
 
+from transformers_arm.rewards.pictures import PictureEncoder
 from transformers_arm.training.reward_calls import AsyncGuardedReward
 
 POOR = '{"objects": 1, "attributes": 2, "relations": 3}'
@@ -93,6 +94,30 @@ def test_a_call_that_comes_while_pictures_are_read_joins_too(endpoint, new_judge
 
     assert asyncio.run(at_once()) == [pytest.approx(REWARD)] * 2
     assert judge.requests == 2 and judge.cache_hits == 0
+
+
+def test_a_start_that_reads_slowly_asks_nothing_twice(endpoint, new_judge):
+    class SlowAtFirst(PictureEncoder):
+        pauses = [0.5]
+
+        def name(self, image):
+            time.sleep(self.pauses.pop() if self.pauses else 0)
+            return super().name(image)
+
+    judge = new_judge()
+    judge._encoder = SlowAtFirst("jpeg", 1024)
+    rows = rows_of("good a")
+
+    async def at_once():
+        started = asyncio.create_task(judge.start(**rows))
+        await asyncio.sleep(0.1)
+        rewards = await judge(**rows)
+        await started
+        await asyncio.sleep(0.2)
+        return rewards
+
+    assert asyncio.run(at_once()) == [pytest.approx(REWARD)]
+    assert judge.requests == len(endpoint.payloads) == 1
 
 
 def test_what_nobody_collects_is_given_up_with_the_next_call(endpoint, new_judge):
