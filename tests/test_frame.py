@@ -26,6 +26,7 @@ ROOMS = (
     "modeling_arm",
     "pixel_transformer_arm",
     "modeling_arm_vq_pretraining",
+    "fetching_arm",
     "image_processing_arm",
     "written_text_arm",
     "processing_arm",

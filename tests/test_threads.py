@@ -109,7 +109,7 @@ def test_what_training_encodes_is_the_same_while_others_switch_the_tokenizer(dra
     collator = ConversationCollator(tokenizer, None, draw.model.config)
 
     def encode(number):
-        collator.encode_text.cache_clear()
+        collator.encode_short.cache_clear()
         return collator.encode(user(TEXTS[number], "and more"), iter([]))
 
     def other(number):

@@ -5,15 +5,13 @@ file does not know codes, tokens or sequences: only that a patch becomes one cod
 a side.
 """
 
-import base64
-import binascii
 import math
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
-from urllib.parse import unquote
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from transformers.image_processing_backends import PilBackend
@@ -29,17 +27,12 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
-try:
-    from huggingface_hub.utils import httpx  # whichever the Hub client itself uses
-except ImportError:  # its older versions
-    import httpx
-
 from .configuration_arm import MAX_GRID_SIDE
+from .fetching_arm import DECODING_ERRORS, FROM_CALLER
 
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
-LONGEST_PATH = 300  # that an error shows whole; longer texts are pictures in base64
-# What Pillow raises on damaged files, besides ValueError, and what an address that does not answer raises.
-DECODING_ERRORS = (OSError, SyntaxError, RuntimeError, httpx.HTTPError)
+ORIENTATION = PIL.ExifTags.Base.Orientation
+STRIP_PIXELS = 2**20  # that are converted at once
 
 
 @contextmanager
@@ -58,30 +51,6 @@ def naming_image(index: int):
         raise ValueError(f"Image {index}: {error}") from error
     except DECODING_ERRORS as error:
         raise ValueError(f"Image {index} cannot be read: {error}. Is the file complete, and an image?") from error
-
-
-def open_image(source: str | os.PathLike) -> PIL.Image.Image:
-    """Opens a path, an http(s) address or a base64 string (with or without `data:image/...;base64,`), upright.
-
-    Base64 may be broken into lines, as in e-mail, and percent-encoded, as data URLs may be.
-
-    `transformers.image_utils.load_image` would do, but it converts to RGB: transparency and 16-bit gray are lost.
-    """
-    source = os.fspath(source)
-    if source.startswith(("http://", "https://")):
-        file = BytesIO(httpx.get(source, follow_redirects=True).raise_for_status().content)
-    elif os.path.isfile(source):
-        file = source
-    else:
-        try:
-            encoded = unquote(source.partition("base64,")[2] or source)
-            file = BytesIO(base64.b64decode("".join(encoded.split()), validate=True))  # without breaks of lines
-            PIL.Image.open(file)
-        except (binascii.Error, ValueError, PIL.UnidentifiedImageError) as error:
-            shown = source if len(source) <= LONGEST_PATH else f"{source[:80]}..."
-            raise ValueError(f"{shown!r} is no image file, no http(s) address and no base64 image.") from error
-    with PIL.Image.open(file) as image:
-        return PIL.ImageOps.exif_transpose(image)
 
 
 def flatten_images(images: ImageInput) -> list:
@@ -142,6 +111,20 @@ def array_to_pil(array: np.ndarray, input_data_format: str | ChannelDimension | 
         array = np.moveaxis(array, axes[0], -1)
         array = array[..., 0] if array.shape[-1] == 1 else array
     return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+
+def convert_to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture of any mode -> 8-bit RGB; what is transparent is composited over white."""
+    if image.mode.startswith("I;16"):
+        return PIL.Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return array_to_pil(np.asarray(image)).convert("RGB")
+    if image.mode in ("RGBa", "La"):  # premultiplied alpha, which conversion to RGB would drop
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data:  # over white; older versions of transformers would drop it
+        white = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def check_sides(name: str, height: int, width: int, patch_size: int, fix: str) -> None:
@@ -219,8 +202,12 @@ class ArmImageProcessor(PilBackend):
     | floats | read as 0..1 and rounded to 8 bits |
     | booleans | black and white |
 
+    Paths, addresses and base64 strings are opened by `fetcher`, within its limits. It is `FROM_CALLER`, which takes
+    what the caller's own code may name, local files and private addresses among it; where others name pictures, set
+    `image_processor.fetcher = FROM_OUTSIDE`. It is not saved.
+
     **What is refused**, with a `ValueError` (`TypeError` for things that are no images) that names the image's place
-    in the list: files that are empty, damaged or no image, more pixels than Pillow's decompression-bomb limit, images
+    in the list: files that are empty, damaged or no image, more bytes or pixels than `fetcher` allows, images
     and arrays without pixels, other numbers of channels, NaN and infinity, values outside the ranges above. An array
     such as [3, W, 3], whose first and last side could both be C, is refused until `input_data_format`
     ("channels_first" or "channels_last") says which it is: guessing would swap colours and columns.
@@ -249,6 +236,7 @@ class ArmImageProcessor(PilBackend):
     image_mean = IMAGENET_STANDARD_MEAN
     image_std = IMAGENET_STANDARD_STD
     do_convert_rgb = True
+    fetcher = FROM_CALLER  # opens paths, addresses and base64 strings; not saved
 
     def __init__(self, **kwargs: Unpack[ArmImageProcessorKwargs]):
         if "size" in kwargs and kwargs["size"] is None:  # transformers would take it for the default size
@@ -271,7 +259,7 @@ class ArmImageProcessor(PilBackend):
                     images.append(self.fetch_images(image))
             return images
         if isinstance(image_url_or_urls, (str, os.PathLike)):
-            return open_image(image_url_or_urls)
+            return self.fetcher.open(image_url_or_urls)
         return image_url_or_urls
 
     def process_image(
@@ -285,34 +273,30 @@ class ArmImageProcessor(PilBackend):
             raise TypeError(
                 f"{type(image).__name__} is no image; pass a PIL image, an array, a tensor, a path or an address."
             )
-        image = PIL.ImageOps.exif_transpose(image)
         if 0 in image.size:
             raise ValueError(
                 f"the image has {image.height}x{image.width} pixels (height x width), which is none at all."
             )
-        if image.mode.startswith("I;16"):
-            image = PIL.Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            image = array_to_pil(np.asarray(image))
-        elif image.mode in ("RGBa", "La"):  # premultiplied alpha, which conversion to RGB would drop
-            image = image.convert(image.mode.upper())
-        if image.has_transparency_data:  # over white; older versions of transformers would drop it
-            white = PIL.Image.new("RGBA", image.size, "white")
-            image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        image = image if image.getexif().get(ORIENTATION, 1) == 1 else PIL.ImageOps.exif_transpose(image)
+        pixels, rows = np.empty((image.height, image.width, 3), np.uint8), max(1, STRIP_PIXELS // image.width)
+        for top in range(0, image.height, rows):  # in strips: some conversions hold all pixels several times over
+            strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+            pixels[top : top + rows] = np.asarray(convert_to_rgb(strip))
+        return pixels.transpose(2, 0, 1)
 
-    def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> list[np.ndarray]:
-        prepared = []
+    def to_dict(self) -> dict:
+        return {name: value for name, value in super().to_dict().items() if name != "fetcher"}
+
+    def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> Iterator[np.ndarray]:
+        """Pictures [3, H, W], each made when it is asked for: of many, one at a time has its full size."""
         for index, image in enumerate(flatten_images(images)):
             with naming_image(index):
-                prepared.append(self.process_image(image, *args, **kwargs))
-        if not prepared:
-            raise ValueError("There are no images; pass at least one.")
-        return prepared
+                image = self.process_image(image, *args, **kwargs)
+            yield image
 
     def _preprocess(
         self,
-        images: list[np.ndarray],
+        images: Iterable[np.ndarray],
         do_resize: bool,
         size: SizeDict,
         keep_aspect_ratio: bool,
@@ -340,6 +324,8 @@ class ArmImageProcessor(PilBackend):
             if (height, width) != image.shape[1:]:
                 image = self.resize(image, SizeDict(height=height, width=width), resample)
             resized.append(image)
+        if not resized:
+            raise ValueError("There are no images; pass at least one.")
         sizes = sorted({image.shape[1:] for image in resized})
         if return_tensors is not None and len(sizes) > 1:
             raise ValueError(

@@ -19,6 +19,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
 from .configuration_arm import MAX_GRID_SIDE
+from .fetching_arm import FROM_OUTSIDE, Fetcher
 from .image_processing_arm import ArmImageProcessor, flatten_images
 from .written_text_arm import (
     WRITTEN,
@@ -175,10 +176,17 @@ class ArmProcessor(ProcessorMixin):
         pictures = {name: inputs[name] for name in inputs if name == "pixel_values"}
         return BatchFeature({**self.tokenizer.pad({"input_ids": rows}, **padding), **pictures})
 
-    def _for_one_call(self, written: Sequence | None = None, images: ImageInput | None = None) -> "ArmProcessor":
-        """This processor with a tokenizer of its own, and with what the conversation that it encodes is made of."""
+    def _for_one_call(self) -> "ArmProcessor":
+        """This processor with a tokenizer of its own."""
         own = copy.copy(self)
-        own.tokenizer, own._written, own._images = own_tokenizer(self.tokenizer), written, images
+        own.tokenizer = own_tokenizer(self.tokenizer)
+        return own
+
+    def _for_conversation(self, written: Sequence, images: ImageInput | None, fetcher: Fetcher) -> "ArmProcessor":
+        """This processor for one call, with what the conversation is made of, and what opens its pictures."""
+        own = self._for_one_call()
+        own.image_processor = copy.copy(self.image_processor)
+        own.image_processor.fetcher, own._written, own._images = fetcher, written, images
         return own
 
     def _pictures(self, images):
@@ -189,9 +197,11 @@ class ArmProcessor(ProcessorMixin):
         return self._written[int(mark[1])] if mark else images
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
+        """As in transformers, but the image processor opens pictures one by one, when their number is known to fit."""
         if text is not None and images is not None and not flatten_images(images):
             images = None
-        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        _, *others = super().prepare_inputs_layout(images=None, text=text, **kwargs)
+        return images, *others
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if videos is not None or audio is not None:
@@ -255,6 +265,7 @@ class ArmProcessor(ProcessorMixin):
         return_assistant_tokens_mask: bool = False,
         processor_kwargs: dict | None = None,
         sanitize_control_tokens: bool = True,
+        fetcher: Fetcher = FROM_OUTSIDE,
         **kwargs,
     ):
         """A conversation, or a list of them, -> text, ids or model inputs, as in transformers.
@@ -266,11 +277,16 @@ class ArmProcessor(ProcessorMixin):
         Anything else (bytes, other objects, subclasses of numbers) is refused. The template and its variables in
         `kwargs` are trusted. `tokenize=False` gives text in which all that can no longer be told.
 
+        Nor do messages reach what is not theirs: strings that name pictures are opened as `FROM_OUTSIDE` says, which
+        takes no paths of this machine and no addresses of its network. A `pathlib.Path`, which only code can make, is
+        opened; and so is what `fetcher` takes.
+
         Args:
             conversation: `[{"role", "content"}]`; content is a str or a list of `{"type": "text", "text"}` and
                 `{"type": "image"}` parts, with the picture as "image", "path", "url" or "base64".
             processor_kwargs: what `__call__` takes (`padding`, `size`, ...); `images` replaces those of the messages.
             sanitize_control_tokens: transformers' switch for what always happens here.
+            fetcher: opens what strings name, those of `processor_kwargs` too; `FROM_CALLER` if you wrote them all.
             kwargs: `add_generation_prompt`, `continue_final_message`, `return_tensors`, `return_dict` and variables of
                 the template.
 
@@ -281,6 +297,7 @@ class ArmProcessor(ProcessorMixin):
         Raises:
             ValueError: no messages; or with `tokenize`, what would bring in unchecked text.
             TypeError: with `tokenize`, messages, or something in them, of a type that they cannot have.
+            The errors of pictures that cannot be opened are those of `ArmImageProcessor`.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template, tools, documents, **kwargs)
@@ -288,6 +305,8 @@ class ArmProcessor(ProcessorMixin):
             raise ValueError(
                 "ARM's ids hold messages only; leave out tools, documents and return_assistant_tokens_mask."
             )
+        if not callable(getattr(fetcher, "open", None)):
+            raise TypeError(f"fetcher is a {type(fetcher).__name__}; pass a Fetcher, such as FROM_CALLER.")
         written, printed = [], set()
         hidden = hide_written(conversation, written, printed)
         several = isinstance(hidden, list) and hidden and isinstance(hidden[0], list)
@@ -299,7 +318,7 @@ class ArmProcessor(ProcessorMixin):
         # On a copy: `processor_kwargs`, the other way in, is dropped beside other arguments by older transformers, and
         # takes no images there.
         processor_kwargs = dict(processor_kwargs or {})
-        rendering = self._for_one_call(written, processor_kwargs.pop("images", None))
+        rendering = self._for_conversation(written, processor_kwargs.pop("images", None), fetcher)
         return super(ArmProcessor, rendering).apply_chat_template(
             hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs, **kwargs
         )

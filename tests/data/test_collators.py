@@ -48,6 +48,15 @@ def test_captions_beyond_siglip_s_length_are_cut(tokenizer):
     assert siglip_input_ids(tokenizer, ["a circle " * 40, "a circle"], 16).shape == (2, 16)
 
 
+def test_siglip_reads_lower_case_and_the_captioner_learns_what_is_written(tokenizer):
+    written, lowered = blank_samples("A Red CIRCLE"), blank_samples("a red circle")
+    collator = ImageTextCollator(tokenizer, 32, caption_tokenizer=tokenizer)
+    batch, expected = collator(written), collator(lowered)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    ids = batch["caption_ids"][0]
+    assert tokenizer.decode(ids[ids != -100], skip_special_tokens=True) == "A Red CIRCLE"
+
+
 def test_caption_ids_end_with_the_end_of_text_and_are_masked_where_padded(tokenizer):
     samples = blank_samples("a circle", "two squares and")
     batch = ImageTextCollator(caption_tokenizer=tokenizer)(samples)

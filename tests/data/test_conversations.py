@@ -1,6 +1,7 @@
 """Conversations become ids and labels: only what the assistant says is learnt, images are laid out rows first."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,15 @@ from transformers import AutoTokenizer
 from transformers_arm import ArmVQModel
 from transformers_arm.configuration_arm import ArmConfig
 from transformers_arm.data.collators import to_pixel_values
-from transformers_arm.data.conversations import ConversationCollator, drop_conditions, message
+from transformers_arm.data.conversations import (
+    CACHED_TEXTS,
+    LONGEST_CACHED,
+    NO_DROPOUT,
+    ConversationCollator,
+    check_condition_dropout,
+    drop_conditions,
+    message,
+)
 from transformers_arm.worlds.shapes.tasks import TASKS, WorldTasks
 
 
@@ -206,6 +215,39 @@ def test_every_task_of_the_world_is_laid_out(collator, task):
         assert learnt(collator, batch, row) == merged
 
 
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_collator_keeps_of_texts_is_bounded_whatever_people_write(collator):
+    """Documents are not kept; of short texts a few megabytes, of whatever characters."""
+    fresh = ConversationCollator(collator.tokenizer, None, collator.config)
+    rng = random.Random(0)
+
+    def document(number):
+        return f"{number} " + " ".join(rng.choices(("circle", "red", "square", "blue"), k=1000))
+
+    def pictographs(number):
+        return f"{number}".join(map(chr, rng.choices(range(0x1F300, 0x1F600), k=120 // (1 + len(str(number))))))
+
+    kept, count = {}, 400
+    for make in (document, pictographs):
+        tracemalloc.start()
+        for number in range(count):
+            fresh.encode_text(make(number))
+        kept[make], _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept[document] < 2**18  # the texts have 2 MB, their ids more
+    entries = fresh.encode_short.cache_info()
+    assert entries.currsize == count and entries.maxsize == CACHED_TEXTS
+    assert kept[pictographs] / count * CACHED_TEXTS < 25 * 2**20
+
+
+def test_texts_that_are_kept_and_those_that_are_not_have_the_same_ids(collator):
+    for text in ("", "a circle", "a circle " * 40, "x" * LONGEST_CACHED, "x" * (LONGEST_CACHED + 1)):
+        expected = collator.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert list(collator.encode_text(text)) == list(collator.encode_text(text)) == expected
+
+
 # --- dropped conditions ----------------------------------------------------------------------------------------------
 
 IMAGE = drawing()
@@ -252,12 +294,42 @@ def test_nothing_is_dropped_at_probability_zero_and_everything_at_one():
         [message("user", "a story"), message("assistant", IMAGE, IMAGE)],
         [message("user", "hi"), message("assistant", "hello"), message("user", "draw"), message("assistant", IMAGE)],
         [message("user", "hi"), message("assistant")],
+        [message("system", "be brief"), message("assistant", IMAGE)],
+        [message("system", "be brief"), message("user", IMAGE, "what?"), message("assistant", "a circle")],
+        [message("user", "hi"), message("system", "be brief"), message("assistant", IMAGE)],
     ],
-    ids=["text", "interleaved", "two pictures", "turns", "empty"],
+    ids=["text", "interleaved", "two pictures", "turns", "empty", "no request", "system and text", "late system"],
 )
 def test_only_requests_for_one_picture_lose_conditions(messages):
     rng = random.Random(0)
     assert all(drop_conditions(rng, messages, text=0, image=0, both=1) is messages for _ in range(20))
+
+
+@pytest.mark.parametrize("request_for", [EDIT, DRAW], ids=["edit", "draw"])
+def test_a_system_prompt_stays_and_what_is_asked_behind_it_is_dropped_as_without_one(request_for):
+    system = message("system", "be brief")
+    for seed in range(200):
+        dropped = drop_conditions(random.Random(seed), [system, *request_for])
+        assert dropped[0] is system
+        assert dropped[1:] == drop_conditions(random.Random(seed), request_for)
+    assert kinds_left(drop_conditions(random.Random(0), [system, *EDIT], text=0, image=0, both=1)[1:]) == ()
+
+
+def test_probabilities_that_are_none_are_refused():
+    check_condition_dropout(None)
+    check_condition_dropout({"text": 0.3, "image": 0.3, "both": 0.4})  # 1 but for rounding
+    check_condition_dropout({"text": 1.0}, NO_DROPOUT)
+    for stated, error in (
+        ({"caption": 0.1}, "names caption; it takes text, image, both"),
+        ({"text": -0.1}, "states text -0.1, but a probability is in 0..1"),
+        ({"both": 1.5}, "states both 1.5, but"),
+        ({"image": "0.1"}, "states image '0.1', but"),
+        ({"image": float("nan")}, "states image nan, but"),
+        ({"text": 0.5, "image": 0.4, "both": 0.2}, "is text 0.5, image 0.4, both 0.2: 1.1 in all"),
+        ({"text": 1.0}, "is text 1, image 0.1, both 0.05: 1.15 in all"),  # the others have their own where left out
+    ):
+        with pytest.raises(ValueError, match=f"condition_dropout {error}"):
+            check_condition_dropout(stated)
 
 
 def test_dropping_leaves_the_answer_and_the_given_messages_as_they_are():

@@ -256,7 +256,7 @@ def test_rows_of_pixels_and_codes_train_and_bad_ones_are_counted(arm):
 
 
 def batch_skipped(data):
-    return data.states[0]["packing"]["before"]["skipped"]
+    return data.states[0].packing.before.skipped
 
 
 # --- processes, workers, going on ------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_another_number_of_rows_a_step_is_refused(arm):
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"token_budget": 513}, {"streams": 16}, {"lookahead": 2}])
 def test_the_state_of_another_mixture_is_refused(arm, changed):
     state = world_mixture(arm).state_dict()
-    with pytest.raises(ValueError, match=f"had {next(iter(changed))} .* instead of .*; state the same"):
+    with pytest.raises(ValueError, match=f"had other data: {next(iter(changed))} was .*, is .*. State the same"):
         world_mixture(arm, **changed).load_state_dict(state)
     world_mixture(arm).load_state_dict(state)
 

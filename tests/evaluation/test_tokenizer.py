@@ -11,13 +11,14 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from transformers import AutoTokenizer, SiglipModel
 
-from transformers_arm.data.collators import siglip_input_ids, to_pixel_values
+from transformers_arm.data.collators import ImageTextCollator, siglip_input_ids, to_pixel_values
 from transformers_arm.data.input_files import find_sources
 from transformers_arm.evaluation.tokenizer import (
     RENAME,
     Fidelity,
     Picture,
     Tokenizer,
+    ZeroShot,
     class_names,
     dataset_pictures,
     tokenizer_scores,
@@ -152,6 +153,15 @@ def test_labels_and_captions_that_are_none_cost_their_row(tmp_path):
     assert "column 'caption': ' ' is blank" in str(pictures[2].image)
 
 
+def test_rows_of_files_name_local_pictures_only_where_the_caller_trusts_them(encoder, tmp_path):
+    drawn("circle", "red").save(tmp_path / "a.png")
+    Dataset.from_list([{"image": str(tmp_path / "a.png")}]).to_parquet(tmp_path / "rows.parquet")
+    sources = find_sources(str(tmp_path / "rows.parquet"), None, "train")
+    with pytest.raises(ValueError, match="None of 1 pictures can be read.*Row 0, column 'image': .*local_files=True"):
+        tokenizer_scores(encoder, dataset_pictures(sources))
+    assert tokenizer_scores(encoder, dataset_pictures(sources, local_files=True))["pictures"] == 1
+
+
 def test_a_dataset_without_pictures_is_refused_naming_its_columns(encoder, tmp_path):
     Dataset.from_dict({"photo": ["a"] * 150, "caption": ["b"] * 150}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"None of 100 .*has photo, caption, and no picture.*--rename photo=image"):
@@ -231,6 +241,18 @@ def test_the_frozen_features_find_the_classes_that_siglip_itself_finds(encoder):
     hits = logits.argmax(-1) == torch.tensor([picture.label for picture in pictures])
     assert scores["siglip_zero_shot"] == hits.float().mean() == 0.5  # it knows them, and half of the labels are wrong
     assert (scores["zero_shot_pictures"], scores["zero_shot_candidates"]) == (8, 4)
+
+
+def test_captions_are_read_in_scoring_as_they_are_in_training():
+    """The embeddings of the ids that the tokenizer's training makes of the same captions, however they are written."""
+    captions, zero_shot = ["A Red CIRCLE", "two Blue squares"], ZeroShot(SIGLIP)
+    longest = zero_shot.siglip.config.text_config.max_position_embeddings
+    samples = [{"image": np.zeros((16, 16, 3), np.uint8), "caption": caption} for caption in captions]
+    input_ids = ImageTextCollator(AutoTokenizer.from_pretrained(SIGLIP), longest)(samples)["input_ids"]
+    trained = zero_shot.siglip.get_text_features(input_ids=input_ids).pooler_output
+    trained = torch.nn.functional.normalize(trained, dim=-1)
+    assert torch.allclose(zero_shot.text_embeddings(captions), trained, atol=1e-6)
+    assert torch.equal(zero_shot.text_embeddings(captions), zero_shot.text_embeddings(list(map(str.lower, captions))))
 
 
 def test_captions_around_a_picture_are_its_choice_even_in_the_last_short_window(encoder, monkeypatch):

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-from transformers_arm import image_processing_arm
+from transformers_arm import fetching_arm
 from transformers_arm.image_processing_arm import ArmImageProcessor
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_it_takes_the_httpx_of_the_hub_client_or_an_own_one(hub_has_it, monkeypa
         utils.httpx = hubs
     monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
     monkeypatch.setitem(sys.modules, "httpx", own)
-    spec = importlib.util.spec_from_file_location("transformers_arm.again", image_processing_arm.__file__)
+    spec = importlib.util.spec_from_file_location("transformers_arm.again", fetching_arm.__file__)
     spec.loader.exec_module(again := importlib.util.module_from_spec(spec))
     assert again.httpx is (hubs if hub_has_it else own)
 
@@ -127,7 +127,9 @@ def test_a_text_file_is_no_image(processor, tmp_path):
 def test_a_decompression_bomb_is_refused_with_pillows_limit(processor, drawing, tmp_path, monkeypatch):
     drawing.save(tmp_path / "bomb.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="Image 0 may be a decompression bomb.*2304 pixels.*MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        ValueError, match="Image 0: .*bomb.png' may be a decompression bomb.*2304 pixels.*MAX_IMAGE_PIXELS"
+    ):
         processor(str(tmp_path / "bomb.png"))
 
 

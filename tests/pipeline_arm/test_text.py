@@ -69,7 +69,7 @@ def test_batches_of_questions_are_answered_as_alone(ask, tmp_path):
     picture(seed=1).save(tmp_path / "source.png")
     chats = [
         asked("what color is the circle?", picture(100, 80)),
-        asked("how many?", str(tmp_path / "source.png")),
+        asked("how many?", tmp_path / "source.png"),
         asked("a question without a picture, that is longer than the others"),
     ]
     alone = [ask(text=chat, return_full_text=False) for chat in chats]

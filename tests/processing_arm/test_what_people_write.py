@@ -16,6 +16,7 @@ from processor_inputs import PLACEHOLDER, drawing, special_tokens, user
 from tokenizers import AddedToken
 
 from transformers_arm.data.conversations import ConversationCollator
+from transformers_arm.fetching_arm import FROM_CALLER
 from transformers_arm.processing_arm import ArmProcessor
 
 END = "<|im_end|>"
@@ -157,7 +158,7 @@ def test_addresses_of_pictures_are_text_where_a_template_prints_them(processor, 
         "{% for part in messages[0].content %}{{ part[key] }} {{ part.url }} {{ part }}"
         "<|vision_start|><|image_pad|><|vision_end|>{% endfor %}"
     )
-    options = {"tokenize": True, "return_dict": True, "key": key}
+    options = {"tokenize": True, "return_dict": True, "fetcher": FROM_CALLER, "key": key}
     inputs = processor.apply_chat_template([{"role": "user", "content": [part]}], template, **options)
     image = ["<|vision_start|>", "<|h:3|>", "<|w:3|>", *["<|image_pad|>"] * 9, "<|vision_end|>"]
     assert special_tokens(processor, inputs["input_ids"][0]) == image

@@ -322,7 +322,7 @@ def test_killed_ten_times_training_on_a_packed_mixture_ends_in_the_same_weights(
         if number % 2:
             time.sleep(rng.uniform(0, 0.3))
         else:
-            staging = folders[1] / ".saving"
+            staging = folders[1] / "_saving"
             while not (staging.is_dir() and any(staging.iterdir())) and time.monotonic() < deadline:
                 time.sleep(0.001)
         assert process.poll() is None, "it ended before it was killed"

@@ -1,111 +1,27 @@
-"""Training: interrupted, it goes on as if it never was; checkpoints are complete or absent; recipes are read."""
+"""Training: interrupted, it goes on as if it never was; recipes are read."""
 
-import json
 import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from short_trainings import MODEL, WEIGHTS, Killed, StopAt, assert_same_training, checkpoints, curve
+from transformers import AutoImageProcessor, AutoModel
 
-from transformers_arm import ArmImageProcessor, ArmVQForPreTraining, ArmVQModel
-from transformers_arm.data.collators import ImageTextCollator, to_pixel_values
+from transformers_arm import ArmGRPOConfig, ArmImageProcessor, ArmSFTConfig, ArmVQForPreTraining, ArmVQModel
+from transformers_arm.data.collators import to_pixel_values
 from transformers_arm.data.world import find_world
 from transformers_arm.training.callbacks import ReconstructionCallback
-from transformers_arm.training.trainer import ArmTrainer, adamw, train, training_arguments
+from transformers_arm.training.trainer import adamw, train, training_arguments
 from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1}
-MODEL = {
-    "num_projection_layers": 1,
-    "fsq_levels": [2] * 6,
-    "pixel_num_layers": 1,
-    "pixel_hidden_size": 32,
-    "pixel_num_heads": 2,
-    **{f"{name}_loss_weight": weight for name, weight in WEIGHTS.items()},
-}
-COMPLETE = {
-    *("model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
-    *("trainer_state.json", "training_args.bin"),
-}
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-class StopAt(TrainerCallback):
-    """Ends the training after a step: `politely`, or as a crash would."""
-
-    def __init__(self, step, politely):
-        self.step, self.politely = step, politely
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            if not self.politely:
-                raise Killed
-            control.should_training_stop = True
-
-
-@pytest.fixture(scope="module")
-def new_trainer(tiny_backbones):
-    """Makes trainers of a tiny tokenizer on the embedded world, as a new process would; first weights are random."""
-    tokenizers = [AutoTokenizer.from_pretrained(tiny_backbones[name]) for name in ("vision", "captioner")]
-
-    def make(output_dir, *, seed=0, callbacks=(), eval_dataset=None, **arguments):
-        torch.manual_seed(seed)
-        model = ArmVQForPreTraining.from_backbones(**tiny_backbones, **MODEL)
-        settings = {
-            **{"max_steps": 6, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4},
-            **{"learning_rate": 1e-3, "warmup_steps": 2, "lr_scheduler_type": "cosine", "seed": seed},
-            **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "adam_beta2": 0.95},
-        }
-        arguments = training_arguments(settings | arguments, output_dir=str(output_dir))
-        return ArmTrainer(
-            model,
-            arguments,
-            train_dataset=ShapesDataset(24, batch_size=4, seed=0, canvases=[{}, {"height": 32, "width": 64}]),
-            eval_dataset=eval_dataset,
-            data_collator=ImageTextCollator(tokenizers[0], 32, tokenizers[1]),
-            optimizers=(adamw(model, arguments, fast=[model.logit_scale, model.logit_bias]), None),
-            callbacks=list(callbacks),
-        )
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(new_trainer, tmp_path_factory):
-    trainer = new_trainer(tmp_path_factory.mktemp("uninterrupted"))
-    train(trainer)
-    return trainer
-
-
-def checkpoints(folder):
-    return sorted(path.name for path in Path(folder).glob("checkpoint-*"))
-
-
-def curve(trainer):
-    names = ("loss", "learning_rate", "grad_norm", *(f"loss_{name}" for name in WEIGHTS))
-    return {log["step"]: [log[name] for name in names] for log in trainer.state.log_history if "loss" in log}
-
-
-def assert_same_training(trainer, expected):
-    assert trainer.state.global_step == expected.state.global_step == 6
-    for name, value in expected.model.state_dict().items():
-        torch.testing.assert_close(trainer.model.state_dict()[name], value, atol=1e-6, rtol=0, msg=name)
-    ours, theirs = curve(trainer), curve(expected)
-    assert ours.keys() == theirs.keys() == {1, 2, 3, 4, 5, 6}
-    for step, values in theirs.items():
-        assert ours[step] == pytest.approx(values, abs=2e-4), step  # as rounded in the log
-
 
 # --- going on --------------------------------------------------------------------------------------------------------
 
@@ -187,118 +103,6 @@ def test_an_older_checkpoint_with_what_is_frozen_still_goes_on(new_trainer, unin
     assert_same_training(resumed, uninterrupted)
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state"])
-def test_a_save_killed_half_way_leaves_only_complete_checkpoints(
-    new_trainer, uninterrupted, tmp_path, monkeypatch, method
-):
-    plain = getattr(Trainer, method)
-
-    def dies_at_step_4(self, output_dir, **kwargs):
-        plain(self, output_dir, **kwargs)
-        if self.state.global_step == 4:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, method, dies_at_step_4)
-        with pytest.raises(Killed):
-            train(new_trainer(tmp_path))
-    assert (tmp_path / ".saving" / "checkpoint-4" / "model.safetensors").exists()  # what was written of it
-    assert checkpoints(tmp_path) == ["checkpoint-2"]
-    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
-    assert COMPLETE <= {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
-
-    resumed = new_trainer(tmp_path, seed=1)
-    train(resumed)
-    assert_same_training(resumed, uninterrupted)
-    assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
-    for name in checkpoints(tmp_path):
-        assert COMPLETE <= {path.name for path in (tmp_path / name).iterdir()}
-    assert not list((tmp_path / ".saving").iterdir())
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a disk of so many bytes, or gives it another size; left out where that takes rights one lacks."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def of_size(size):
-        options = f"size={size}" + (",remount" if folder.is_mount() else "")
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
-        ).returncode:
-            pytest.skip("mounting a tmpfs takes root")
-        return folder
-
-    yield of_size
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_fills_during_a_checkpoint_loses_nothing(new_trainer, uninterrupted, small_disk):
-    first = Path(uninterrupted.args.output_dir) / "checkpoint-2"
-    size = sum(file.stat().st_size for file in first.rglob("*"))
-    disk = small_disk(int(1.5 * size))
-    with pytest.raises(
-        OSError, match="step 4 could not be written to .* GB are free: .*Earlier checkpoints are whole"
-    ):
-        train(new_trainer(disk))
-    assert checkpoints(disk) == ["checkpoint-2"] and not (disk / ".saving").exists()
-    assert COMPLETE <= {path.name for path in (disk / "checkpoint-2").iterdir()}
-
-    small_disk(10 * size)
-    resumed = new_trainer(disk, seed=1)
-    train(resumed)
-    assert_same_training(resumed, uninterrupted)
-
-
-def test_what_a_killed_save_left_is_neither_resumed_nor_kept(new_trainer, tmp_path):
-    left = tmp_path / ".saving" / "checkpoint-5"
-    left.mkdir(parents=True)
-    (left / "model.safetensors").write_bytes(b"half")
-    trainer = new_trainer(tmp_path, max_steps=2)
-    train(trainer)
-    assert trainer.state.global_step == 2 and checkpoints(tmp_path) == ["checkpoint-2"]
-    assert not left.exists()
-
-
-def test_a_checkpoint_of_the_same_step_is_replaced_as_a_whole(new_trainer, tmp_path):
-    old = tmp_path / "checkpoint-2"
-    old.mkdir()
-    (old / "old.txt").write_text("of an earlier run")
-    new_trainer(tmp_path, max_steps=2).train()
-    assert not (old / "old.txt").exists() and COMPLETE <= {path.name for path in old.iterdir()}
-
-
-@pytest.mark.parametrize(("limit", "kept"), [(1, [6]), (2, [5, 6])])
-def test_the_limit_of_checkpoints_is_kept(new_trainer, tmp_path, limit, kept):
-    train(new_trainer(tmp_path, save_steps=1, save_total_limit=limit))
-    assert checkpoints(tmp_path) == [f"checkpoint-{step}" for step in kept]
-
-
-def test_the_best_checkpoint_is_kept_under_its_final_name(new_trainer, tmp_path):
-    trainer = new_trainer(
-        tmp_path,
-        eval_dataset=ShapesDataset(4, batch_size=4, seed=9),
-        max_steps=4,
-        save_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        save_total_limit=1,
-        prediction_loss_only=True,
-    )
-    trainer.can_return_loss = True  # though the inputs hold no labels
-    train(trainer)
-    best = trainer.state.best_model_checkpoint
-    assert best == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}") and Path(best).is_dir()
-    assert json.loads((Path(best) / "trainer_state.json").read_text())["best_model_checkpoint"] == best
-
-
 # --- logs ------------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +170,20 @@ def test_a_recipe_s_section_wins_over_defaults():
     arguments = training_arguments({"seed": 7, "report_to": "none"}, output_dir="somewhere", seed=1)
     assert (arguments.seed, arguments.output_dir, arguments.report_to) == (7, "somewhere", [])
     assert arguments.remove_unused_columns is False
+
+
+@pytest.mark.parametrize("config", [ArmSFTConfig, ArmGRPOConfig, training_arguments])
+def test_checkpointing_of_gradients_is_settled_without_a_warning(config, tmp_path):
+    settings = {"use_cpu": True, "report_to": "none", "gradient_checkpointing": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        if config is training_arguments:
+            made = training_arguments(settings, output_dir=str(tmp_path))
+        else:
+            made = config(str(tmp_path), **settings)
+            assert config(str(tmp_path), use_cpu=True).gradient_checkpointing  # TRL's default
+            assert not config(str(tmp_path), use_cpu=True, gradient_checkpointing=False).gradient_checkpointing
+    assert made.gradient_checkpointing
 
 
 # --- the entry point -------------------------------------------------------------------------------------------------

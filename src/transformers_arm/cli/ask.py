@@ -14,8 +14,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ..image_processing_arm import ArmImageProcessor
+
     check_picture(arguments.image)
-    content = [{"type": "image", "image": arguments.image}, {"type": "text", "text": arguments.question}]
+    picture = ArmImageProcessor().fetch_images([arguments.image])[0]
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": arguments.question}]
     answered = load_pipeline("image-text-to-text", arguments)(
         text=[{"role": "user", "content": content}], return_full_text=False
     )

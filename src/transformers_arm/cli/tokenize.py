@@ -22,6 +22,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="columns, e.g. jpg=image json.caption=prompt (default: for tars, jpg, png, webp=image txt=prompt)",
     )
     command.add_argument("--task", help="of rows that state none: text_to_image, editing, image_to_text or text")
+    command.add_argument(
+        "--local-files",
+        action="store_true",
+        help="open pictures of this machine that rows of parquet files and tars name (default: addresses alone)",
+    )
     command.add_argument("--workers", type=int, help="processes (default: one a core, at most 8)")
     command.add_argument("--rows-per-file", type=int, default=5000, help="input rows (default: %(default)s)")
     command.add_argument("--batch-size", type=int, default=32, help="pictures at once (default: %(default)s)")
@@ -44,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         rename={name: column for name, _, column in renamed} or None,
         task=arguments.task,
+        local_files=arguments.local_files,
         workers=arguments.workers,
         rows_per_file=arguments.rows_per_file,
         batch_size=arguments.batch_size,

@@ -22,9 +22,10 @@ class ImageTextCollator:
     """Stacks samples with `image` and `caption`; pads each tokenizer's captions the way its model wants them.
 
     Args:
-        siglip_tokenizer: gives `input_ids`, padded to `max_length` as SigLIP is trained, without an attention mask.
+        siglip_tokenizer: gives `input_ids` as `siglip_input_ids` does, without an attention mask.
         max_length: SigLIP's number of text positions.
-        caption_tokenizer: gives `caption_ids` [B, T], closed by its end-of-text token, -100 where padded.
+        caption_tokenizer: gives `caption_ids` [B, T], as they are written, closed by its end-of-text token, -100 where
+            padded.
         max_caption_length: most tokens of a caption; longer ones are cut and stay open.
     """
 
@@ -51,8 +52,11 @@ class ImageTextCollator:
 
 
 def siglip_input_ids(tokenizer, captions: Sequence[str], max_length: int) -> torch.Tensor:
-    """Captions -> ids [B, max_length], padded to the full length: SigLIP pools the last position."""
-    encoded = tokenizer(list(captions), padding="max_length", max_length=max_length, truncation=True)
+    """Captions -> ids [B, max_length] as SigLIP is trained: lower-cased, which not every tokenizer of it does itself,
+    and padded to the full length, for the last position is pooled.
+    """
+    lowered = [caption.lower() for caption in captions]
+    encoded = tokenizer(lowered, padding="max_length", max_length=max_length, truncation=True)
     return torch.tensor(encoded["input_ids"])
 
 

@@ -11,41 +11,56 @@
 A column `task` states a row's task. Without it the columns do, not their values: a row of an editing dataset that
 lacks its source is an error, and not a picture to draw from nothing. Rows are dicts, as `datasets` gives them.
 
-Wherever a picture stands, its codes may stand in its place (`data/pretokenize.py`): `{"codes", "height", "width"}`,
-rows first, the sides in tokens. Knows nothing else about tokens.
+Lists may be JSON text, as files without lists keep them. Wherever a picture stands, its codes may stand in its place
+(`data/pretokenize.py`): `{"codes", "height", "width"}`, rows first, the sides in tokens. Knows no other tokens.
 """
 
-import os
-import re
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from io import BytesIO
+from functools import partial
 
-import numpy as np
-import PIL.Image
-import torch
 from datasets import Dataset, Image, IterableDataset, LargeList, List
 
-from ..configuration_arm import MAX_GRID_SIDE
-from ..image_processing_arm import DECODING_ERRORS, ArmImageProcessor
+from ..fetching_arm import FROM_CALLER, Fetcher
+from ..image_processing_arm import ArmImageProcessor
 from .conversations import message
-from .row_errors import SHOWN_ROWS, RowError, row_error
+from .pictures import fetcher_for, read_picture, rgb_picture
+from .row_errors import SHOWN_ROWS, RowError, as_row_error, row_error
 
+COLUMNS = ("task", "prompt", "answer", "source_image", "source_images", "image", "messages", "images")
 TASKS = ("text_to_image", "editing", "image_to_text", "text")
 ROLES = ("system", "user", "assistant")
 SOURCES = ("source_image", "source_images")
-MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
+PART = '{"type": "text", "text": "a cat"}'
 
 
 # --- pieces of a row -------------------------------------------------------------------------------------------------
 
 
-def read_text(row: Mapping, index: int, column: str = "prompt") -> str:
+def checked_text(text: str, index: int | str, column: str) -> str:
+    """The text, if it can be written: JSON can hold half a character (`"\\ud83d"`), which no file and no token can.
+
+    Raises:
+        RowError: it cannot; names row, column and place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = (
+            f"{text[error.start : error.start + 1]!r}, at {error.start} of {len(text)}, is half a character. Whoever "
+            "wrote it cut a text in the middle of one: write it whole, or drop it."
+        )
+        raise row_error(index, column, problem, "half a character") from error
+    return text
+
+
+def read_text(row: Mapping, index: int | str, column: str = "prompt") -> str:
     """The text in a column.
 
     Raises:
-        ValueError: it is missing, no str, or blank; names row, column and value.
+        RowError: it is missing, no str, blank, or holds half a character; names row, column and value.
     """
     value = row.get(column)
     if value is None:
@@ -57,83 +72,46 @@ def read_text(row: Mapping, index: int, column: str = "prompt") -> str:
         raise row_error(index, column, problem, "no text")
     if not value.strip():
         raise row_error(index, column, f"{value!r} is blank. Write a text, or drop the row.", "blank")
-    return value
+    return checked_text(value, index, column)
 
 
-def rgb_picture(image) -> PIL.Image.Image:
-    """A picture of any kind that `ArmImageProcessor` takes -> an upright RGB picture at its own size."""
-    return PIL.Image.fromarray(ArmImageProcessor().process_image(image).transpose(1, 2, 0))
-
-
-def read_codes(value: Mapping) -> torch.LongTensor:
-    """The codes of a picture -> a grid of them, int64 [h, w].
+def read_list(row: Mapping, index: int | str, column: str) -> list:
+    """The list in a column, or in the JSON text there, as CSV and some parquet keep lists; None is an empty one.
 
     Raises:
-        ValueError: no grid of 1..128 codes a side, or a code that uint16 cannot hold.
+        RowError: it is neither; names row, column and value.
     """
-    height, width, codes = value.get("height"), value.get("width"), np.asarray(value["codes"])
-    if not all(isinstance(side, int | np.integer) and 1 <= side <= MAX_GRID_SIDE for side in (height, width)):
-        raise ValueError(f"the grid of codes is {height}x{width}, but sides are 1..{MAX_GRID_SIDE}. Encode it again.")
-    if codes.shape != (int(height) * int(width),):  # of uint8 the product would overflow
-        raise ValueError(f"{codes.size} codes do not fill their grid of {height}x{width}. Encode the picture again.")
-    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() > MAX_CODE:
-        raise ValueError(f"codes span {codes.min()}..{codes.max()}, but must be whole numbers in 0..{MAX_CODE}.")
-    return torch.from_numpy(codes.astype(np.int64)).view(height, width)
+    value = row.get(column)
+    if value is None:
+        return []
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            problem = f"the text {row[column][:80]!r} is no JSON: {error}. Write a list, or its JSON."
+            raise row_error(index, column, problem, "undecodable") from error
+    if not isinstance(value, list | tuple):
+        problem = f"{value!r:.200} is a {type(value).__name__}, but must be a list. Convert the column."
+        raise row_error(index, column, problem, "no list")
+    return list(value)
 
 
-def read_picture(value, index: int, column: str, prepare: Callable = rgb_picture):
-    """One picture of a row.
-
-    Args:
-        value: a PIL picture, array, path, address, the bytes of a file, `{"bytes", "path"}` as `datasets` stores
-            pictures, or `{"codes", "height", "width"}`, which is returned as codes int64 [h, w].
-        index, column: what errors name.
-        prepare: makes of a picture of pixels what is returned; its errors are the row's.
-
-    Raises:
-        ValueError: there is no picture, it cannot be read, or `prepare` refuses it; names row, column and file.
-    """
-    where = ""
-    if isinstance(value, bytes):
-        value = {"bytes": value}
-    if value is None or isinstance(value, Mapping) and all(each is None for each in value.values()):
-        problem = "there is no picture. Fill it in, or state another task in a column 'task'."
-        raise row_error(index, column, problem, "missing")
-    try:
-        if isinstance(value, Mapping) and "codes" in value:
-            return read_codes(value)
-        if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
-            path, content = value.get("path"), value.get("bytes")
-            where = f"{path}: " if path else ""
-            value = path if content is None else PIL.Image.open(BytesIO(content))
-            if content is None and path is not None and "://" not in path and not os.path.isfile(path):
-                raise FileNotFoundError("there is no such file")
-        elif isinstance(value, list):  # arrays, as Arrow keeps them
-            value = np.asarray(value)
-        return prepare(value)
-    except (ValueError, TypeError, OverflowError, PIL.Image.DecompressionBombError) as error:
-        problem = str(error).removeprefix("Image 0: ").removeprefix("Image 0 ")
-        reason = "unreadable picture" if isinstance(error.__cause__, DECODING_ERRORS) else "refused picture"
-        raise row_error(index, column, f"{where}{problem}", reason) from error
-    except DECODING_ERRORS as error:
-        message = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))  # an address is no name of a file
-        problem = f"{where}{message}. Is the file complete, and an image? Replace it, or drop the row."
-        raise row_error(index, column, problem, "unreadable picture") from error
-
-
-def source_pictures(row: Mapping, index: int, prepare: Callable = rgb_picture) -> list:
+def source_pictures(
+    row: Mapping, index: int | str, prepare: Callable = rgb_picture, fetcher: Fetcher = FROM_CALLER
+) -> list:
     """The pictures that a row wants edited, from `source_image` or `source_images`; none of either is an empty list.
 
     Raises:
-        ValueError: both columns are filled, or as `read_picture` says.
+        RowError: both columns are filled, or as `read_picture` says.
     """
     single, several = (row.get(column) for column in SOURCES)
     if single is not None and several is not None:
         problem = "'source_image' is filled as well. Keep one of the two."
         raise row_error(index, "source_images", problem, "filled twice")
     if single is not None:
-        return [read_picture(single, index, "source_image", prepare)]
-    return [read_picture(each, index, "source_images", prepare) for each in several or []]
+        return [read_picture(single, index, "source_image", prepare, fetcher)]
+    listed = read_list(row, index, "source_images")
+    return [read_picture(each, index, "source_images", prepare, fetcher) for each in listed]
 
 
 def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: str | None = None) -> str:
@@ -159,12 +137,11 @@ def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: st
             task = default
         else:
             columns = ", ".join(row) or "nothing"
-            error = RowError(
-                f"Row {index} has {columns}, but neither 'image' nor 'answer': there is nothing to learn. Add what "
-                "the model should draw or say."
+            problem = (
+                f"it has {columns}, but neither 'image' nor 'answer': there is nothing to learn. Add what the model "
+                "should draw or say."
             )
-            error.reason = "nothing to learn"
-            raise error
+            raise row_error(index, "", problem, "nothing to learn")
     if task not in (tasks := tuple(tasks)):
         raise row_error(index, "task", f"{task!r} is not one of {', '.join(tasks)}. State one of these.", "unknown")
     return task
@@ -173,7 +150,9 @@ def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: st
 # --- a row -----------------------------------------------------------------------------------------------------------
 
 
-def row_conversation(row: Mapping, index: int, prepare: Callable = rgb_picture) -> list[dict]:
+def row_conversation(
+    row: Mapping, index: int | str, prepare: Callable = rgb_picture, fetcher: Fetcher = FROM_CALLER
+) -> list[dict]:
     """A row -> chat messages, as `ConversationCollator` and `ArmProcessor.apply_chat_template` take them.
 
     Requests stand as the pipelines put them: an instruction before its pictures, a picture before its question.
@@ -181,47 +160,50 @@ def row_conversation(row: Mapping, index: int, prepare: Callable = rgb_picture) 
     Args:
         row, index: the row and its place.
         prepare: makes of a picture what its part holds; see `read_picture`.
+        fetcher: opens what the row names as pictures; `fetcher_for` a dataset says which.
 
     Raises:
-        ValueError: the row cannot be used; names row, column, value and fix.
+        RowError: the row cannot be used; names row, column, value and fix. What else it may raise, `as_row_error`
+            takes for the row's.
     """
+    read = partial(read_picture, prepare=prepare, fetcher=fetcher)
     if row.get("messages") is not None:
-        return _messages(row, index, prepare)
+        return _messages(row, index, read)
     task = row_task(row, index)
     prompt = read_text(row, index)
     asked, said = [prompt], []
     if task == "editing":
-        sources = source_pictures(row, index, prepare)
+        sources = source_pictures(row, index, prepare, fetcher)
         if not sources:
             fix = "Fill it in, or state another task in a column 'task'."
             column = next((column for column in SOURCES if column in row), SOURCES[0])
             raise row_error(index, column, f"an edit has no picture to start from. {fix}", "missing")
         asked += sources
     if task in ("editing", "text_to_image"):
-        said = [read_picture(row.get("image"), index, "image", prepare)]
+        said = [read(row.get("image"), index, "image")]
     elif task == "image_to_text":
-        asked = [read_picture(row.get("image"), index, "image", prepare), prompt]
+        asked = [read(row.get("image"), index, "image"), prompt]
     return [message("user", *asked), message("assistant", *(said or [read_text(row, index, "answer")]))]
 
 
-def _messages(row: Mapping, index: int, prepare: Callable) -> list[dict]:
+def _messages(row: Mapping, index: int | str, read: Callable) -> list[dict]:
     """`messages` and `images` -> messages whose parts hold their pictures.
 
     As in TRL, messages that are all strings have their pictures before the first text of the user.
     """
-    images = list(row.get("images") or [])
+    turns, images = read_list(row, index, "messages"), read_list(row, index, "images")
+    for turn in turns:
+        _check_turn(turn, index)
     pictures, messages = iter(images), []
-    plain = all(isinstance(turn.get("content"), str) for turn in row["messages"])
-    for turn in row["messages"]:
-        role, content = turn.get("role"), turn.get("content") or []
-        if role not in ROLES:
-            problem = f"the role {role!r} is not one of {', '.join(ROLES)}. Rename it."
-            raise row_error(index, "messages", problem, "unknown role")
+    plain = all(isinstance(turn["content"], str) for turn in turns)
+    for turn in turns:
+        content = turn["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-            if plain and role == "user":
+            if plain and turn["role"] == "user":
                 content, plain = [{"type": "image"}] * len(images) + content, False
-        messages.append({"role": role, "content": [_part(part, pictures, index, prepare) for part in content]})
+        parts = [_part(part, pictures, index, read) for part in content or []]
+        messages.append({"role": turn["role"], "content": parts})
     if left := len(list(pictures)):
         problem = f"there are {len(images)} pictures, but places for {len(images) - left} in the messages."
         raise row_error(index, "images", f"{problem} Each needs a part of type image.", "too many")
@@ -231,21 +213,38 @@ def _messages(row: Mapping, index: int, prepare: Callable) -> list[dict]:
     return messages
 
 
-def _part(part: Mapping, pictures: Iterator, index: int, prepare: Callable) -> dict:
+def _check_turn(turn, index: int | str) -> None:
+    """Raises a RowError unless this is a role and what it says, a text or a list of parts."""
+    if not isinstance(turn, Mapping):
+        problem = f"{turn!r:.200} is no turn, which is a dict with 'role' and 'content'. Write it so, or leave it out."
+        raise row_error(index, "messages", problem, "no turn")
+    if turn.get("role") not in ROLES:
+        problem = f"the role {turn.get('role')!r:.200} is not one of {', '.join(ROLES)}. Rename it."
+        raise row_error(index, "messages", problem, "unknown role")
+    if "content" not in turn or not isinstance(turn["content"], str | list | tuple | None):
+        problem = (
+            f"the content {turn.get('content')!r:.200} is neither a text nor a list of parts. Write one of these."
+        )
+        raise row_error(index, "messages", problem, "unknown content")
+
+
+def _part(part, pictures: Iterator, index: int | str, read: Callable) -> dict:
     """A part of a message with its picture: its own, or else the next one of the row."""
-    kind, column = part.get("type"), "messages"
+    kind, column = part.get("type") if isinstance(part, Mapping) else None, "messages"
     if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
+        return {"type": "text", "text": checked_text(part["text"], index, column)}
     if kind != "image":
-        problem = f"{dict(part)!r} is neither a text nor an image. Leave it out."
+        problem = f"{part!r:.200} is neither a text nor an image part, as {PART} is. Write it so, or leave it out."
         raise row_error(index, column, problem, "unknown part")
     picture = part.get("image")
     if picture is None:
-        picture, column = next(pictures, None), "images"
-        if picture is None:
+        column = "images"
+        try:
+            picture = next(pictures)
+        except StopIteration:
             problem = "it holds fewer pictures than the messages have parts of type image."
-            raise row_error(index, column, problem, "too few")
-    return {"type": "image", "image": read_picture(picture, index, column, prepare)}
+            raise row_error(index, column, f"{problem} Add them, or leave the parts out.", "too few") from None
+    return {"type": "image", "image": read(picture, index, column)}
 
 
 # --- a dataset -------------------------------------------------------------------------------------------------------
@@ -281,12 +280,18 @@ def _closed(feature):
     return feature
 
 
-def check_dataset(dataset: Dataset | IterableDataset, image_processor: ArmImageProcessor | None = None) -> Counter:
+def check_dataset(
+    dataset: Dataset | IterableDataset,
+    image_processor: ArmImageProcessor | None = None,
+    *,
+    local_files: bool = False,
+) -> Counter:
     """Reads every row as training would, pictures included.
 
     Args:
         dataset: rows with the columns at the top of this file. An endless one never returns.
         image_processor: also asked whether it can size each picture, as it does in training.
+        local_files: whether rows of files may name local pictures, see `fetcher_for`.
 
     Returns:
         How many rows there are of each task; those with `messages` count as "messages".
@@ -295,12 +300,14 @@ def check_dataset(dataset: Dataset | IterableDataset, image_processor: ArmImageP
         ValueError: rows cannot be used; says how many, and of the first ten what is wrong.
     """
     prepare = rgb_picture if image_processor is None else image_processor
+    fetcher = fetcher_for(dataset, local_files)
     tasks, problems, rows = Counter(), [], 0
     for rows, row in enumerate(undecoded(dataset), 1):
         try:
-            row_conversation(row, rows - 1, prepare)
-            tasks["messages" if row.get("messages") is not None else row_task(row, rows - 1)] += 1
-        except ValueError as error:
+            with as_row_error(rows - 1):
+                row_conversation(row, rows - 1, prepare, fetcher)
+                tasks["messages" if row.get("messages") is not None else row_task(row, rows - 1)] += 1
+        except RowError as error:
             problems.append(str(error))
     if not rows:
         raise ValueError("The dataset has no rows. Does its folder hold pictures, and metadata.csv beside them?")

@@ -5,8 +5,10 @@ A conversation is a list of chat messages as transformers has them: `{"role", "c
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from ..modeling_arm_vq import ArmVQModel, encoded_by_size
 from ..written_text_arm import written_text_encoder
 from .collators import to_pixel_values
 
+# What a collator keeps of texts: at most 25 MB, whatever people write (a character is 4 bytes, and up to 4 ids).
+CACHED_TEXTS, LONGEST_CACHED = 8192, 128
+
 
 def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:
     """A chat message; a string is a text part, anything else a picture: pixels [H, W, 3] or codes [h, w]."""
@@ -26,32 +31,56 @@ def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:
     return {"role": role, "content": content}
 
 
-NO_DROPOUT = {"text": 0.0, "image": 0.0, "both": 0.0}
+DROPOUT = {"text": 0.1, "image": 0.1, "both": 0.05}  # of pre-training
+NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
+DROPPED = ({"text"}, {"image"}, {"text", "image"}, set())  # in the order of DROPOUT; the rest drops nothing
 
 
-def check_condition_dropout(probabilities: dict[str, float] | None) -> None:
-    """Raises ValueError if they have other names than those of `drop_conditions`."""
-    if unknown := set(probabilities or {}) - set(NO_DROPOUT):
-        raise ValueError(f"condition_dropout names {', '.join(unknown)}; it takes {', '.join(NO_DROPOUT)}.")
+def check_condition_dropout(probabilities: Mapping[str, float] | None, others: Mapping[str, float] = DROPOUT) -> None:
+    """Refuses what `drop_conditions` cannot draw.
+
+    Args:
+        probabilities: of some or all of `text`, `image` and `both`.
+        others: those that are not among them.
+
+    Raises:
+        ValueError: another name, a probability outside of 0..1, or more than 1 in all.
+    """
+    if unknown := set(probabilities or {}) - set(DROPOUT):
+        raise ValueError(f"condition_dropout names {', '.join(map(str, unknown))}; it takes {', '.join(DROPOUT)}.")
+    all_three = {**others, **(probabilities or {})}
+    for name, value in all_three.items():
+        if not isinstance(value, Real) or not 0 <= value <= 1:
+            raise ValueError(f"condition_dropout states {name} {value!r}, but a probability is in 0..1. Change it.")
+    if sum(all_three.values()) > 1 + 1e-9:  # what rounding adds
+        stated = ", ".join(f"{name} {value:g}" for name, value in all_three.items())
+        raise ValueError(
+            f"condition_dropout is {stated}: {sum(all_three.values()):g} in all, but each request loses one of these "
+            "at most, so that the three must not exceed 1. Lower them, or state those that are left out as 0."
+        )
 
 
 def drop_conditions(
-    rng: random.Random, messages: list[dict], *, text: float = 0.1, image: float = 0.1, both: float = 0.05
+    rng: random.Random,
+    messages: list[dict],
+    *,
+    text: float = DROPOUT["text"],
+    image: float = DROPOUT["image"],
+    both: float = DROPOUT["both"],
 ) -> list[dict]:
     """Removes text, pictures or both from the request before a picture, so that guidance has its other branches.
 
     Args:
-        messages: a request and its answer; returned as they are unless the answer is one picture.
-        text, image, both: the probabilities.
+        messages: a request and its answer, behind a system prompt or none, which stays; returned as they are unless
+            the answer is one picture.
+        text, image, both: the probabilities, as `check_condition_dropout` takes them.
     """
-    if len(messages) != 2 or [part["type"] for part in messages[1]["content"]] != ["image"]:
+    roles = [turn["role"] for turn in messages if turn is not messages[0] or turn["role"] != "system"]
+    if roles != ["user", "assistant"] or [part["type"] for part in messages[-1]["content"]] != ["image"]:
         return messages
-    draw = rng.random()
-    kinds = [{"text"}, {"image"}, {"text", "image"}, set()][
-        sum(draw >= p for p in (text, text + image, text + image + both))
-    ]
-    kept = [part for part in messages[0]["content"] if part["type"] not in kinds]
-    return [{**messages[0], "content": kept}, messages[1]]
+    *system, asked, answer = messages
+    (dropped,) = rng.choices(DROPPED, (text, image, both, max(0.0, 1 - text - image - both)))
+    return [*system, {**asked, "content": [part for part in asked["content"] if part["type"] not in dropped]}, answer]
 
 
 def pixel_values_of(picture, image_processor: ArmImageProcessor) -> torch.Tensor:
@@ -108,11 +137,16 @@ class ConversationCollator:
     def __init__(self, tokenizer, vq_model: ArmVQModel, config: ArmConfig):
         self.tokenizer, self.vq_model, self.config = tokenizer, vq_model, config
         encode = written_text_encoder(tokenizer)
-        self.encode_text = lru_cache(100_000)(lambda text: tuple(encode(text)))
+        self.encode_long = encode
+        self.encode_short = lru_cache(CACHED_TEXTS)(lambda text: array("i", encode(text)))
         self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
 
     def __reduce__(self):
         return type(self), (self.tokenizer, self.vq_model, self.config)  # its cache stays here
+
+    def encode_text(self, text: str) -> Sequence[int]:
+        """Ids of what people write. Short texts are kept: roles and instructions come again and again."""
+        return self.encode_short(text) if len(text) <= LONGEST_CACHED else self.encode_long(text)
 
     def image_tokens(self, images: Sequence[np.ndarray | torch.Tensor]) -> list[torch.LongTensor]:
         """Pictures uint8 [H, W, 3] or codes int64 [h, w] -> their tokens [h, w], in the same order.

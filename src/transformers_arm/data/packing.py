@@ -185,8 +185,8 @@ class PackedMixture(MixtureRows):
     def summary(self, states: Sequence[dict] | None = None) -> dict[str, float]:
         """`MixtureRows.summary`, and `packing_efficiency`: tokens of documents per token of budget."""
         states = list(self.states.values() if states is None else states)
-        tokens = sum(sum(state["tokens"].values()) for state in states)
-        budget = self.token_budget * sum(state["rows"] for state in states)
+        tokens = sum(sum(state.tokens.values()) for state in states)
+        budget = self.token_budget * sum(state.rows for state in states)
         return {"packing_efficiency": round(tokens / max(budget, 1), 4), **super().summary(states)}
 
 

@@ -9,7 +9,6 @@ ends up the same. A file's own metadata says how many rows it took, which it ski
 there; the folder is the only state, and `report.json` sums it up. Knows nothing about sequences or training.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -29,13 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Features, List, Value
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from tqdm.auto import tqdm
 
-from .columns import SOURCES, TASKS, row_conversation, row_task
+from ..fetching_arm import Fetcher
+from .columns import SOURCES, TASKS, read_list, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
-from .input_files import InputFile, find_sources, until_broken
-from .row_errors import Tally, row_error
+from .file_errors import until_broken
+from .fingerprints import digest
+from .input_files import InputFile, find_sources
+from .renaming import arranged, check_rename
+from .row_errors import RowError, Tally, as_row_error, row_error
 from .signals import starting_processes
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
@@ -53,7 +55,6 @@ COLUMNS = {
 }
 PICTURES = {"text_to_image": ("image",), "editing": (*SOURCES, "image"), "image_to_text": ("image",), "text": ()}
 TAR_COLUMNS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "prompt"}
-DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
 DTYPES = ("float32", "bfloat16", "float16")
 ROWS_AT_ONCE = 128  # whose pictures are in memory together
 ROWS_BEFORE_JUDGING = 1000  # a share of skipped rows says little before
@@ -67,12 +68,14 @@ def find_columns(sources: list[InputFile], rename: dict[str, str]) -> list[str]:
     """The columns of `COLUMNS` that the rows have once renamed, judged by the first rows that can be read.
 
     Raises:
-        ValueError: there are no rows, or they have none of these columns.
+        ValueError: there are no rows, or they have none of these columns, or not what is renamed.
     """
     problems = []
     for source in sources:
         names = {name: None for row in islice(until_broken(source.rows(), problems), 100) for name in row}
         if names:
+            if rename is not TAR_COLUMNS:  # somebody stated it
+                check_rename(rename, COLUMNS, names)
             renamed = {column for name, column in rename.items() if {name, name.partition(".")[0]} & set(names)}
             if columns := [column for column in COLUMNS if column in renamed | set(names)]:
                 return columns
@@ -85,34 +88,6 @@ def find_columns(sources: list[InputFile], rename: dict[str, str]) -> list[str]:
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def member(value):
-    """A text or JSON of a tar, decoded; anything else as it is."""
-    if not isinstance(value, Mapping) or value.get("bytes") is None:
-        return value
-    extension = str(value.get("path")).rpartition(".")[2].lower()
-    return WebDataset.DECODERS[extension](value["bytes"]) if extension in DECODED else value
-
-
-def arranged(row: dict, index: int, columns: Iterable[str], rename: dict[str, str], task: str | None) -> dict:
-    """A row with its columns renamed, `columns` that it lacks None, and `task` where it states none itself.
-
-    Of several names for one column the first that holds something counts; `json.caption` is a value inside a column.
-    """
-    found = {}
-    for name, column in rename.items():
-        outer, *inner = [name] if name in row else name.split(".")
-        try:
-            value = member(row.get(outer))
-        except ValueError as error:
-            raise row_error(index, column, f"{name} cannot be decoded: {error}", "undecodable") from error
-        for each in inner:
-            value = value.get(each) if isinstance(value, Mapping) else None
-        if value is not None:
-            found.setdefault(column, value)
-    row = dict.fromkeys(columns) | row | found
-    return row if row.get("task") is not None else row | {"task": task}
 
 
 def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator[dict]) -> dict:
@@ -128,7 +103,7 @@ def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator
     for column in PICTURES[task]:
         if row.get(column) is not None:
             several = column == "source_images"
-            result[column] = [next(codes) for _ in row[column]] if several else next(codes)
+            result[column] = [next(codes) for _ in read_list(row, "", column)] if several else next(codes)
     return result
 
 
@@ -148,6 +123,7 @@ class Job:
     columns: list[str]
     rename: dict[str, str]
     task: str | None
+    local_files: bool
     rows_per_file: int
     batch_size: int
     max_skipped: float
@@ -201,29 +177,33 @@ class Tokenizing:
             encoded.extend(self.vq_model.encode(pixel_values).codes.cpu().numpy().astype(np.uint16))
         return [{"codes": grid.ravel(), "height": grid.shape[0], "width": grid.shape[1]} for grid in encoded]
 
-    def read(self, row: dict, index: int) -> tuple[dict, str | None, list[dict]]:
+    def read(self, row: dict, index: int, fetcher: Fetcher) -> tuple[dict, str | None, list[dict]]:
         """A row -> itself, its task (None if it has messages), and its conversation with `pixel_values` as pictures.
 
+        Args:
+            fetcher: opens what it names as pictures.
+
         Raises:
-            ValueError: it cannot be used.
+            RowError: it cannot be used.
         """
-        row = arranged(row, index, self.job.columns, self.job.rename, self.job.task)
-        messages = row_conversation(row, index, self.pixel_values)
+        job = self.job
+        row = arranged(row, index, job.rename, columns=job.columns, default={"task": job.task})
+        messages = row_conversation(row, index, self.pixel_values, fetcher)
         if any(is_codes(picture) for picture in pictures_of(messages)):
             raise row_error(index, "image", "holds codes already, of whichever tokenizer. Give the picture.", "codes")
-        for part in (part for turn in messages for part in turn["content"] if part["type"] == "text"):
-            part["text"].encode()  # JSON can hold half a character, parquet cannot
         return row, None if row.get("messages") is not None else row_task(row, index), messages
 
     def window(self, source: InputFile, rows: Iterable[dict], start: int) -> tuple[list[dict], Tally]:
         """Rows from the `start`-th on -> those that can be used, with codes for pictures."""
         results, tally, numbered = [], Tally(), enumerate(rows, start)
+        fetcher = source.fetcher(self.job.local_files)
         while chunk := list(islice(numbered, ROWS_AT_ONCE)):
             usable = []
             for index, row in chunk:
                 try:
-                    usable.append(self.read(row, index))
-                except ValueError as error:
+                    with as_row_error(index, file=source.name):
+                        usable.append(self.read(row, index, fetcher))
+                except RowError as error:
                     tally.skip(source.name, error)
             pictures = [picture for _, _, messages in usable for picture in pictures_of(messages)]
             codes = iter(encoded_by_size(pictures, self.encode))
@@ -358,6 +338,7 @@ def pretokenize(
     split: str = "train",
     rename: dict[str, str] | None = None,
     task: str | None = None,
+    local_files: bool = False,
     workers: int | None = None,
     rows_per_file: int = 5000,
     batch_size: int = 32,
@@ -380,6 +361,7 @@ def pretokenize(
         rename: {their name: column}, of which the first that holds something counts; `json.caption` is a value inside
             a JSON. None takes for tars jpg, jpeg, png and webp as `image` and txt as `prompt`.
         task: of rows that state none.
+        local_files: whether rows of files may name local pictures, see `fetcher_for`; those of image folders may.
         workers: processes, each with a copy of the tokenizer and one thread; None takes one a core, at most 8. On GPUs
             they take turns. Several work on one file only where there are fewer files than workers.
         rows_per_file: input rows a file, which is what is done again after a kill.
@@ -401,8 +383,7 @@ def pretokenize(
     workers = min(8, os.cpu_count()) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers {workers} must be at least 1.")
-    if unknown := set((rename or {}).values()) - set(COLUMNS):
-        raise ValueError(f"Nothing can be renamed to {', '.join(unknown)}. The columns are {', '.join(COLUMNS)}.")
+    check_rename(rename or {}, COLUMNS)
     sources = find_sources(dataset, config, split)
     if rename is None:
         rename = TAR_COLUMNS if sources[0].builder == "webdataset" else {}
@@ -412,16 +393,17 @@ def pretokenize(
         columns=find_columns(sources, rename),
         rename=rename,
         task=task,
+        local_files=local_files,
         rows_per_file=rows_per_file,
         batch_size=batch_size,
         max_skipped=max_skipped,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         dtype=dtype,
     )
-    names = "\n".join(source.name for source in sources)
     options = {"dataset": dataset, "config": config, "split": split, "files": len(sources)}
-    options |= {"files_fingerprint": hashlib.sha256(names.encode()).hexdigest()}
-    options |= {name: getattr(job, name) for name in ("columns", "rename", "task", "rows_per_file", "batch_size")}
+    options |= {"files_fingerprint": digest([(source.name, source.size()) for source in sources])}
+    stated = ("columns", "rename", "task", "local_files", "rows_per_file", "batch_size")
+    options |= {name: getattr(job, name) for name in stated}
     begun = {"tokenizer": describe_tokenizer(job.tokenizer, dtype), "options": options}
     open_output(job.output, begun)
     report = write_report(job.output, begun, sources)

@@ -1,26 +1,109 @@
 """Where a row that cannot be used, with a broken picture say, is reported: its error, and the count of all such.
 
+    with as_row_error(index, file=file):
+        sample = encode(row_conversation(row, index))  # whatever it raises is this row's RowError
+
 Knows nothing about what rows hold.
 """
 
+import errno
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from socket import gaierror  # whose numbers are its own
+
+import torch
 
 SHOWN_ROWS = 10  # bad rows that one error message names
 
+# What is wrong with the machine that reads a row, and not with the row: another try, or another machine, can read it.
+MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+MACHINE_ERRNOS = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EROFS EIO EREMOTEIO ESTALE ENODEV ENXIO EMFILE ENFILE ENOMEM EAGAIN ENOLCK".split()
+    if hasattr(errno, name)
+}
+# torch has no types for these: they are RuntimeErrors as those of a wrong shape are.
+MACHINE_MESSAGE = re.compile(
+    r"(CUDA|HIP|XPU|NCCL|cuDNN|MPS)\b.* error|CUBLAS_STATUS|CUDNN_STATUS|can't allocate memory"
+)
+
 
 class RowError(ValueError):
-    """A row that cannot be used. `reason` says in few words of what kind the problem is, for counting rows by it."""
+    """A row that cannot be used.
 
-    reason = "unusable"
+    Attributes:
+        reason: in few words of what kind the problem is, for counting rows by it.
+        row: its number, or whatever else tells which row it is; None where that is not known yet.
+        column: that the problem is in; "" where it is in none, or not known.
+        file: that the row is of; "" where that is not known.
+    """
+
+    reason, row, column, file = "unusable", None, "", ""
 
 
-def row_error(index: int, column: str, problem: str, reason: str = RowError.reason) -> RowError:
+def row_error(
+    index: int | str, column: str, problem: str, reason: str = RowError.reason, *, file: str = ""
+) -> RowError:
     """The error of a row; every error of this file begins as this one does, and its reason with the column."""
-    error = RowError(f"Row {index}, column '{column}': {problem}")
-    error.reason = f"{column}: {reason}"
+    where = f"Row {index}, column '{column}'" if column else f"Row {index}"
+    text = f"{where}: {problem}".encode(errors="backslashreplace").decode()  # half a character breaks logs
+    error = RowError(text)
+    error.reason = f"{column}: {reason}" if column else reason
+    error.row, error.column, error.file = index, column, file
     return error
+
+
+def machine_error(error: BaseException | None) -> BaseException | None:
+    """What of an error and its causes is no fault of a row: memory, disk, open files, devices. None if nothing is.
+
+    A connection that was lost is one too; but not as the cause of another error, for an address that a row names may
+    well be dead.
+    """
+    if isinstance(error, ConnectionError | TimeoutError):
+        return error
+    while error is not None:
+        if isinstance(error, MACHINE_ERRORS):
+            return error
+        if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno in MACHINE_ERRNOS:
+            return error
+        if isinstance(error, RuntimeError) and MACHINE_MESSAGE.search(str(error)):
+            return error
+        error = error.__cause__
+    return None
+
+
+@contextmanager
+def as_row_error(index: int | str, column: str = "", *, file: str = "") -> Iterator[None]:
+    """The one boundary at which whatever a row raises, while it becomes a sample, is that row's `RowError`.
+
+    Args:
+        index: the row's number, or whatever else tells which one it is.
+        column: that is being read, where that is known.
+        file: that the row is of, for `RowError.file`.
+
+    Raises:
+        RowError: for every Exception; one that names its row keeps its text.
+        BaseException: what `machine_error` finds: it costs no row, and another try may go well.
+    """
+    try:
+        yield
+    except Exception as error:
+        if machine := machine_error(error):
+            raise machine  # noqa: B904 (it is among the causes already)
+        if isinstance(error, RowError) and error.row is not None:
+            error.file = error.file or file
+            raise
+        if isinstance(error, RowError):
+            problem, reason = str(error), error.reason
+        elif isinstance(error, ValueError):
+            problem, reason = str(error), RowError.reason
+        else:
+            kind = type(error).__name__
+            problem, reason = f"{kind}: {error}. Mend the row, or drop it.", f"{RowError.reason} ({kind})"
+        raise row_error(index, column, problem, reason, file=file) from error
 
 
 def file_error(rows: int, error: Exception) -> RowError:

@@ -4,6 +4,7 @@ Rows may be anything that several samples make together, such as documents packe
 size. Knows nothing about what they are, and nothing about trainers.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .mixture import Mixture, counted
+from .fingerprints import differences
+from .mixture import Mixture, MixtureState, counted
 
 
 class Waiting(NamedTuple):
@@ -22,7 +24,37 @@ class Waiting(NamedTuple):
     number: int
     name: str
     sample: object
-    before: dict | None
+    before: MixtureState | None
+
+
+class RoomState(NamedTuple):
+    """What brings back who waits: the state before the oldest, and which of those drawn since are gone already."""
+
+    before: MixtureState | None
+    gone: tuple[int, ...] = ()
+
+    def to_json(self) -> dict:
+        return {"before": self.before and self.before.to_json(), "gone": list(self.gone)}
+
+    @classmethod
+    def from_json(cls, state: Mapping) -> "RoomState":
+        return cls(state["before"] and MixtureState.from_json(state["before"]), tuple(state["gone"]))
+
+
+class StreamState(NamedTuple):
+    """Where a stream of rows is: how it packs, its rows so far, and how many documents and tokens of each source."""
+
+    packing: RoomState | None = None
+    rows: int = 0
+    documents: Mapping[str, int] = {}
+    tokens: Mapping[str, int] = {}
+
+    def to_json(self) -> dict:
+        return self._asdict() | {"packing": self.packing and self.packing.to_json()}
+
+    @classmethod
+    def from_json(cls, state: Mapping) -> "StreamState":
+        return cls(**{**state, "packing": state["packing"] and RoomState.from_json(state["packing"])})
 
 
 class WaitingRoom:
@@ -34,8 +66,8 @@ class WaitingRoom:
         state: of the last row; None begins.
     """
 
-    def __init__(self, draw: Callable[[dict | None], Iterator], state: dict | None = None):
-        self.before, self.gone = (state["before"], set(state["gone"])) if state else (None, set())
+    def __init__(self, draw: Callable[[MixtureState | None], Iterator], state: RoomState | None = None):
+        self.before, self.gone = (state.before, set(state.gone)) if state else (None, set())
         self.drawn, self.waiting, self.number = draw(self.before), [], 0
 
     def receive(self) -> None:
@@ -54,13 +86,18 @@ class WaitingRoom:
         self.waiting = [each for each in self.waiting if each.number not in numbers]
         self.gone |= numbers
 
-    def state(self) -> dict:
-        """What a new room needs to go on from here; JSON can hold it."""
+    def state(self) -> RoomState:
+        """What a new room needs to go on from here."""
         first, before = self.number, self.before
         if self.waiting:
             first, before = self.waiting[0].number, self.waiting[0].before
         self.gone = {each for each in self.gone if each > first}
-        return {"before": before, "gone": sorted(each - first for each in self.gone)}
+        return RoomState(before, tuple(sorted(each - first for each in self.gone)))
+
+
+def states_to_json(states: Mapping[int, StreamState]) -> dict[str, dict]:
+    """States of streams as `MixtureRows.load_state_dict` takes them."""
+    return {str(stream): state.to_json() for stream, state in states.items()}
 
 
 class MixtureRows(IterableDataset, ABC):
@@ -77,7 +114,7 @@ class MixtureRows(IterableDataset, ABC):
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
         self.batch_size, self.process_index, self.processes = 1, 0, 1
-        self.states: dict[int, dict] = {}  # of the streams, after the rows that this process consumed
+        self.states: dict[int, StreamState] = {}  # of the streams, after the rows that this process consumed
         self.rows_consumed = 0  # by all processes
 
     @abstractmethod
@@ -85,7 +122,9 @@ class MixtureRows(IterableDataset, ABC):
         """What makes samples of conversations; its `prepare` makes of a picture what their image parts hold."""
 
     @abstractmethod
-    def rows(self, draw: Callable[[dict | None], Iterator], state: dict | None) -> Iterator[tuple[list, dict]]:
+    def rows(
+        self, draw: Callable[[MixtureState | None], Iterator], state: RoomState | None
+    ) -> Iterator[tuple[list, RoomState]]:
         """Rows of samples behind a state: ((name, sample), ...) and the state after the row."""
 
     @abstractmethod
@@ -146,16 +185,16 @@ class MixtureRows(IterableDataset, ABC):
 
     def rows_of(self, stream: int, encoder: Callable) -> Iterator[dict]:
         """The rows of one stream, behind those that were consumed."""
-        state = self.states.get(stream) or {"packing": None, "rows": 0, "documents": {}, "tokens": {}}
+        state = self.states.get(stream) or StreamState()
 
-        def draw(drawn: dict | None) -> Iterator[tuple[str, object, dict]]:
+        def draw(drawn: MixtureState | None) -> Iterator[tuple[str, object, MixtureState]]:
             return self.mixture.draw(stream, drawn, encode=encoder, prepare=encoder.prepare)
 
-        for samples, packing in self.rows(draw, state["packing"]):
-            documents, tokens = state["documents"], state["tokens"]
+        for samples, packing in self.rows(draw, state.packing):
+            documents, tokens = state.documents, state.tokens
             for name, sample in samples:
                 documents, tokens = counted(documents, name), counted(tokens, name, self.tokens(sample))
-            state = {"packing": packing, "rows": state["rows"] + 1, "documents": documents, "tokens": tokens}
+            state = StreamState(packing, state.rows + 1, documents, tokens)
             yield {**self.row(samples), "stream": stream, "state": state}
 
     def consume(self, batch: dict) -> dict:
@@ -167,27 +206,35 @@ class MixtureRows(IterableDataset, ABC):
 
     def state_dict(self) -> dict:
         """Where the rows consumed by this process end; JSON can hold it. Those of several processes add up."""
-        return {"made_of": self.made_of(), "states": {str(stream): state for stream, state in self.states.items()}}
+        return {"made_of": self.made_of(), "states": states_to_json(self.states)}
 
     def load_state_dict(self, state_dict: Mapping) -> None:
         """Goes on where a training stopped, with any number of processes and workers.
 
         Raises:
-            ValueError: that training had other sources, seed, streams or limits of a row.
+            ValueError: that training had other sources, seed, streams or limits of a row, or does not say which; rows
+                would be repeated and others never seen.
         """
-        made_of, theirs = self.made_of(), state_dict["made_of"]
-        if other := [name for name in made_of if made_of[name] != theirs.get(name)]:
-            changed = ", ".join(f"{name} {theirs.get(name)!r} instead of {made_of[name]!r}" for name in other)
-            raise ValueError(f"The training that is to go on had {changed}; state the same, or start a new training.")
-        self.states = {int(stream): state for stream, state in state_dict["states"].items()}
-        self.rows_consumed = sum(state["rows"] for state in self.states.values())
+        theirs = state_dict["made_of"]
+        if "sources" not in theirs:
+            raise ValueError(
+                "The training that is to go on was begun by an earlier version, which did not note what its sources "
+                "were, so that it cannot be gone on with row by row. Start a new training from its weights."
+            )
+        # As theirs was written: JSON makes lists of tuples.
+        if changed := differences(theirs, json.loads(json.dumps(self.made_of()))):
+            raise ValueError(
+                f"The training that is to go on had other data: {'; '.join(changed)}. State the same, or start a new "
+                "training from its weights."
+            )
+        self.states = {int(stream): StreamState.from_json(state) for stream, state in state_dict["states"].items()}
+        self.rows_consumed = sum(state.rows for state in self.states.values())
 
     def made_of(self) -> dict:
-        """What rows depend on, besides the sources' own rows."""
-        weights = {name: source.weight for name, source in self.mixture.sources.items()}
-        return {"seed": self.mixture.seed, "streams": self.mixture.streams, "weights": weights}
+        """What rows depend on; JSON can hold it."""
+        return self.mixture.made_of
 
-    def summary(self, states: Sequence[dict] | None = None) -> dict[str, float]:
+    def summary(self, states: Sequence[StreamState] | None = None) -> dict[str, float]:
         """What was drawn, for a log: of each source its shares `documents/<name>` and `tokens/<name>`, the
         `epoch/<name>` that its slowest stream is in, and how many rows were `skipped/<name>` and are `missing/<name>`,
         where there are such.
@@ -198,16 +245,16 @@ class MixtureRows(IterableDataset, ABC):
         states = list(self.states.values() if states is None else states)
         documents, tokens, skipped = Counter(), Counter(), Counter()
         for state in states:
-            documents.update(state["documents"])
-            tokens.update(state["tokens"])
-        drawing = [state["packing"]["before"] for state in states]
-        for name, reasons in ((name, reasons) for each in drawing for name, reasons in each["skipped"].items()):
+            documents.update(state.documents)
+            tokens.update(state.tokens)
+        drawing = [state.packing.before for state in states]
+        for name, reasons in ((name, reasons) for each in drawing for name, reasons in each.skipped.items()):
             skipped[name] += sum(reasons.values())
         logs = {}
         for name in self.mixture.sources:
             logs[f"documents/{name}"] = round(documents[name] / max(documents.total(), 1), 4)
             logs[f"tokens/{name}"] = round(tokens[name] / max(tokens.total(), 1), 4)
-            epochs = [each["readers"][name]["epoch"] for each in drawing if name in each["readers"]]
+            epochs = [each.readers[name].epoch for each in drawing if name in each.readers]
             logs[f"epoch/{name}"] = min(epochs, default=0)
         logs |= {f"skipped/{name}": rows for name, rows in skipped.items()}
         return logs | {f"missing/{name}": rows for name, rows in self.mixture.missing_rows(drawing).items()}

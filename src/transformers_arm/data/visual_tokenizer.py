@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
-from .columns import MAX_CODE
+from .pictures import MAX_CODE
 
 
 class _TokenizerOfArm(ArmVQModel):

@@ -27,14 +27,17 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, SiglipModel
 
 from ..data.collators import siglip_input_ids, to_pixel_values
-from ..data.columns import read_picture, read_text
+from ..data.columns import read_text
 from ..data.conversations import pixel_values_of
-from ..data.input_files import InputFile, until_broken
-from ..data.pretokenize import arranged
-from ..data.row_errors import RowError, Tally, row_error
+from ..data.file_errors import until_broken
+from ..data.input_files import InputFile
+from ..data.pictures import read_picture
+from ..data.renaming import arranged
+from ..data.row_errors import RowError, Tally, as_row_error, row_error
 from ..data.visual_tokenizer import load_tokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..extras import require
+from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
 from ..metrics.arm_codebook.arm_codebook import code_counts, usage_scores
 from ..metrics.arm_fid.arm_fid import FrechetDistance
@@ -139,6 +142,7 @@ class Picture(NamedTuple):
         label: the number of its class.
         is_described_by: whether another caption is true of it too; None compares it with its own.
         file, row: where it comes from, for messages.
+        fetcher: opens what `image` names.
     """
 
     image: object
@@ -147,30 +151,36 @@ class Picture(NamedTuple):
     is_described_by: Callable[[str], bool] | None = None
     file: str = ""
     row: int = 0
+    fetcher: Fetcher = FROM_CALLER
 
 
-def dataset_pictures(sources: Iterable[InputFile], rename: Mapping[str, str] = RENAME) -> Iterator[Picture]:
+def dataset_pictures(
+    sources: Iterable[InputFile], rename: Mapping[str, str] = RENAME, *, local_files: bool = False
+) -> Iterator[Picture]:
     """The pictures of `find_sources`, in order; rows that cannot be used, and files cut off, as errors in their place.
 
     Args:
         rename: {their name: `image`, `caption` or `label`}; of several names for one the first that holds something
             counts.
+        local_files: whether rows of files may name local pictures, see `fetcher_for`.
     """
     for source in sources:
-        problems, row = [], -1
+        problems, row, fetcher = [], -1, source.fetcher(local_files)
         for row, columns in enumerate(until_broken(source.rows(), problems)):
             try:
-                yield _picture(columns, row, source.name, rename)
-            except ValueError as error:
-                yield Picture(error, file=source.name, row=row)
+                with as_row_error(row, file=source.name):
+                    picture = _picture(columns, row, rename)
+            except RowError as error:
+                picture = Picture(error)
+            yield picture._replace(file=source.name, row=row, fetcher=fetcher)
         if problems:
             error = RowError(f"the file ends early, after {row + 1} rows ({problems[0]}). Replace it.")
             error.reason = "file ends early"
             yield Picture(error, file=source.name, row=row + 1)
 
 
-def _picture(columns: dict, row: int, file: str, rename: Mapping[str, str]) -> Picture:
-    named = arranged(columns, row, COLUMNS, rename, None)
+def _picture(columns: dict, row: int, rename: Mapping[str, str]) -> Picture:
+    named = arranged(columns, row, rename, columns=COLUMNS)
     if named["image"] is None:
         problem = f"the row has {', '.join(columns)}, and no picture. Say which is one, as in --rename photo=image."
         raise row_error(row, "image", problem, "missing")
@@ -183,7 +193,7 @@ def _picture(columns: dict, row: int, file: str, rename: Mapping[str, str]) -> P
     except ValueError as error:
         problem = f"{label!r} is no whole number. Number the classes from 0."
         raise row_error(row, "label", problem, "no number") from error
-    return Picture(named["image"], caption, label, file=file, row=row)
+    return Picture(named["image"], caption, label)
 
 
 def class_names(source: InputFile, rename: Mapping[str, str] = RENAME) -> list[str] | None:
@@ -214,7 +224,7 @@ def _readable(
         try:
             if isinstance(picture.image, ValueError):
                 raise picture.image
-            pixel_values = read_picture(picture.image, picture.row, "image", prepare)
+            pixel_values = read_picture(picture.image, picture.row, "image", prepare, picture.fetcher)
         except ValueError as error:
             tally.skip(picture.file, error)
             if tally.rows == FEWEST_ROWS:
@@ -323,10 +333,10 @@ class ZeroShot:
 
     @torch.no_grad()
     def text_embeddings(self, texts: Sequence[str], template: str = "{}") -> torch.Tensor:
-        """Texts -> float [N, D] of length one; in lower case, which SigLIP was trained with."""
+        """Texts -> float [N, D] of length one."""
         longest = self.siglip.config.text_config.max_position_embeddings
-        lowered = [template.format(text).lower() for text in texts]
-        input_ids = siglip_input_ids(self.text_tokenizer, lowered, longest).to(self.siglip.device)
+        written = [template.format(text) for text in texts]
+        input_ids = siglip_input_ids(self.text_tokenizer, written, longest).to(self.siglip.device)
         return nn.functional.normalize(self.siglip.get_text_features(input_ids=input_ids).pooler_output, dim=-1)
 
     @torch.no_grad()

@@ -8,7 +8,9 @@ import os
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, AutoProcessor, BatchEncoding, PreTrainedModel, ProcessorMixin
+
+from ..data.collators import siglip_input_ids
 
 _TOWERS = ("get_image_features", "get_text_features")
 
@@ -105,15 +107,11 @@ class ImageTextSimilarity:
         return cosines * self.model.logit_scale.float().exp() if self.scaled else cosines
 
     def _tokenize(self, texts: list[str]):
-        settings = {
-            "max_length": self.model.config.text_config.max_position_embeddings,
-            "truncation": True,
-            "return_tensors": "pt",
-        }
-        if not self._is_siglip:
-            return self.processor.tokenizer(texts, padding=True, **settings)
-        lowered = [text.lower() for text in texts]
-        return self.processor.tokenizer(lowered, padding="max_length", return_attention_mask=False, **settings)
+        longest = self.model.config.text_config.max_position_embeddings
+        if self._is_siglip:
+            return BatchEncoding({"input_ids": siglip_input_ids(self.processor.tokenizer, texts, longest)})
+        settings = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        return self.processor.tokenizer(texts, **settings)
 
 
 def _load_processor(source: str | os.PathLike | ProcessorMixin | None, revision: str | None) -> ProcessorMixin:

@@ -142,11 +142,10 @@ def train_siglip(recipe: SiglipRecipe, output: Path) -> None:
     train(trainer)
     plain = SiglipModel(config)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pixel_head.")})
-    plain.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    ArmImageProcessor(
-        patch_size=vision.patch_size, size={"height": vision.image_size, "width": vision.image_size}
-    ).save_pretrained(output)
+    size = {"height": vision.image_size, "width": vision.image_size}
+    image_processor = ArmImageProcessor(patch_size=vision.patch_size, size=size)
+    for each in (plain, tokenizer, image_processor) if arguments.should_save else ():
+        each.save_pretrained(output)
 
 
 def train_qwen2(recipe: Qwen2Recipe, output: Path) -> None:
@@ -166,8 +165,8 @@ def train_qwen2(recipe: Qwen2Recipe, output: Path) -> None:
         Qwen2ForCausalLM(config), arguments, train_dataset=data, data_collator=TextCollator(tokenizer)
     )
     train(trainer)
-    trainer.model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    for each in (trainer.model, tokenizer) if arguments.should_save else ():
+        each.save_pretrained(output)
 
 
 def train_backbones(recipe: BackbonesRecipe) -> None:

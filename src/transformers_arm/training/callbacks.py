@@ -20,11 +20,13 @@ from transformers import Trainer, TrainerCallback
 from ..data.collators import to_pixel_values
 from ..data.columns import SOURCES, read_picture, read_text, undecoded
 from ..data.conversations import is_codes, message
+from ..data.pictures import fetcher_for
 from ..data.row_errors import row_error
 from ..data.world import World
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.arm import Arm
 from ..evaluation.sheets import picture_sheet
+from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImagePipeline, batched
 from .reporting import log_samples, log_scores
@@ -140,7 +142,7 @@ def load_rows(rows: list | str | dict) -> Iterable[Mapping]:
     return found
 
 
-def read_sample(row: Mapping, index: int) -> dict:
+def read_sample(row: Mapping, index: int, fetcher: Fetcher = FROM_CALLER) -> dict:
     """A row of `SamplesCallback` -> its `prompt` or `question`, and its `image`, RGB, where it has one.
 
     Raises:
@@ -160,7 +162,7 @@ def read_sample(row: Mapping, index: int) -> dict:
             raise row_error(index, column, problem)
     sample = {asked[0]: read_text(row, index, asked[0])}
     if row.get(own) is not None:
-        sample["image"] = read_picture(row[own], index, own)
+        sample["image"] = read_picture(row[own], index, own, fetcher=fetcher)
         if is_codes(sample["image"]):
             raise row_error(index, own, "sheets show pictures, and codes are none. Give the picture.")
     return sample
@@ -182,6 +184,7 @@ class SamplesCallback(TrainerCallback):
         detokenizer: renders the tokens; without one, questions alone are answered.
         max_new_tokens: most tokens of an answer.
         seed: of the pictures.
+        local_files: whether rows of files that `datasets` loads may name local pictures, see `fetcher_for`.
 
     Raises:
         ValueError: a row that cannot be used; nothing to show; or weights that ZeRO-3 or FSDP1 shard.
@@ -196,8 +199,10 @@ class SamplesCallback(TrainerCallback):
         detokenizer: ArmPixelDetokenizer | None = None,
         max_new_tokens: int = 64,
         seed: int = 900003,
+        local_files: bool = False,
     ):
-        samples = [read_sample(row, index) for index, row in enumerate(rows)]
+        fetcher = fetcher_for(rows, local_files)
+        samples = [read_sample(row, index, fetcher) for index, row in enumerate(rows)]
         self.questions = [sample for sample in samples if "question" in sample]
         prompts = [sample for sample in samples if "prompt" in sample and detokenizer is not None]
         self.edits = [sample for sample in prompts if "image" in sample]

@@ -23,8 +23,9 @@ from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
 from .parts import detokenizer_of, processor_of
 from .recipe import Section, either, section
 from .resumable_data import MixtureTrainer
+from .saving import save_model
 from .sections import GenerationSettings, Lora, Quantization, Samples, TasksOfWorld, Training, WorldScores, sources_of
-from .trainer import ArmTrainer, save_model, set_generation, train, training_arguments
+from .trainer import ArmTrainer, set_generation, train, training_arguments
 from .world_data import world_tasks
 
 Packed = sources_of("Packed", PackedMixture.from_recipe, without=("processor", "config", "seed", "sources"))

@@ -17,7 +17,9 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from ..pixel_transformer_arm import flow_matching_loss
 from .callbacks import ReconstructionCallback
+from .pushing import raise_failed_pushes
 from .recipe import Section, section
+from .saving import save_folder
 from .sections import PicturesOfWorld, Training
 from .tokenizer import Reconstructions
 from .trainer import ArmTrainer, adamw, train, training_arguments
@@ -88,4 +90,5 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     train(trainer)
     defaults = recipe.pipeline_defaults.plain()
     detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **defaults)
-    detokenizer.save_pretrained(output / "detokenizer")
+    save_folder(trainer, output / "detokenizer", {"": (detokenizer,)})
+    raise_failed_pushes(trainer)

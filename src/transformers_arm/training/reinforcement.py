@@ -20,8 +20,9 @@ from .callbacks import WorldScoresCallback
 from .conversations import add_samples
 from .grpo import ArmGRPOConfig, ArmGRPOTrainer
 from .recipe import Section, either, section
+from .saving import save_model
 from .sections import GenerationSettings, Lora, RequestsOfWorld, Samples, WorldScores
-from .trainer import save_model, set_generation, train
+from .trainer import set_generation, train
 from .world_data import world_requests
 
 DERIVED = ("gradient_accumulation_steps", "reward_weights")  # from `prompts_per_step` and `rewards`

@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from ..data.streams import MixtureRows
+from ..data.streams import MixtureRows, StreamState, states_to_json
 from .trainer import ArmTrainer
 
 DATA_STATE_NAME = "data_state.json"
@@ -46,14 +46,14 @@ class MixtureTrainer(ArmTrainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         return [self.train_dataset.consume(batch) for batch in batches], num_items
 
-    def _states(self) -> dict[str, dict]:
+    def _states(self) -> dict[int, StreamState]:
         """Where all processes' streams are; after a resumption a process also has old states of others' streams."""
-        states = gather_object(list(self.train_dataset.state_dict()["states"].items()))
-        return dict(sorted(states, key=lambda each: each[1]["rows"]))
+        states = gather_object(list(self.train_dataset.states.items()))
+        return dict(sorted(states, key=lambda each: each[1].rows))
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
-        state = {**self.train_dataset.state_dict(), "states": self._states()}
+        state = {**self.train_dataset.state_dict(), "states": states_to_json(self._states())}
         if self.is_world_process_zero():
             (Path(output_dir) / DATA_STATE_NAME).write_text(json.dumps(state))
 

@@ -57,7 +57,8 @@ class GuardedReward:
     Keywords that the callable does not take are left out.
 
     Args:
-        reward: takes `prompts`, `images`, ... as keywords and returns a list of float or None.
+        reward: takes `prompts`, `images`, ... as keywords and returns a list of float or None. It may have a method
+            `start` that takes `prompts`, `images`, `source_images` and `task`; see there.
         timeout: seconds a call may take; None sets no limit. A reward whose `limits_itself` is true has none.
     """
 
@@ -84,6 +85,24 @@ class GuardedReward:
 
     def _taken(self, **columns) -> dict:
         return columns if self.keywords is None else {k: v for k, v in columns.items() if k in self.keywords}
+
+    def start(self, **columns) -> None:
+        """Shows the reward some of the pictures that it will be asked for, while others are still drawn: its own
+        `start`, if it has one, is called beside the training, within the time limit. A failure is only logged: the
+        call is yet to come.
+        """
+        if (start := getattr(self.reward, "start", None)) is not None:
+            Thread(target=self._started, args=(start, columns), daemon=True).start()
+
+    def _started(self, start: Callable, columns: dict) -> None:
+        try:
+            _called_in_time(functools.partial(start, **columns), self.timeout)
+        except Exception as error:
+            self._not_started(error)
+
+    def _not_started(self, error: Exception) -> None:
+        what = str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
+        logger.warning("Reward %s could not start early: %s", self.__name__, what, exc_info=error)
 
     def _failure(self, error: Exception, count: int) -> list[None]:
         if isinstance(error, RewardError):
@@ -144,6 +163,18 @@ class AsyncGuardedReward(GuardedReward):
         super().__init__(reward, timeout)
         self.loop = asyncio.new_event_loop()
         Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def start(self, **columns) -> None:
+        if (start := getattr(self.reward, "start", None)) is not None:
+            asyncio.run_coroutine_threadsafe(self._started(start, columns), self.loop)
+
+    async def _started(self, start: Callable, columns: dict) -> None:
+        try:
+            await asyncio.wait_for(start(**columns), self.timeout)
+        except TimeoutError:
+            self._not_started(_Late(f"did not end within {self.timeout} s"))
+        except Exception as error:
+            self._not_started(error)
 
     async def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
         try:

@@ -9,6 +9,7 @@ every position by the whole head, so that text and image tokens share one softma
 forward. Knows nothing about how pictures are rendered.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from random import Random
@@ -30,13 +31,16 @@ from ..data.conversations import (
     pictures_of,
     pixel_values_of,
 )
+from ..data.pictures import fetcher_for
+from ..data.row_errors import as_row_error, row_error
 from ..data.visual_tokenizer import weights_fingerprint
+from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside, settle
+from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, mend_trl_defaults, set_aside
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -52,6 +56,8 @@ class ArmSFTConfig(SFTConfig):
         condition_dropout: probabilities `text`, `image` and `both` with which a training row that asks for a picture
             loses that part of its request, so that guidance has its other branches (`drop_conditions`, which says
             what pre-training takes). Drawn once a row, when the dataset is prepared. None drops nothing.
+        local_files: whether rows of parquet, json, csv and tar files may name local files, archives and remote stores
+            as pictures. Without it they name http(s) addresses; image folders and rows made in memory need none of it.
 
     Raises:
         ValueError: an option of TRL that makes no sense for ARM.
@@ -63,10 +69,10 @@ class ArmSFTConfig(SFTConfig):
     condition_dropout: dict[str, float] | str | None = field(
         default=None, metadata={"help": "Probabilities text, image, both: what requests for pictures lose."}
     )
+    local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
 
     def __post_init__(self):
-        no_bf16_on_cpu(self)
-        settle(vars(self))
+        mend_trl_defaults(self)
         super().__post_init__()
         refuse_other_losses(self)
         assistant_only = "only what the assistant says carries loss, as it is"
@@ -84,7 +90,7 @@ class ArmSFTConfig(SFTConfig):
         for name, (is_refused, reason) in refused.items():
             if is_refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} makes no sense for ARM: {reason}. Leave it out.")
-        check_condition_dropout(self.condition_dropout)
+        check_condition_dropout(self.condition_dropout, NO_DROPOUT)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
 
@@ -96,9 +102,10 @@ class RowEncoder:
         model, processor: an ARM, whose frozen tokenizer encodes the pictures, and its processor, which sizes them.
         max_length: rows longer than this are checked; see `check_length`.
         condition_dropout, seed: see `ArmSFTConfig`; what row i loses is a function of seed and i.
+        fetcher: opens what rows name as pictures.
 
     Raises:
-        ValueError: a row that cannot be used; names it.
+        RowError: a row that cannot be used; names it.
     """
 
     def __init__(
@@ -109,13 +116,10 @@ class RowEncoder:
         max_length: int | None = None,
         condition_dropout: dict[str, float] | None = None,
         seed: int = 0,
+        fetcher: Fetcher = FROM_CALLER,
     ):
-        self.model, self.image_processor, self.max_length, self.seed = (
-            model,
-            processor.image_processor,
-            max_length,
-            seed,
-        )
+        self.model, self.image_processor, self.fetcher = model, processor.image_processor, fetcher
+        self.max_length, self.seed = max_length, seed
         self.condition_dropout = NO_DROPOUT | (condition_dropout or {})
         self.collator = ConversationCollator(processor.tokenizer, model.vq_model, model.config)
 
@@ -152,12 +156,15 @@ class RowEncoder:
 
     def conversation(self, row: dict, index: int) -> list[dict]:
         """A row -> chat messages that have lost what `condition_dropout` drew for it."""
-        messages = row_conversation(row, index, self.pixel_values)
-        try:
-            check_codes(pictures_of(messages), self.model.config)
-        except ValueError as error:
-            raise ValueError(f"Row {index}: {error}") from error
+        messages = row_conversation(row, index, self.pixel_values, self.fetcher)
+        check_codes(pictures_of(messages), self.model.config)
         return drop_conditions(Random(f"{self.seed}/{index}"), messages, **self.condition_dropout)
+
+    def encode(self, index: int, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list, list]:
+        """A row's conversation and the tokens of its pictures in order -> ids and labels."""
+        ids, labels = self.collator.encode(messages, tokens)
+        self.check_length(index, ids, labels)
+        return ids, labels
 
     def check_length(self, index: int, ids: list[int], labels: list[int]) -> None:
         """Refuses a row of which truncation would leave a broken picture, or nothing to learn; text may be cut."""
@@ -167,18 +174,22 @@ class RowEncoder:
         in_picture = any(token >= config.visual_token_offset or token == config.vision_end_token_id for token in lost)
         if in_picture or not any(label != -100 for label in labels[: self.max_length]):
             what = "a picture" if in_picture else "all that it teaches"
-            raise ValueError(
-                f"Row {index} has {len(ids)} tokens; at max_length {self.max_length} {what} would be cut off. Raise "
+            problem = (
+                f"it has {len(ids)} tokens; at max_length {self.max_length} {what} would be cut off. Raise "
                 "max_length, let the image processor make pictures smaller, or drop the row."
             )
+            raise row_error(index, "", problem, "longer than max_length")
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list[list[int]]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        conversations = [self.conversation(row, index) for index, row in zip(indices, rows, strict=True)]
+        conversations, encoded = [], []
+        for index, row in zip(indices, rows, strict=True):
+            with as_row_error(index):
+                conversations.append(self.conversation(row, index))
         tokens = iter(self.image_tokens([image for messages in conversations for image in pictures_of(messages)]))
-        encoded = [self.collator.encode(messages, tokens) for messages in conversations]
-        for index, (ids, labels) in zip(indices, encoded, strict=True):
-            self.check_length(index, ids, labels)
+        for index, messages in zip(indices, conversations, strict=True):
+            with as_row_error(index):
+                encoded.append(self.encode(index, messages, tokens))
         return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
 
 
@@ -267,6 +278,7 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
             max_length=args.max_length,
             condition_dropout=args.condition_dropout if name == "train" else None,
             seed=args.seed,
+            fetcher=fetcher_for(dataset, args.local_files),
         )
         dataset = undecoded(dataset)
         options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "remove_columns": columns}

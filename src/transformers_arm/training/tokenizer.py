@@ -17,8 +17,10 @@ from ..data.image_text import ImageTextMixture
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from .callbacks import ReconstructionCallback
+from .pushing import raise_failed_pushes
 from .recipe import Section, arguments_of, either, section
 from .resumable_data import MixtureTrainer
+from .saving import save_folder
 from .sections import PicturesOfWorld, Training, sources_of
 from .trainer import ArmTrainer, adamw, train, training_arguments
 from .world_data import world_pictures
@@ -86,8 +88,8 @@ def train_tokenizer(recipe: TokenizerRecipe) -> None:
     if arguments.process_index:
         set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)
-    model.save_pretrained(output / "pretraining")
+    save_folder(trainer, output / "pretraining", {"": (model,)})
     config = ArmVQConfig(**{**model.config.to_dict(), "text_config": None, "captioner_config": None})
     model.vq_model.config = config
-    model.vq_model.save_pretrained(output / "vq_model")
-    image_processor.save_pretrained(output / "vq_model")
+    save_folder(trainer, output / "vq_model", {"": (model.vq_model, image_processor)})
+    raise_failed_pushes(trainer)

@@ -1,67 +1,21 @@
-"""The Trainer all recipes share: checkpoints that are never half-written, and the recipe files that configure it.
+"""The Trainer all recipes share, and what the settings of their recipes make of it.
 
-Knows nothing about what is trained; what an ARM's loss wants is in `routed_loss`.
+Knows nothing about what is trained, nor how it is saved (`saving`); what an ARM's loss wants is in `routed_loss`.
 """
 
 import atexit
 import os
-import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from .routed_loss import RoutedLossMixin
-
-_STAGING = ".saving"  # inside output_dir, so that the final rename stays on one file system
-
-
-class AtomicCheckpointMixin:
-    """For a `Trainer`: checkpoints are written aside and renamed, so that none is ever half-written."""
-
-    def _get_output_dir(self, trial):
-        run_dir = super()._get_output_dir(trial)
-        return os.path.join(run_dir, _STAGING) if getattr(self, "_saving", False) else run_dir
-
-    def _save_checkpoint(self, model, trial):
-        run_dir = Path(self._get_output_dir(trial))
-        if self.is_world_process_zero():
-            shutil.rmtree(run_dir / _STAGING, ignore_errors=True)  # what an interrupted save left behind
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk raises, by who writes
-            free = shutil.disk_usage(run_dir).free / 1e9
-            shutil.rmtree(run_dir / _STAGING, ignore_errors=True)
-            raise OSError(
-                f"The checkpoint of step {self.state.global_step} could not be written to {run_dir}, where {free:.3f} "
-                f"GB are free: {error}. Earlier checkpoints are whole: make room, and the same command goes on from "
-                "the newest."
-            ) from error
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        best = self.state.best_model_checkpoint
-        if best is not None:
-            self.state.best_model_checkpoint = str(run_dir / Path(best).name)  # where it will be, not where it is now
-        if self.is_world_process_zero():
-            (written,) = (run_dir / _STAGING).iterdir()
-            if best is not None:
-                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
-            final = run_dir / written.name
-            shutil.rmtree(final, ignore_errors=True)  # the same step saved by an earlier run
-            written.rename(final)
-            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-
+from .saving import AtomicCheckpointMixin, newest_checkpoint
 
 CARD = """---
 library_name: transformers
@@ -165,24 +119,28 @@ def set_aside(arguments: TrainingArguments, **values):
         vars(arguments).update(before)
 
 
-def no_bf16_on_cpu(arguments: TrainingArguments) -> None:
-    """Turns off bf16, TRL's default, where nobody asked for it and there is only a CPU, much slower with it."""
-    if arguments.bf16 is None and not torch.accelerator.is_available():
-        arguments.bf16 = False
+# What transformers calls otherwise now and warns of. Recipes and TRL have the old names, which all versions know.
+_RENAMED = {
+    old: new
+    for old, new in (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    )
+    if new in {field.name for field in fields(TrainingArguments)}
+}
 
 
-def settle(values: dict) -> None:
-    """Settles those values of training arguments that would do the same with a warning: `gradient_checkpointing`, as
-    TRL and recipes call it, goes by the name that newer transformers have for it, and without an accelerator there is
-    nothing to pin memory for.
+def mend_trl_defaults(arguments: TrainingArguments) -> None:
+    """Before TRL's `__post_init__`: turns off bf16 where nobody asked for it and there is only a CPU, much slower with
+    it, and takes what has another name now by that, so that no default is warned of.
     """
-    known = {field.name for field in fields(TrainingArguments)}
-    for what in ("checkpointing", "checkpointing_kwargs"):
-        old, new = f"gradient_{what}", f"activation_{what}"
-        if new in known and values.get(new) is None and values.get(old) is not None:
-            values[new] = values[old]
     if not torch.accelerator.is_available():
-        values["dataloader_pin_memory"] = False
+        arguments.dataloader_pin_memory = False  # for what? torch warns
+        if arguments.bf16 is None:
+            arguments.bf16 = False
+    for old, new in _RENAMED.items():
+        if getattr(arguments, new) is None:
+            setattr(arguments, new, getattr(arguments, old))
 
 
 @contextmanager
@@ -201,60 +159,9 @@ def without_checkpointing(model: torch.nn.Module, kwargs: dict | None):
 
 def train(trainer: Trainer) -> None:
     """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
-    output_dir = trainer.args.output_dir
     # Left to the end of the process, gloo's threads may abort it after all is done and saved.
     atexit.register(PartialState().destroy_process_group)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None)
-
-
-def save_folder(folder: Path, parts: dict[str, tuple]) -> None:
-    """Saves models, processors, ... by their `save_pretrained` into a folder that appears only when it is whole.
-
-    Args:
-        folder: replaced if it is there.
-        parts: what belongs into each subfolder, by its name; "" is the folder itself.
-    """
-    aside = folder.with_name(f".{folder.name}.saving")
-    shutil.rmtree(aside, ignore_errors=True)
-    for name, objects in parts.items():
-        for each in objects:
-            each.save_pretrained(aside / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-
-
-@dataclass
-class Gathered:
-    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged."""
-
-    model: torch.nn.Module
-    state_dict: dict[str, torch.Tensor] | None = None
-
-    def save_pretrained(self, folder: Path) -> None:
-        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
-        model.save_pretrained(folder, state_dict=self.state_dict)
-
-
-def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> None:
-    """Saves what a trainer trained, and its processor; to be called by all processes.
-
-    Of a PEFT model the adapter goes to `folder`/adapter, and the model with the adapter merged, unless its weights are
-    quantized, beside it.
-
-    Args:
-        folder: see `save_folder`.
-        others: further objects, by subfolder.
-    """
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not hasattr(model, "peft_config"):
-        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
-        parts = {"": (Gathered(model, state_dict), processor)}
-    elif model.get_base_model().config.to_dict().get("quantization_config"):
-        parts = {"adapter": (model,), "": (processor,)}
-    else:
-        parts = {"adapter": (model,), "": (Gathered(model), processor)}
-    if trainer.is_world_process_zero():
-        save_folder(folder, {**others, **parts})
+    trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
 
 
 def set_generation(generation_config: GenerationConfig, section: dict) -> None:
@@ -271,9 +178,10 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
 
 def training_arguments(section: dict, **defaults) -> TrainingArguments:
     """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
-    values = {"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section}
-    settle(values)
-    return TrainingArguments(**values)
+    section = {_RENAMED.get(name, name): value for name, value in section.items()}
+    pinned = {} if torch.accelerator.is_available() else {"dataloader_pin_memory": False}  # torch warns
+    own = {"report_to": "tensorboard", "remove_unused_columns": False}
+    return TrainingArguments(**{**own, **defaults, **section, **pinned})
 
 
 def adamw(model, arguments: TrainingArguments, *, fast=()) -> torch.optim.AdamW:

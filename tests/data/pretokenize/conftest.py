@@ -41,6 +41,7 @@ def new_worker(arm_folder, tmp_path):
             columns=columns,
             rename=rename or {},
             task=task,
+            local_files=False,
             rows_per_file=4,
             batch_size=3,
             max_skipped=max_skipped,

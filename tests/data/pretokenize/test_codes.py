@@ -1,5 +1,6 @@
 """Datasets of pictures become datasets of codes that train alike, and a report says how."""
 
+import base64
 import io
 import json
 import random
@@ -74,6 +75,18 @@ def test_conversations_keep_their_pictures_in_their_places(new_worker):
     for part, expected in zip((said[0], said[2], said[3]), alone, strict=True):
         assert part["image"].flatten().tolist() == expected["codes"].tolist()
     assert row_conversation(written[1], 1)[1]["content"] == [{"type": "text", "text": "hello"}]
+
+
+def test_lists_that_are_json_text_become_lists_of_codes(new_worker):
+    worker = new_worker(["source_images", "prompt", "image"])
+    pictures = [png(render_scene(sample_editing_pair(random.Random(seed)).source)) for seed in range(3)]
+    urls = ["data:image/png;base64," + base64.b64encode(picture).decode() for picture in pictures]
+    row = {"prompt": "join", "source_images": json.dumps(urls[:2]), "image": urls[2]}
+    (result,), tally = worker.window(NOWHERE, [row], 0)
+    alone = [worker.encode([worker.pixel_values(PIL.Image.open(io.BytesIO(each)))])[0] for each in pictures]
+    found = [*result["source_images"], result["image"]]
+    assert [each["codes"].tolist() for each in found] == [each["codes"].tolist() for each in alone]
+    assert tally.tasks == {"editing": 1}
 
 
 def test_pictures_of_several_sizes_keep_their_order_and_grids(new_worker, arm_folder, tmp_path):

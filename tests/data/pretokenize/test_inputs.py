@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+import zipfile
 
 import pytest
 from datasets import load_dataset
@@ -12,7 +13,7 @@ from pretokenize_datasets import NOWHERE, drawn_rows, load, write_parquet
 from transformers_arm.cli import main
 from transformers_arm.data.columns import undecoded
 from transformers_arm.data.input_files import InputFile
-from transformers_arm.data.pretokenize import arranged, pretokenize
+from transformers_arm.data.pretokenize import pretokenize
 
 
 def write_tar(file, samples):
@@ -76,19 +77,9 @@ def test_bad_rows_of_a_tar_are_skipped_one_by_one(new_worker):
     results, tally = worker.window(NOWHERE, InputFile("0.tar", "webdataset", str(file)).rows(), 0)
     prompts = [sample["txt"].decode() for sample in drawn_samples(7)]
     assert [result["prompt"] for result in results] == [prompts[0], prompts[6]]
-    assert tally.skipped == {"image: missing": 1, "prompt: undecodable": 2, "prompt: missing": 1, "unusable": 1}
+    assert tally.skipped == {"image: missing": 1, "prompt: undecodable": 3, "prompt: half a character": 1}
     assert (tally.rows, tally.written) == (7, 2)
-    assert [example["problem"][:5] for example in tally.examples] == [f"Row {n}" for n in (1, 2, 3, 4)] + ["'utf-"]
-
-
-def test_of_several_names_the_first_that_holds_something_counts_and_absent_ones_add_no_column():
-    rename = {"jpg": "image", "png": "image", "webp": "source_image", "json.en": "prompt", "txt": "prompt"}
-    columns = ["prompt", "image"]
-    made = arranged({"png": "p", "json": {"en": "c"}, "txt": "t"}, 0, columns, rename, "text_to_image")
-    assert {name: made[name] for name in columns} == {"image": "p", "prompt": "c"}
-    assert made["task"] == "text_to_image" and "source_image" not in made
-    made = arranged({"jpg": "j", "png": "p", "json": None, "prompt": "own", "task": "text"}, 0, columns, rename, None)
-    assert (made["image"], made["prompt"], made["task"]) == ("j", "own", "text")
+    assert [example["problem"][:5] for example in tally.examples] == [f"Row {n}" for n in (1, 2, 3, 4, 5)]
 
 
 def test_too_many_skipped_rows_stop_the_run_and_a_larger_share_lets_it_end(arm_folder, tmp_path):
@@ -136,11 +127,55 @@ def test_a_folder_of_pictures_is_shared_by_several_workers(arm_folder, tmp_path,
         str(folder), tmp_path / "codes", arm_folder, rename={"caption": "prompt"}, workers=2, rows_per_file=4
     )
     assert (report["rows"], report["written"], report["complete"]) == (11, 10, True)
-    assert "7.png: cannot be read: cannot identify image file" in report["examples"][0]["problem"]
+    assert "Row 7, column 'image': cannot identify image file" in report["examples"][0]["problem"]
     written = load(tmp_path / "codes")
     assert written.column_names == ["task", "prompt", "image"]
     expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 7]
     assert written["prompt"] == expected
+
+
+def test_a_folder_with_its_pictures_in_a_zip_is_shared_by_several_workers(arm_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, samples = tmp_path / "archived", drawn_samples(6)
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+        lines = ["file_name,prompt"]
+        for number, sample in enumerate(samples):
+            archive.writestr(f"{number}.png", sample["png"] if number != 2 else b"no picture")
+            lines.append(f'{number}.png,"{sample["txt"].decode()}"')
+        archive.writestr("metadata.csv", "\n".join(lines))
+    arguments = ["--output", str(tmp_path / "codes"), "--vq", arm_folder, "--workers", "2", "--rows-per-file", "2"]
+    assert main(["tokenize", str(folder), *arguments, "--max-skipped", "0.5"]) == 0
+    assert "5 of 6 rows written (5 text_to_image), 1 skipped" in capsys.readouterr().out
+    expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 2]
+    assert load(tmp_path / "codes")["prompt"] == expected
+
+
+def test_rows_of_files_name_no_picture_of_this_machine_unless_they_are_trusted(arm_folder, tmp_path):
+    (tmp_path / "mine.png").write_bytes(drawn_samples(1)[0]["png"])
+    samples = [
+        {"json": json.dumps({"file": str(tmp_path / "mine.png")}).encode(), "txt": b"a caption"} for _ in range(3)
+    ]
+    write_tar(tmp_path / "tars" / "0.tar", samples)
+    arguments = [str(tmp_path / "tars"), tmp_path / "codes", arm_folder]
+    options = {"rename": {"json.file": "image", "txt": "prompt"}, "workers": 1}
+    with pytest.raises(ValueError, match="3 of 3 rows cannot be used.*\n.*Row 0, column 'image'.*local_files=True"):
+        pretokenize(*arguments, **options)
+    with pytest.raises(ValueError, match="was begun with another options.local_files"):
+        pretokenize(*arguments, **options, local_files=True)
+    report = pretokenize(arguments[0], tmp_path / "trusted", arm_folder, **options, local_files=True)
+    assert report["written"] == 3
+
+
+def test_what_would_rename_nothing_is_refused(arm_folder, tmp_path):
+    write_parquet(tmp_path / "rows" / "0.parquet", drawn_rows(4))
+    with pytest.raises(
+        ValueError, match="No row has caption or text, which should be 'prompt': they have task, prompt"
+    ):
+        pretokenize(
+            str(tmp_path / "rows"), tmp_path / "codes", arm_folder, rename={"caption": "prompt", "text": "prompt"}
+        )
+    assert not (tmp_path / "codes").exists()
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,85 @@ def test_async_rewards_are_awaited_together(train):
 
     trainer = train([Slow(), slow], max_steps=0)
     start = time.perf_counter()
-    trainer._requests = []
     rows = [{"images": SCENE}] * 4
     rewards = GRPOTrainer._calculate_rewards(trainer, rows, ["a"] * 4, [""] * 4, [[1]] * 4)
     assert rewards.shape == (4, 2) and not rewards.isnan().any()
     assert time.perf_counter() - start < 0.9
     assert trainer.reward_func_names == ["Slow", "slow"]
+
+
+class Early:
+    """Judges by brightness, and notes when it sees each picture first."""
+
+    def __init__(self):
+        self.seen, self.early, self.called = {}, [], None
+
+    def look(self, image):
+        self.seen.setdefault(image.tobytes(), time.perf_counter())
+        return brightness([image])[0]
+
+    async def start(self, prompts, images, source_images, task):
+        assert [bool(sources) for sources in source_images] == [each == "editing" for each in task]
+        self.early += [self.look(image) for image in images]
+
+    async def __call__(self, images, **_):
+        self.called = time.perf_counter()
+        return [self.look(image) for image in images]
+
+
+class EarlyOnAThread(Early):
+    def start(self, prompts, images, source_images, task):
+        self.early += [self.look(image) for image in images]
+
+    def __call__(self, images, **_):
+        self.called = time.perf_counter()
+        return [self.look(image) for image in images]
+
+
+@pytest.mark.parametrize("kind", [Early, EarlyOnAThread])
+def test_a_reward_may_start_while_later_pictures_are_drawn(train, kind):
+    reward, drawn = kind(), []
+    trainer = train(reward, max_steps=0, decode_batch_size=1)
+    render = trainer._render
+
+    def noting(requests):
+        render(requests)
+        drawn.append(time.perf_counter())
+
+    trainer._render = noting
+    rollout(trainer)
+    first = min(reward.seen.values())
+    assert len(drawn) == 16 and drawn[0] < first < drawn[-1] <= reward.called
+    assert len(reward.early) > 1  # the call does not wait for those that are yet to start
+    plain = train(brightness, max_steps=0, decode_batch_size=1)
+    rollout(plain)
+    assert torch.equal(plain._rewards, trainer._rewards)
+
+
+def test_a_start_that_fails_or_hangs_takes_nothing_along(train, caplog):
+    class Failing:
+        async def start(self, prompts, **_):
+            if len(prompts) == 1:
+                raise OSError("no judge yet")
+            await asyncio.sleep(30)
+
+        async def __call__(self, images, **_):
+            await asyncio.sleep(0.5)
+            return brightness(images)
+
+    class FailingOnAThread:
+        def start(self, images, **_):
+            raise OSError("no disk yet")
+
+        def __call__(self, images, **_):
+            return brightness(images)
+
+    trainer = train([Failing(), FailingOnAThread()], max_steps=1, decode_batch_size=7, reward_timeout=0.9)
+    assert logged(trainer, "rewards/Failing/failed") == logged(trainer, "rewards/FailingOnAThread/failed") == [0.0]
+    assert "Reward Failing could not start early: OSError: no judge yet" in caplog.text
+    assert "Reward FailingOnAThread could not start early: OSError: no disk yet" in caplog.text
+    time.sleep(0.5)
+    assert "Reward Failing could not start early: did not end within 0.9 s" in caplog.text
 
 
 def raises(**_):

@@ -4,12 +4,13 @@ import inspect
 
 import pytest
 import torch
-from datasets import Value
-from grpo_requests import MIXED, SCENE, brightness, dataset_of, rollout
+from datasets import Value, load_dataset
+from grpo_requests import MIXED, SCENE, TINY, brightness, dataset_of, rollout
 from trl import GRPOTrainer
 
 from transformers_arm import ArmForCausalLM
-from transformers_arm.training.grpo import ArmGRPOTrainer
+from transformers_arm.data.row_errors import RowError
+from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
 
 # --- rollouts --------------------------------------------------------------------------------------------------------
 
@@ -67,11 +68,11 @@ def test_log_probabilities_are_the_samplers(train, pad):
     )
     for row, edit in ((0, False), (4, True), (12, True)):
         prompt = output["prompt_ids"][row][output["prompt_mask"][row].bool()][:-3]
-        request = trainer._requests[row]
+        request = trainer._rollout[row]
         sampled = trainer.arm.generate(
             input_ids=prompt[None], generation_mode="image", image_grid=(3, 3), do_sample=True, top_k=0, top_p=1.0,
             temperature=1.3 if edit else 0.7, guidance_scale=1.0, image_guidance_scale=1.0,
-            generator=[trainer._generator("train", row, request["prompt"])],
+            generator=[trainer._generator("train", row, request.prompt)],
             return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
         assert sampled.sequences[0, -10:-1].tolist() == output["completion_ids"][row][:9].tolist()
@@ -167,3 +168,28 @@ def test_trls_generate_returns_what_we_take_apart():
     )
     weighting = "(rewards_per_func * self.reward_weights.to(device).unsqueeze(0)).nansum(dim=1)"
     assert weighting in inspect.getsource(GRPOTrainer._generate_and_score_completions)
+
+
+# --- what rows may name ----------------------------------------------------------------------------------------------
+
+
+def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(arm_folder, tmp_path):
+    SCENE.save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("prompt,source_image\n" + f"redder,{tmp_path / 'a.png'}\n" * 2)
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    rows = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), **options)
+
+    def new_trainer(*datasets, **settings):
+        args = ArmGRPOConfig(str(tmp_path / "run"), **TINY | {"per_device_eval_batch_size": 8}, **settings)
+        return ArmGRPOTrainer(arm_folder, brightness, args, *datasets)
+
+    with pytest.raises(RowError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
+        new_trainer(rows)
+    assert rollout(new_trainer(rows, local_files=True))["completion_ids"].shape == (8, 9)
+    made = dataset_of(MIXED)
+    with pytest.raises(RowError, match="Row 0, column 'source_image': .* Pass local_files=True"):
+        new_trainer(made, rows)
+    streamed = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), streaming=True, **options)
+    with pytest.raises(RowError, match="column 'source_image': .* Pass local_files=True"):
+        new_trainer(made).evaluate(streamed)
+    assert new_trainer(made, local_files=True).evaluate(streamed)["eval_reward"] > 0

@@ -5,7 +5,7 @@ import random
 import numpy as np
 from torch.utils.data import Dataset
 
-from ...data.conversations import drop_conditions, message
+from ...data.conversations import check_condition_dropout, drop_conditions, message
 from .captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
 from .draw import render_scene
 from .edits import sample_edit, sample_editing_pair
@@ -92,6 +92,7 @@ class WorldTasks(Dataset):
         self.captions = captions or {"full": 1.0}
         self.curriculum, self.questions = curriculum, questions
         self.described, self.question_first = described, question_first
+        check_condition_dropout(condition_dropout)
         self.condition_dropout = condition_dropout or {}
         self.canvas = canvas if isinstance(canvas, Canvas) else Canvas(**(canvas or {}))
         self.documents = WorldText(length, seed=seed, split=split)

@@ -1,4 +1,4 @@
-"""TRL's SFT around ARM: the ids and labels of our own collator, ARM's routed loss, packed documents left apart."""
+"""TRL's SFT around ARM: its routed loss, packed documents left apart, adapters, checkpoints, what TRL must keep."""
 
 import inspect
 import json
@@ -7,211 +7,23 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from sft_rows import dataset_of, losses, rows
 from transformers import HfArgumentParser, Trainer, pipeline
 from trl import SFTConfig, SFTTrainer
 
-from transformers_arm import ArmForCausalLM, ArmProcessor
-from transformers_arm.data.columns import row_conversation
-from transformers_arm.data.conversations import ConversationCollator, message
+from transformers_arm import ArmForCausalLM
 from transformers_arm.training import sft_trl
-from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer, RowEncoder
+from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer
 from transformers_arm.worlds.shapes.captions import full_caption
 from transformers_arm.worlds.shapes.draw import render_scene
 from transformers_arm.worlds.shapes.edits import sample_editing_pair
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def new_model(arm_folder):
-    return lambda: ArmForCausalLM.from_pretrained(arm_folder)
-
-
-@pytest.fixture(scope="module")
-def processor(arm_folder):
-    return ArmProcessor.from_pretrained(arm_folder)
-
-
-def rows(count=4):
-    """`count` rows, of the four tasks in turn; pictures are uint8 arrays of the embedded world."""
-    rng, made = random.Random(0), []
-    for number in range(count):
-        pair = sample_editing_pair(rng)
-        source, target = (render_scene(scene) for scene in (pair.source, pair.target))
-        of_task = {
-            "text_to_image": {"prompt": full_caption(pair.source), "image": source},
-            "text": {"prompt": f"<|im_end|> {number}", "answer": "<|vision_start|>a"},  # no control tokens
-            "editing": {"prompt": "redder", "source_image": source, "image": target},
-            "image_to_text": {"prompt": "what is it?", "image": source, "answer": "a circle"},
-        }
-        task = list(of_task)[number % 4]
-        made.append({"task": task, **of_task[task]})
-    return made
-
-
-CONVERSATIONS = {
-    "text_to_image": lambda row: [message("user", row["prompt"]), message("assistant", row["image"])],
-    "text": lambda row: [message("user", row["prompt"]), message("assistant", row["answer"])],
-    "editing": lambda row: [message("user", row["prompt"], row["source_image"]), message("assistant", row["image"])],
-    "image_to_text": lambda row: [message("user", row["image"], row["prompt"]), message("assistant", row["answer"])],
-}
-
-
-def dataset_of(rows):
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = [{name: row.get(name) for name in names} for row in rows]
-    pictures = ({n: PIL.Image.fromarray(v) for n, v in row.items() if isinstance(v, np.ndarray)} for row in values)
-    return Dataset.from_list([row | opened for row, opened in zip(values, pictures, strict=True)])
-
-
-@pytest.fixture
-def new_trainer(new_model, processor, tmp_path):
-    def make(dataset, *, model=None, output_dir=tmp_path, config=None, **kwargs):
-        config = {
-            **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"},
-            **{"max_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4, "save_strategy": "no"},
-            **(config or {}),
-        }
-        model = new_model() if model is None else model
-        arguments = ArmSFTConfig(str(output_dir), **config)
-        return ArmSFTTrainer(model, arguments, train_dataset=dataset, processing_class=processor, **kwargs)
-
-    return make
-
-
-def losses(trainer):
-    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-
-# --- ids and labels --------------------------------------------------------------------------------------------------
-
-
-def test_rows_become_the_ids_and_labels_of_the_conversation_collator(new_trainer, processor):
-    trainer = new_trainer(dataset_of(rows(8)))
-    model = trainer.model
-    collator = ConversationCollator(processor.tokenizer, model.vq_model, model.config)
-    for row, encoded in zip(rows(8), trainer.train_dataset, strict=True):
-        expected = collator([CONVERSATIONS[row["task"]](row)])
-        assert encoded == {name: expected[name][0].tolist() for name in ("input_ids", "labels")}
-    assert trainer.train_dataset.column_names == ["input_ids", "labels"]
-
-
-def test_ids_are_those_of_the_processor_s_chat_template(new_trainer, processor):
-    trainer = new_trainer(dataset_of(rows()))
-    for index, row in enumerate(rows()):
-        inputs = processor.apply_chat_template(
-            row_conversation(row, index), tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        ids = inputs["input_ids"]
-        if "pixel_values" in inputs:
-            ids = trainer.model.model.fill_image_tokens(ids, inputs["pixel_values"])
-        assert trainer.train_dataset[index]["input_ids"] == ids[0].tolist()
-
-
-def test_pictures_of_any_size_are_sized_by_the_image_processor(new_trainer, processor):
-    wide = PIL.Image.new("RGB", (300, 100), "red")
-    (encoded,) = new_trainer(Dataset.from_list([{"prompt": "red", "image": wide}])).train_dataset
-    image_ids = [token for token in encoded["input_ids"] if token >= processor.visual_token_offset]
-    assert len(image_ids) == 9
-
-
-def test_codes_give_the_rows_that_their_pictures_give_and_a_row_of_another_codebook_is_named(new_trainer):
-    made = rows(8)
-    pixels = new_trainer(dataset_of(made))
-    processor, vq_model = pixels.processing_class, pixels.model.vq_model
-    for number in (0, 2, 3, 6):  # of each task with pictures; the rest stay pixels
-        for column in {"image", "source_image"} & set(made[number]):
-            pixel_values = processor.image_processor(made[number][column], return_tensors="pt").pixel_values
-            (grid,) = vq_model.encode(pixel_values).codes
-            made[number][column] = {"codes": grid.flatten().tolist(), "height": grid.shape[0], "width": grid.shape[1]}
-    encoder = RowEncoder(pixels.model, processor)
-    names = dict.fromkeys(name for row in made for name in row)
-    batch = {name: [row.get(name) for row in made] for name in names}
-    encoded = encoder(batch, list(range(8)))
-    for name in ("input_ids", "labels"):
-        assert encoded[name] == list(pixels.train_dataset[name])
-    batch["image"][3] = {"codes": [3, 1024], "height": 1, "width": 2}
-    with pytest.raises(ValueError, match=r"Row 3: Code 1024 is outside this model's codebook \(0..1023\)"):
-        encoder(batch, list(range(8)))
-
-
-def test_a_streamed_dataset_gives_the_same_rows(new_trainer):
-    dataset = dataset_of(rows())
-    stored, streamed = new_trainer(dataset), new_trainer(dataset.to_iterable_dataset())
-    assert list(streamed.train_dataset) == list(stored.train_dataset)
-    streamed.train()
-    assert len(losses(streamed)) == 2
-
-
-def test_pictures_are_encoded_once_for_all_trainings(new_trainer, new_model, tmp_path, monkeypatch):
-    dataset_of(rows()).save_to_disk(tmp_path / "data")
-    dataset = Dataset.load_from_disk(str(tmp_path / "data"))
-    first = list(new_trainer(dataset).train_dataset)
-    calls, encode = [], RowEncoder.__call__
-    monkeypatch.setattr(RowEncoder, "__call__", lambda self, *batch: calls.append(1) or encode(self, *batch))
-    assert list(new_trainer(dataset).train_dataset) == first and not calls
-    other = new_model()
-    next(other.vq_model.parameters()).data.add_(0.1)
-    new_trainer(dataset, model=other)
-    assert calls
-
-
-def test_rows_that_are_already_encoded_stay_as_they_are(new_trainer):
-    encoded = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}
-    assert list(new_trainer(Dataset.from_list([encoded])).train_dataset) == [encoded]
-
-
-def test_a_row_that_cannot_be_used_is_named(new_trainer):
-    made = rows()
-    made[2]["source_image"] = None
-    with pytest.raises(ValueError, match="Row 2, column 'source_image': an edit has no picture to start from"):
-        new_trainer(dataset_of(made))
-
-
-def test_training_rows_lose_conditions_as_asked_and_evaluation_rows_none(new_trainer):
-    made = [row for row in rows(32) if row["task"] == "text_to_image"]
-    dropout = {"condition_dropout": {"text": 1.0}}
-    trainer = new_trainer(dataset_of(made), config=dropout, eval_dataset=dataset_of(made))
-    tokenizer = trainer.processing_class.tokenizer
-    prompt = tokenizer(made[0]["prompt"], add_special_tokens=False)["input_ids"]
-
-    def asks(row):
-        return any(row["input_ids"][start : start + len(prompt)] == prompt for start in range(len(row["input_ids"])))
-
-    assert asks(trainer.eval_dataset[0]) and not asks(trainer.train_dataset[0])
-    assert trainer.train_dataset[0]["labels"][-15:] == trainer.eval_dataset[0]["labels"][-15:]
-
-
-# --- length ----------------------------------------------------------------------------------------------------------
-
-
-def test_truncation_never_breaks_a_picture(new_trainer):
-    dataset = dataset_of(rows(1))
-    whole = len(new_trainer(dataset).train_dataset[0]["input_ids"])
-    # the row ends with <|vision_end|>, <|im_end|> and a newline
-    assert len(new_trainer(dataset, config={"max_length": whole - 2}).train_dataset[0]["input_ids"]) == whole - 2
-    for length in (whole - 3, whole - 6, 5):
-        with pytest.raises(
-            ValueError, match=f"Row 0 has {whole} tokens; at max_length {length} a picture would be cut"
-        ):
-            new_trainer(dataset, config={"max_length": length})
-
-
-def test_text_is_cut_as_in_trl_but_not_all_that_is_learnt(new_trainer):
-    dataset = Dataset.from_list([{"prompt": "what is it?", "answer": "a red circle left of a blue square"}])
-    whole = new_trainer(dataset).train_dataset[0]
-    cut = new_trainer(dataset, config={"max_length": len(whole["labels"]) - 5}).train_dataset[0]
-    assert cut["labels"] == whole["labels"][:-5]
-    for packing in (False, True):
-        with pytest.raises(ValueError, match="at max_length 5 all that it teaches would be cut off"):
-            new_trainer(dataset, config={"max_length": 5, "packing": packing})
-
+ROOT = Path(__file__).parents[3]
 
 # --- loss ------------------------------------------------------------------------------------------------------------
 
@@ -367,7 +179,7 @@ def test_an_interrupted_training_goes_on_along_the_same_curve_and_the_tokenizer_
         "checkpoint-2",
         "checkpoint-4",
     ]
-    assert not list((tmp_path / "straight" / ".saving").iterdir())
+    assert not (tmp_path / "straight" / "_saving").exists()
     loaded = ArmForCausalLM.from_pretrained(tmp_path / "straight" / "checkpoint-4")
     assert torch.equal(loaded.lm_head.weight, straight.model.lm_head.weight)
     tags = (tmp_path / "straight" / "README.md").read_text()

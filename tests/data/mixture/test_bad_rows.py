@@ -1,0 +1,181 @@
+"""Rows and files that cannot be used are named, counted and skipped, up to a share."""
+
+from collections import Counter
+from itertools import islice
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, load_dataset
+from mixture_sources import EDITS, cut, png, said, streamed_texts, texts, write_tar
+
+from transformers_arm.data.mixture import Mixture, Source, StreamedRows
+from transformers_arm.data.row_errors import RowError
+
+
+def broken_edits():
+    """Four edits: a good one, a source that is no picture, an instruction without its picture, a cut result."""
+    good = {"bytes": png()[0], "path": "good.png"}
+    rows = {
+        "prompt": ["red", "blue", "green", "gray"],
+        "source_image": [good, {"bytes": b"no picture", "path": "before/1.png"}, None, good],
+        "image": [good, good, good, {"bytes": good["bytes"][:200], "path": "after/3.png"}],
+    }
+    return Dataset.from_dict(rows, features=EDITS)
+
+
+def test_bad_rows_are_skipped_counted_and_named(caplog):
+    sources = {"text": Source(texts(9)), "edits": Source(broken_edits(), shuffle=False, condition_dropout={"text": 0})}
+    mixture = Mixture(sources, seed=0, streams=1, max_skipped=0.9)
+    samples = list(islice(mixture.draw(0), 50))
+    state = samples[-1][2]
+    assert {name for name, _, _ in samples} == {"text", "edits"}
+    assert {text for name, sample, _ in samples for text in said(sample) if name == "edits"} <= {"red"}
+    skipped = state.skipped["edits"]
+    assert set(skipped) == {f"{what} picture" for what in ("source_image: unreadable", "image: unreadable")} | {
+        "source_image: missing"
+    }
+    assert "text" not in state.skipped
+    good = sum(name == "edits" for name, _, _ in samples)
+    assert sum(skipped.values()) == state.read["edits"] - good > 2 * good
+    log = caplog.text
+    assert "Source 'edits', skipped: Row 1, column 'source_image': before/1.png: cannot identify image file" in log
+    assert "Row 2, column 'source_image': an edit has no picture to start from" in log
+    assert "Row 3, column 'image': after/3.png: " in log
+    assert len(caplog.records) == 9  # three of each reason, not thousands
+
+
+def test_too_many_bad_rows_stop_the_training():
+    mixture = Mixture({"edits": Source(broken_edits())}, seed=0, streams=1, max_skipped=0.05)
+    with pytest.raises(ValueError, match=r"Source 'edits': 6 of the first \d+ rows that stream 0 read cannot be used"):
+        list(islice(mixture.draw(0), 50))
+
+
+def test_few_bad_rows_do_not_stop_it():
+    rows = {"prompt": [""] + ["a"] * 39, "answer": ["b"] * 40}
+    mixture = Mixture({"text": Source(Dataset.from_dict(rows))}, seed=0, streams=1, max_skipped=0.05)
+    *_, (_, _, state) = islice(mixture.draw(0), 1000)
+    assert sum(state.skipped["text"].values()) / state.read["text"] == pytest.approx(1 / 40, abs=0.003)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "json"])
+def test_a_file_that_ends_early_is_reported_and_the_others_go_on(tmp_path, caplog, kind):
+    files = [tmp_path / f"{number}.{kind}" for number in range(3)]
+    for number, file in enumerate(files):
+        if kind == "webdataset":
+            write_tar(file, 8, 8 * number)
+        else:
+            getattr(texts(8, 8 * number), f"to_{kind}")(file)
+    cut(files[1], 7000 if kind == "webdataset" else 200)
+    dataset = load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=True)
+    reader = StreamedRows(dataset, key="a", shuffle_buffer=5)
+    reads = list(islice(reader.read(0, 1), 80))
+    ended = [read for read in reads if isinstance(read.row, RowError)]
+    good = Counter((read.file, read.number) for read in reads if not isinstance(read.row, RowError))
+    assert {read.file for read in ended} == {str(files[1])} and len(ended) == reads[-1].state.epoch + 1 > 2
+    assert {file for file, _ in good} >= {str(files[0]), str(files[2])}
+    assert {number for file, number in good if file == str(files[0])} == set(range(8))
+    rows = ended[0].number
+    assert rows == sum(file == str(files[1]) for file, _ in good) < 8
+    assert f"the file ends early, after {rows} rows (" in str(ended[0].row)
+    if kind == "webdataset":
+        assert rows > 0
+
+
+def test_a_damaged_file_is_counted_and_a_mixture_goes_on_behind_it(tmp_path, caplog):
+    files = [write_tar(tmp_path / f"{number}.tar", 8, 8 * number) for number in range(3)]
+    cut(tmp_path / "1.tar", 7000)
+    dataset = load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    source = Source(dataset, rename={"png": "image", "txt": "prompt"}, fill={"task": "text_to_image"})
+    mixture = Mixture({"tars": source}, seed=0, streams=1)
+    expected = [(said(sample), state) for _, sample, state in islice(mixture.draw(0), 70)]
+    assert expected[-1][1].skipped == {"tars": {"file ends early": 4}}
+    assert f"Source 'tars', {files[1]}: skipped: Row " in caplog.text
+    for place in range(0, 60, 3):
+        resumed = [(said(sample), state) for _, sample, state in islice(mixture.draw(0, expected[place][1]), 9)]
+        assert resumed == expected[place + 1 : place + 10]
+
+
+def test_fewer_rows_than_stated_are_known_after_an_epoch(tmp_path):
+    sources = {
+        "streamed": Source(streamed_texts(tmp_path, [5, 8]), rows=20),
+        "complete": Source(streamed_texts(tmp_path, [5, 8]), rows=13),
+        "indexed": Source(texts(9), rows=10),
+    }
+    mixture = Mixture(sources, seed=0, streams=2)
+
+    def states(samples):
+        return [list(islice(mixture.draw(stream), samples))[-1][2] for stream in range(2)]
+
+    assert mixture.missing_rows(states(3)) == {"indexed": 1}
+    assert mixture.missing_rows(states(60)) == {"streamed": 7, "indexed": 1}
+
+
+def test_a_damaged_row_group_ends_its_file_and_the_rows_before_count(tmp_path):
+    file = tmp_path / "0.parquet"
+    table = texts(400).data.table
+    pq.write_table(table, file, row_group_size=100, compression="zstd", use_dictionary=False)
+    column = pq.ParquetFile(file).metadata.row_group(2).column(0)
+    content = bytearray(file.read_bytes())
+    start = column.data_page_offset
+    content[start : start + column.total_compressed_size] = b"x" * column.total_compressed_size
+    file.write_bytes(content)
+    texts(3, 400).to_parquet(tmp_path / "1.parquet")
+    dataset = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", streaming=True)
+    reads = list(islice(StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=50).read(0, 1), 204))
+    rows = next(place for place, read in enumerate(reads) if isinstance(read.row, RowError))
+    assert rows in (100, 200)  # Arrow reads a row group ahead
+    assert [read.number for read in reads[: rows + 4]] == [*range(rows + 1), 0, 1, 2]
+    assert (
+        f"the file ends early, after {rows} rows (" in str(reads[rows].row) and reads[rows + 3].state.rows == rows + 3
+    )
+
+
+def test_a_broken_line_of_jsonl_is_named_and_the_other_files_go_on(tmp_path):
+    for number in range(2):
+        texts(5, 5 * number).to_json(tmp_path / f"{number}.jsonl")
+    lines = (tmp_path / "0.jsonl").read_text().splitlines()
+    (tmp_path / "0.jsonl").write_text("\n".join([*lines[:3], '{"prompt": "3', *lines[4:]]))
+    files = {"1.jsonl": str(tmp_path / "1.jsonl"), "0.jsonl": str(tmp_path / "0.jsonl")}
+    dataset = load_dataset("json", data_files=list(files.values()), split="train", streaming=True)
+    reads = list(islice(StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=50).read(0, 1), 6))
+    assert [read.row["prompt"] for read in reads[:5]] == ["5", "6", "7", "8", "9"]
+    assert isinstance(reads[5].row, RowError) and reads[5].file == files["0.jsonl"]
+
+
+def test_whatever_a_row_or_its_sample_raises_costs_the_row_and_names_it(caplog):
+    """Not only ValueErrors, which were expected."""
+
+    class Rows:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            if number == 1:
+                raise KeyError("image")
+            return {"prompt": str(number), "answer": "x"}
+
+    def encode(conversation):
+        number = int(conversation[0]["content"][0]["text"])
+        return [number, 1 / (number - 2)]
+
+    mixture = Mixture({"a": Source(Rows(), shuffle=False)}, seed=0, streams=1, max_skipped=1)
+    drawn = [(sample[0], state) for _, sample, state in islice(mixture.draw(0, encode=encode), 3)]
+    assert [number for number, _ in drawn] == [0, 3, 0]
+    assert drawn[-1][1].skipped == {"a": {"unusable (KeyError)": 1, "unusable (ZeroDivisionError)": 1}}
+    assert "Source 'a', skipped: Row 1: KeyError: 'image'" in caplog.text and "Row 2: ZeroDivision" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), OSError(28, "No space left"), ConnectionError("lost")])
+def test_what_is_the_machine_s_fault_costs_no_row(error):
+    def encode(conversation):
+        raise error
+
+    with pytest.raises(type(error)):
+        next(Mixture({"a": Source(texts(2))}, seed=0, streams=1, max_skipped=1).draw(0, encode=encode))
+
+
+def test_what_would_rename_nothing_is_refused():
+    with pytest.raises(ValueError, match="No row has caption, which should be 'answer': they have prompt, answer"):
+        Source(texts(2), rename={"caption": "answer"})
+    with pytest.raises(ValueError, match="Nothing can be renamed to caption"):
+        Source(texts(2), rename={"prompt": "caption"})
