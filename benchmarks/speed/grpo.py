@@ -103,7 +103,7 @@ def timed_trainer(arguments: argparse.Namespace, output: str) -> tuple[ArmGRPOTr
     for part, name in (
         ("prompts", "_tokenize_prompts"),
         ("sampling", "_generate_single_turn"),
-        ("decoding", "_decode"),
+        ("decoding", "_render"),
         ("log-probabilities", "_get_per_token_logps_and_entropies"),
     ):
         setattr(trainer, name, watch.around(part, getattr(trainer, name)))

@@ -134,7 +134,7 @@ WATCHED = """
 import runpy, sys
 import torch
 from torch import distributed
-from transformers_arm import modeling_arm_vq_pretraining as modeling
+from transformers_arm import pixel_transformer_arm as modeling
 
 plain_loss = modeling.flow_matching_loss
 

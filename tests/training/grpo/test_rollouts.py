@@ -183,11 +183,11 @@ def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(arm_
         args = ArmGRPOConfig(str(tmp_path / "run"), **TINY | {"per_device_eval_batch_size": 8}, **settings)
         return ArmGRPOTrainer(arm_folder, brightness, args, *datasets)
 
-    with pytest.raises(RowError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
+    with pytest.raises(ValueError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
         new_trainer(rows)
     assert rollout(new_trainer(rows, local_files=True))["completion_ids"].shape == (8, 9)
     made = dataset_of(MIXED)
-    with pytest.raises(RowError, match="Row 0, column 'source_image': .* Pass local_files=True"):
+    with pytest.raises(ValueError, match="eval_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
         new_trainer(made, rows)
     streamed = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), streaming=True, **options)
     with pytest.raises(RowError, match="column 'source_image': .* Pass local_files=True"):
