@@ -11,8 +11,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import fsspec
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, LargeList, List
+from datasets.config import DATASET_STATE_JSON_FILENAME
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from datasets.utils.file_utils import xopen
 
@@ -30,8 +31,10 @@ from ..image_processing_arm import ArmImageProcessor
 from .row_errors import RowError, as_row_error, machine_error, row_error
 
 MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
-FROM_FOLDERS = replace(FROM_CALLER, private_hosts=False)  # files that the user named, and addresses that others did
 STORE = re.compile(r"[\w+.-]+://|.*::", re.DOTALL)  # what `datasets` opens with fsspec: archives and remote stores
+# Those of them that rows of files may name, if they are trusted. Not: what asks any host (http, ftp, sftp, ...).
+LOCAL = frozenset("file local memory zip tar gzip bz2 xz zstd lz4".split())
+STORES = LOCAL | frozenset("hf s3 s3a gs gcs az abfs abfss".split())
 PAUSES = (0.5, 1.0, 2.0)  # seconds, before an address that may answer later is asked again
 LONGEST_WAIT = 1.5  # times a fetcher's max_seconds, after which no address is asked again: many hosts never answer
 PASSING_CAUSES = (asyncio.TimeoutError, httpx.TimeoutException, httpx.ReadError, httpx.WriteError)
@@ -39,24 +42,89 @@ PASSING_CAUSES += (httpx.RemoteProtocolError,)
 PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
 
 
+@dataclass(frozen=True)
+class FolderFetcher(Fetcher):
+    """Opens what `datasets` has found in a folder or archive of pictures; of what texts name, addresses alone."""
+
+
+# Files, archives and stores that the user trusts whoever wrote the rows to name, and addresses of public hosts.
+FROM_TRUSTED = replace(FROM_CALLER, private_hosts=False)
+FROM_FOLDERS = FolderFetcher(**vars(FROM_TRUSTED))
+
+
 def fetcher_for(dataset, local_files: bool = False) -> Fetcher:
     """What rows of a dataset may name as pictures.
 
-    Rows that code made (lists, `from_dict`, `from_generator`, and what `concatenate_datasets` or `to_iterable_dataset`
-    give, which say no more where it is from) may name whatever it may. Image folders are files and archives that the
-    user named; `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars) name http(s)
-    addresses of public hosts alone, unless the caller trusts them.
+    Rows that code of this process made (lists, `from_dict`, `from_generator`, and what `map` and
+    `to_iterable_dataset` make of them) may name whatever it may. Of image folders, the files and archives that
+    `datasets` found there are opened; texts in their metadata are somebody else's. All other rows (parquet, json, csv,
+    tars, and what anybody may have saved: `load_from_disk`, `Dataset.from_file`) name http(s) addresses of public
+    hosts alone, unless the caller trusts them; so do mixed ones (`concatenate_datasets`) but those that are all code's
+    and in memory.
 
     Args:
         dataset: of `datasets`, or anything else that has rows.
         local_files: whether rows of files may name local files, archives and remote stores.
     """
-    info = getattr(dataset, "info", None) if isinstance(dataset, Dataset | IterableDataset) else None
-    builder = getattr(info, "builder_name", None)
-    if builder in (None, "generator"):
+    found = _origin(dataset)
+    return FROM_TRUSTED if local_files and found != FROM_CALLER else found
+
+
+def _origin(dataset) -> Fetcher:
+    if not isinstance(dataset, Dataset | IterableDataset):
         return FROM_CALLER
-    module, _ = _PACKAGED_DATASETS_MODULES.get(builder, ("", None))
-    return FROM_FOLDERS if local_files or module.endswith("folder") else FROM_OUTSIDE
+    streamed, builder = isinstance(dataset, IterableDataset), dataset.info.builder_name
+    if streamed and builder is None:  # `datasets` forgets it where it mixes streams, or makes one of a table
+        origins = {_origin_of_source(source) for source in sources_of(dataset._ex_iterable)}
+        return origins.pop() if len(origins) == 1 else FROM_OUTSIDE
+    if not streamed and (_was_sent(dataset) or builder is None and dataset.cache_files):
+        return FROM_OUTSIDE
+    return _origin_of_builder(builder, dataset.features)
+
+
+def _origin_of_source(source) -> Fetcher:
+    """Of where a stream begins: tables, or a method of a builder."""
+    if tables := [each for each in getattr(source, "kwargs", {}).get("shards", ()) if isinstance(each, Dataset)]:
+        origins = set(map(_origin, tables))
+        return origins.pop() if len(origins) == 1 else FROM_OUTSIDE
+    function = getattr(source, "generate_examples_fn", None) or getattr(source, "generate_tables_fn", None)
+    builder = getattr(function, "__self__", None)
+    return _origin_of_builder(builder.name, builder.info.features) if hasattr(builder, "info") else FROM_OUTSIDE
+
+
+def _origin_of_builder(name: str | None, features) -> Fetcher:
+    if name in (None, "generator"):
+        return FROM_CALLER
+    module, _ = _PACKAGED_DATASETS_MODULES.get(name, ("", None))
+    return FROM_FOLDERS if module.endswith("folder") and not _spells_pictures(features) else FROM_OUTSIDE
+
+
+def _spells_pictures(feature) -> bool:
+    """Whether metadata of a folder has columns that look as if `datasets` had put pictures there."""
+    if isinstance(feature, List | LargeList):
+        return _spells_pictures(feature.feature)
+    if isinstance(feature, dict):  # parts of messages are no more than texts anyway
+        return "path" in feature or any(_spells_pictures(each) for name, each in feature.items() if name != "messages")
+    return type(feature).__name__ == "Json"  # which not all versions of `datasets` have
+
+
+def _was_sent(dataset: Dataset) -> bool:
+    """Whether a table was saved as a folder, which says of itself where it is from: anybody may have written that."""
+    folders = {folder for file in dataset.cache_files for folder in Path(file["filename"]).parents}
+    return any((folder / DATASET_STATE_JSON_FILENAME).is_file() for folder in folders)
+
+
+def sources_of(examples) -> Iterator[object]:
+    """Where a streamed dataset begins: what no other of its steps stands before."""
+    before = [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
+    for each in before:
+        yield from sources_of(each)
+    if not before:
+        yield examples
+
+
+class Written(dict):
+    """An object of JSON that stood in a text: names in it are no more than those of a text."""
 
 
 def rgb_picture(image) -> PIL.Image.Image:
@@ -116,7 +184,9 @@ def _opened(value, fetcher: Fetcher):
     """What a value of `read_picture` names, opened; what names nothing as it is."""
     if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
         content = value.get("bytes")
-        return _open_named(value["path"], fetcher, is_path=True) if content is None else fetcher.open(content)
+        if content is not None:
+            return fetcher.open(content)
+        return _open_named(value["path"], fetcher, is_path=not isinstance(value, Written))
     if isinstance(value, str):
         return _open_named(value, fetcher)
     if isinstance(value, bytes | os.PathLike):
@@ -128,22 +198,38 @@ def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image
     """Opens what a text names; one that is a path is no base64."""
     if ADDRESS.match(name):
         return _open_address(name, fetcher)
-    if fetcher.local_files and STORE.match(name):
+    is_folder = isinstance(fetcher, FolderFetcher)
+    is_local = fetcher.local_files and (is_path or not is_folder)
+    if is_local and STORE.match(name):
+        if not is_folder and not fetcher.private_hosts:
+            _check_store(name)
         return fetcher.open(_stored_bytes(name, fetcher.max_bytes + 1))
-    if fetcher.local_files and (is_path or os.path.exists(name)):
+    if is_local and (is_path or os.path.exists(name)):
         return fetcher.open(Path(name))
     cause = None
     if not is_path:
         try:
-            return fetcher.open(name)
+            return (fetcher if is_local else replace(fetcher, local_files=False)).open(name)
         except ValueError as error:
-            if fetcher.local_files or error.__cause__ is None:  # a limit
+            if is_local or error.__cause__ is None:  # a limit
                 raise
             cause = error
     raise ValueError(
         f"{shown(name)!r} is a path, and rows of files may name http(s) addresses only. Pass local_files=True if you "
         "trust whoever wrote them, or store the pictures in the rows."
     ) from cause
+
+
+def _check_store(name: str) -> None:
+    """Raises a ValueError unless an archive or a store is one that rows of files may name."""
+    *hops, last = [hop.partition("://") for hop in name.split("::")]
+    for protocol in [*(protocol for protocol, *_ in hops), *([last[0]] if last[1] else [])]:
+        if protocol not in STORES:
+            raise ValueError(
+                f"{shown(name)!r} is opened by {shown(protocol)!r}, but rows of files name "
+                f"{', '.join(sorted(STORES))} only: what else opens files may ask any host. Download it first, or "
+                "store the pictures in the rows."
+            )
 
 
 def _stored_bytes(name: str, most: int) -> bytes:

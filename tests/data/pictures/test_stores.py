@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,21 @@ from pathlib import Path
 import fsspec
 import PIL.Image
 import pytest
-from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset
-from picture_rows import ONE, TWO, drawing, pictures_in_folder_and_archive, png
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from picture_rows import ONE, TWO, drawing, folder_dataset, pictures_in_folder_and_archive, png
 
 from transformers_arm.data.columns import check_dataset, row_conversation, undecoded
-from transformers_arm.data.pictures import FROM_FOLDERS, fetcher_for, read_picture
+from transformers_arm.data.pictures import FROM_FOLDERS, FROM_TRUSTED, fetcher_for, read_picture
 from transformers_arm.data.row_errors import RowError
 from transformers_arm.fetching_arm import FROM_CALLER, FROM_OUTSIDE
 
@@ -179,8 +190,93 @@ def test_who_named_a_picture_is_told_by_where_the_rows_come_from(archive, tmp_pa
     for streaming in (False, True):
         rows = load("csv", tmp_path, data_files=file, streaming=streaming)
         assert fetcher_for(rows) == fetcher_for(rows.take(1)) == FROM_OUTSIDE
-        assert fetcher_for(rows, local_files=True) == FROM_FOLDERS
-    assert not FROM_FOLDERS.private_hosts  # addresses in a folder's metadata are somebody else's
+        assert fetcher_for(rows, local_files=True) == FROM_TRUSTED
+    assert (
+        not FROM_FOLDERS.private_hosts and not FROM_TRUSTED.private_hosts
+    )  # addresses in a folder's metadata are somebody else's
+
+
+def test_rows_of_code_stay_so_through_a_stream_and_its_steps():
+    memory = Dataset.from_list([{"prompt": "a cat", "n": number} for number in range(4)])
+    stream = memory.to_iterable_dataset(num_shards=2)
+    for dataset in (
+        stream.map(lambda row: row).shuffle(seed=0).take(2),
+        interleave_datasets([stream, IterableDataset.from_generator(lambda: iter([{"prompt": "a dog", "n": 1}]))]),
+        concatenate_datasets([memory, memory.select([0])]),
+    ):
+        assert fetcher_for(dataset) == FROM_CALLER
+
+
+def test_what_lies_in_files_is_nobody_s_word_for_itself(tmp_path):
+    """Whatever is made of a file on the way, and whatever a saved folder says of where it is from."""
+    file = rows_file("parquet", tmp_path, {"prompt": "a cat", "image": "0.png"})
+    rows, stream = (load("parquet", tmp_path, data_files=file, streaming=streaming) for streaming in (False, True))
+    memory = Dataset.from_list([{"prompt": "a dog", "image": "0.png"}])
+    memory.save_to_disk(tmp_path / "sent")
+    info = tmp_path / "sent" / "dataset_info.json"
+    own_word = {}
+    for builder in ("generator", "imagefolder"):
+        info.write_text(json.dumps(json.loads(info.read_text()) | {"builder_name": builder}))
+        own_word[builder] = load_from_disk(tmp_path / "sent")
+    (arrow,) = (tmp_path / "sent").glob("*.arrow")
+    for dataset in (
+        rows.to_iterable_dataset(),
+        rows.to_iterable_dataset().map(lambda row: row),
+        interleave_datasets([stream, memory.to_iterable_dataset()]),
+        concatenate_datasets([rows, memory]),
+        *own_word.values(),
+        own_word["generator"].to_iterable_dataset(),
+        Dataset.from_file(str(arrow)),
+        Dataset.from_file(str(arrow)).map(lambda row: row | {"n": 1}),
+    ):
+        assert fetcher_for(dataset) == FROM_OUTSIDE
+        assert fetcher_for(dataset, local_files=True) == FROM_TRUSTED
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("way", ["text", "JSON", "object", "list", "message"])
+def test_metadata_of_a_folder_names_no_file_beside_it(way, streaming, tmp_path):
+    """Files are named in columns that `datasets` resolves (`file_name`, ...); all other values are just written."""
+    folder, secret = tmp_path / "folder", str(tmp_path / "secret.png")
+    PIL.Image.new("RGB", (64, 32), "red").save(secret)
+    part = {"type": "image", "image": stored(secret)}
+    row = {
+        "text": {"source_image": secret},
+        "JSON": {"source_images": json.dumps([stored(secret)])},
+        "object": {"source_image": stored(secret)},
+        "list": {"source_images": [stored(secret)]},
+        "message": {
+            "messages": json.dumps([{"role": "user", "content": [part]}, {"role": "assistant", "content": "x"}])
+        },
+    }[way]
+    dataset = folder_dataset(folder, [row | {"file_name": "a.png", "prompt": "redder"}], streaming=streaming)
+    with pytest.raises(
+        ValueError, match="1 of 1 rows.*\nRow 0, column '(source_images?|messages)': .*secret.png' is a path"
+    ):
+        check_dataset(dataset)
+    assert check_dataset(dataset, local_files=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("zip://0.png::http://127.0.0.1:{port}/p.zip", "zip://0.png::simplecache::http://127.0.0.1:{port}/p.zip"),
+        *("simplecache::http://127.0.0.1:{port}/0.png", "ftp://127.0.0.1:{port}/0.png", "zip://0.png::HTTP://x/p.zip"),
+        *("sftp://127.0.0.1/0.png", "tar://0.png::zip://p.tar::ftp://127.0.0.1:{port}/p.zip"),
+    ],
+)
+def test_rows_of_trusted_files_ask_no_host_by_the_way_of_an_archive(name):
+    """Files are trusted to name what lies here and in stores, and addresses of public hosts, which is checked."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        with pytest.raises(
+            RowError, match="Row 5, column 'image': .* is opened by '.*', but rows of files name"
+        ) as caught:
+            value = stored(name.format(port=server.getsockname()[1]))
+            read_picture(value, 5, "image", fetcher=FROM_TRUSTED)
+        assert caught.value.reason == "image: refused picture"
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_paths_of_the_caller_are_opened_whoever_made_the_rows(tmp_path):
