@@ -43,13 +43,21 @@ PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
 
 
 @dataclass(frozen=True)
-class FolderFetcher(Fetcher):
-    """Opens what `datasets` has found in a folder or archive of pictures; of what texts name, addresses alone."""
+class RowFetcher(Fetcher):
+    """A `Fetcher` of what rows name.
+
+    Args:
+        texts: whether texts may name local files too, or only what `datasets` has found in a folder or archive may.
+        asks: whether addresses and remote stores are asked. If not, None stands for what they would give.
+    """
+
+    texts: bool = True
+    asks: bool = True
 
 
 # Files, archives and stores that the user trusts whoever wrote the rows to name, and addresses of public hosts.
 FROM_TRUSTED = replace(FROM_CALLER, private_hosts=False)
-FROM_FOLDERS = FolderFetcher(**vars(FROM_TRUSTED))
+FROM_FOLDERS = RowFetcher(**vars(FROM_TRUSTED), texts=False)
 
 
 def fetcher_for(dataset, local_files: bool = False) -> Fetcher:
@@ -196,13 +204,16 @@ def _opened(value, fetcher: Fetcher):
 
 def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image.Image:
     """Opens what a text names; one that is a path is no base64."""
+    texts, asks = getattr(fetcher, "texts", True), getattr(fetcher, "asks", True)
     if ADDRESS.match(name):
-        return _open_address(name, fetcher)
-    is_folder = isinstance(fetcher, FolderFetcher)
-    is_local = fetcher.local_files and (is_path or not is_folder)
+        return _open_address(name, fetcher) if asks else None
+    is_local = fetcher.local_files and (is_path or texts)
     if is_local and STORE.match(name):
-        if not is_folder and not fetcher.private_hosts:
-            _check_store(name)
+        protocols = _protocols(name)
+        if texts and not fetcher.private_hosts:
+            _check_protocols(name, protocols)
+        if not asks and not LOCAL.issuperset(protocols):
+            return None
         return fetcher.open(_stored_bytes(name, fetcher.max_bytes + 1))
     if is_local and (is_path or os.path.exists(name)):
         return fetcher.open(Path(name))
@@ -220,10 +231,15 @@ def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image
     ) from cause
 
 
-def _check_store(name: str) -> None:
-    """Raises a ValueError unless an archive or a store is one that rows of files may name."""
-    *hops, last = [hop.partition("://") for hop in name.split("::")]
-    for protocol in [*(protocol for protocol, *_ in hops), *([last[0]] if last[1] else [])]:
+def _protocols(name: str) -> list[str]:
+    """Through which an archive or a store is opened; a path that ends the chain has none."""
+    *hops, last = name.split("::")
+    return [hop.partition("://")[0] for hop in (*hops, *([last] if "://" in last else []))]
+
+
+def _check_protocols(name: str, protocols: list[str]) -> None:
+    """Raises a ValueError unless rows of files may name an archive or a store of these."""
+    for protocol in protocols:
         if protocol not in STORES:
             raise ValueError(
                 f"{shown(name)!r} is opened by {shown(protocol)!r}, but rows of files name "

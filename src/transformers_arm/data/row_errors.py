@@ -174,9 +174,13 @@ class Skipping:
             with as_row_error(index):
                 yield
         except RowError as error:
-            self.tally.skip(self.name, error)
-            if self.tally.skipped.total() <= SHOWN_ROWS:
-                logger.warning("%s, skipped: %s", self.name, error)
+            self.skip(error)
+
+    def skip(self, error: RowError) -> None:
+        """Passes over the row of an error."""
+        self.tally.skip(self.name, error)
+        if self.tally.skipped.total() <= SHOWN_ROWS:
+            logger.warning("%s, skipped: %s", self.name, error)
 
     def check(self, read: int) -> None:
         """Counts rows as read. Raises a ValueError if too many of all were skipped."""
