@@ -5,7 +5,6 @@
 Where rows come from decides what they may name. Knows nothing about what rows are for.
 """
 
-import asyncio
 import os
 import re
 import socket
@@ -28,18 +27,17 @@ from datasets.utils.file_utils import xopen
 from ..configuration_arm import MAX_GRID_SIDE
 from ..fetching_arm import ADDRESS, DECODING_ERRORS, FROM_CALLER, FROM_OUTSIDE, Fetcher, httpx, shown
 from ..image_processing_arm import ArmImageProcessor
-from .row_errors import RowError, as_row_error, machine_error, row_error
+from .file_errors import may_pass, no_fault_of_row, retried
+from .row_errors import RowError, as_row_error, row_error
 
 MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
 STORE = re.compile(r"[\w+.-]+://|.*::", re.DOTALL)  # what `datasets` opens with fsspec: archives and remote stores
 # Those of them that rows of files may name, if they are trusted. Not: what asks any host (http, ftp, sftp, ...).
 LOCAL = frozenset("file local memory zip tar gzip bz2 xz zstd lz4".split())
 STORES = LOCAL | frozenset("hf s3 s3a gs gcs az abfs abfss".split())
-PAUSES = (0.5, 1.0, 2.0)  # seconds, before an address that may answer later is asked again
+PAUSES = (0.5, 1.0, 2.0)  # seconds, before what may answer later is asked again
+NO_HOST = (httpx.ConnectError, socket.gaierror)  # as the cause: nobody is there, and of an address that does not pass
 LONGEST_WAIT = 1.5  # times a fetcher's max_seconds, after which no address is asked again: many hosts never answer
-PASSING_CAUSES = (asyncio.TimeoutError, httpx.TimeoutException, httpx.ReadError, httpx.WriteError)
-PASSING_CAUSES += (httpx.RemoteProtocolError,)
-PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def read_picture(
                 return read_codes(value)
             return prepare(_opened(value, fetcher))
         except Exception as error:
-            if machine_error(error):
+            if no_fault_of_row(error):
                 raise
             raise _picture_error(error, index, column, file) from error
 
@@ -249,15 +247,33 @@ def _check_protocols(name: str, protocols: list[str]) -> None:
 
 
 def _stored_bytes(name: str, most: int) -> bytes:
-    """The first so many bytes of what an archive or a remote store holds."""
+    """The first so many bytes of what an archive or a remote store holds.
+
+    Raises:
+        ConnectionError: a store does not answer, however often it is asked.
+    """
+    try:
+        return retried(lambda: _stored_bytes_once(name, most), PAUSES)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        raise ConnectionError(
+            f"{shown(name)} cannot be read, after {len(PAUSES) + 1} tries ({type(error).__name__}: {error}). No "
+            "row is lost: go on later, from the last checkpoint."
+        ) from error
+
+
+def _stored_bytes_once(name: str, most: int) -> bytes:
     member, _, archive = name.partition("::")
     if archive:
         try:
             with _opened_archive(member.partition("://")[0], archive).open(member.partition("://")[2]) as file:
                 return file.read(most)
+        except FileNotFoundError:  # a member that there is not
+            raise
         except Exception:  # a lost connection, or an archive of another kind
             _kept_archive.cache_clear()
-    with xopen(name, "rb") as file:  # tries again, and says what is wrong
+    with xopen(name, "rb") as file:  # says what is wrong
         return file.read(most)
 
 
@@ -281,26 +297,24 @@ def _open_address(address: str, fetcher: Fetcher) -> PIL.Image.Image:
         AddressError: it gives no picture. That is the row's fault, for an address may be dead.
         ValueError, or another of `DECODING_ERRORS`: what it gives is beyond a limit, or none.
     """
-    began = time.monotonic()
-    for asked, pause in enumerate((*PAUSES, None), 1):
-        try:
-            return fetcher.open(address)
-        except (ConnectionError, socket.gaierror, ValueError) as error:
-            may_pass = _may_pass(error)
-            if isinstance(error, ValueError) and not may_pass:
-                raise
-            is_late = time.monotonic() - began > LONGEST_WAIT * fetcher.max_seconds
-            if not may_pass or is_late or pause is None:
-                times = f", asked {asked} times" if asked > 1 else ""
-                raise AddressError(f"{error}{times}. Is there a picture at {shown(address)}?") from error
-        time.sleep(pause)
+    began, asked = time.monotonic(), 0
 
+    def ask() -> PIL.Image.Image:
+        nonlocal asked
+        asked += 1
+        return fetcher.open(address)
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a later request may go well: of a busy server or a connection that broke, not of no host."""
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_AGAIN
-    return bool(PASSING.search(str(error))) or isinstance(error.__cause__, PASSING_CAUSES)
+    def passes(error: Exception) -> bool:
+        is_late = time.monotonic() - began > LONGEST_WAIT * fetcher.max_seconds
+        return may_pass(error) and not is_late and not isinstance(error.__cause__, NO_HOST)
+
+    try:
+        return retried(ask, PAUSES, passes)
+    except (ConnectionError, ValueError) as error:
+        if isinstance(error, ValueError) and not may_pass(error):
+            raise
+        times = f", asked {asked} times" if asked > 1 else ""
+        raise AddressError(f"{error}{times}. Is there a picture at {shown(address)}?") from error
 
 
 class AddressError(ValueError):

@@ -7,7 +7,9 @@ import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import PIL.Image
@@ -25,6 +27,7 @@ from datasets import (
 )
 from picture_rows import ONE, TWO, drawing, folder_dataset, pictures_in_folder_and_archive, png
 
+from transformers_arm.data import pictures
 from transformers_arm.data.columns import check_dataset, row_conversation, undecoded
 from transformers_arm.data.pictures import FROM_FOLDERS, FROM_TRUSTED, fetcher_for, read_picture
 from transformers_arm.data.row_errors import RowError
@@ -110,6 +113,43 @@ def test_a_member_that_is_missing_is_the_row_s_error(name, archive, store):
     with pytest.raises(RowError, match="Row 5, column 'image': ") as caught:
         read_picture(stored(name.format(archive=archive)), 5, "image")
     assert caught.value.reason == "image: unreadable picture"
+
+
+@pytest.mark.parametrize("answer", [503, 404, "refused"])
+def test_a_store_that_does_not_answer_is_asked_again_and_costs_no_row(answer, tmp_path, monkeypatch):
+    """What a store should hold is not lost while it is busy: the run ends, and goes on later."""
+    monkeypatch.setattr(pictures, "PAUSES", (0.01, 0.01))
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        port = server.server_port if answer != "refused" else 9
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(RowError if answer == 404 else ConnectionError) as caught:
+            read_picture(stored(f"zip://0.png::http://127.0.0.1:{port}/p.zip"), 5, "image")
+        server.shutdown()
+    if answer == 404:
+        assert caught.value.reason == "image: unreadable picture"
+    else:
+        assert "p.zip cannot be read, after 3 tries" in str(caught.value) and "No row is lost" in str(caught.value)
+        assert caught.value.__notes__ == ["While row 5 was read."] and (len(asked) >= 3 or answer == "refused")
+
+
+def test_what_an_archive_lacks_leaves_it_open(archive):
+    kept = pictures._kept_archive
+    read_picture(stored(f"zip://0.png::{archive}"), 5, "image")
+    before = kept.cache_info()
+    with pytest.raises(RowError):
+        read_picture(stored(f"zip://nothing.png::{archive}"), 5, "image")
+    read_picture(stored(f"zip://1.png::{archive}"), 5, "image")
+    assert kept.cache_info().misses == before.misses and kept.cache_info().currsize == before.currsize
 
 
 @pytest.mark.parametrize("name", ["nowhere://a.png", "::", "://", "zip://::", "memory://"])
