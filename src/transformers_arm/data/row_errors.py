@@ -156,3 +156,11 @@ class Skipping:
         self.tally.rows += read
         rows = max(self.tally.rows, FEWEST_ROWS) if self.rows is None else self.rows
         self.tally.check_skipped(self.max_skipped, rows, self.tally.skipped.total())
+
+    def conclude(self, left: int) -> None:
+        """Tells how many rows of the whole dataset are left out, by whomever: a cache keeps what is left, not why."""
+        if lost := self.rows - left:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.tally.skipped.most_common())
+            logger.warning(
+                "%s: %d of %d rows are left out%s.", self.name, lost, self.rows, f" ({reasons})" if reasons else ""
+            )

@@ -112,5 +112,6 @@ def usable_requests(
     rows = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
     usable = [index for index, row in enumerate(rows) if is_usable(row, index)]
     skipping.check(len(rows))
+    skipping.conclude(len(usable))
     dataset = undecoded(dataset, SOURCES)  # what they name is opened with the row, or `datasets` would ask on its own
     return dataset if len(usable) == len(rows) else dataset.select(usable)
