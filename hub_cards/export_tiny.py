@@ -67,7 +67,7 @@ class Stage(NamedTuple):
         Raises:
             FileNotFoundError: there is no log of the training, old or new.
         """
-        stage = self.run.removesuffix("/run")
+        stage = self.run.removesuffix("/run").replace("/run/", "/")
         command = f"{self.launcher} trainers/{self.trainer}.py --config arm_tiny/{self.recipe}"
         states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
         if not states:
@@ -86,8 +86,8 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("backbones", "backbones", "backbones/siglip", "backbones/siglip/run", "backbones/siglip", "siglip"),
-    Stage("backbones", "backbones", "backbones/qwen2", "backbones/qwen2/run", "backbones/qwen2", "qwen2"),
+    Stage("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "backbones/siglip", "siglip"),
+    Stage("backbones", "backbones", "backbones/qwen2", "backbones/run/qwen2", "backbones/qwen2", "qwen2"),
     Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
     Stage("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "vq_model"),
     Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
