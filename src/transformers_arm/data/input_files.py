@@ -43,14 +43,17 @@ LOADING = ("num_proc", "keep_in_memory", "verification_mode", "save_infos")
 # --- tars ------------------------------------------------------------------------------------------------------------
 
 
-def lacks_closing_blocks(path: str) -> bool:
-    """Whether a plain tar on the disk was cut off between two members, where its reader notices nothing."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        is_plain = file.read(262)[257:] == b"ustar"
-        file.seek(-min(1024, os.path.getsize(path)), os.SEEK_END)
-        return is_plain and any(file.read())
+class Whole(tarfile.TarInfo):
+    """A member of a tar that must not end early: `tarfile` takes a damaged or cut header for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "Whole":
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"{error}, at byte {archive.offset}") from error
+        except tarfile.EmptyHeaderError as error:
+            raise tarfile.ReadError("the blocks that close a tar are missing") from error
 
 
 def tar_members(path: str, download_config: DownloadConfig | None) -> Iterator[tuple[str, IO[bytes]]]:
@@ -61,7 +64,7 @@ def tar_members(path: str, download_config: DownloadConfig | None) -> Iterator[t
     with xopen(path, "rb", download_config=download_config, block_size=0) as file:
         if isinstance(file, HTTPStreamFile):
             vars(file).pop("read", None)  # the one that reads again
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
+        with tarfile.open(fileobj=file, mode="r|*", tarinfo=Whole) as archive:
             for member in archive:
                 if member.isreg() and not os.path.basename(member.name).startswith((".", "__")):
                     yield member.name, archive.extractfile(member)
@@ -69,7 +72,10 @@ def tar_members(path: str, download_config: DownloadConfig | None) -> Iterator[t
 
 
 def tar_samples(path: str, download_config: DownloadConfig | None = None) -> Iterator[dict]:
-    """The samples of a tar, as `SAMPLE` has them: members that follow each other and share what is before the dot."""
+    """The samples of a tar, as `SAMPLE` has them: members that follow each other and share what is before the dot.
+
+    Of a tar that ends early the last sample is none: nobody knows which of its members were to follow.
+    """
     if path.endswith(".zip"):
         archive = StreamingDownloadManager(download_config=download_config).iter_archive(path)
     else:
@@ -77,8 +83,6 @@ def tar_samples(path: str, download_config: DownloadConfig | None = None) -> Ite
     named = ((*base_plus_ext(name), file) for name, file in archive)
     for key, members in groupby((each for each in named if each[0] is not None), itemgetter(0)):
         yield {"key": key, "members": [{"name": name, "bytes": file.read()} for _, name, file in members]}
-    if lacks_closing_blocks(path):
-        raise EOFError("the blocks that close a tar are missing")
 
 
 def sample_row(sample: dict) -> dict:
