@@ -7,11 +7,11 @@ import tarfile
 import zipfile
 
 import pytest
-from datasets import load_dataset
-from pretokenize_datasets import NOWHERE, drawn_rows, load, write_parquet
+from datasets import Dataset, Features, load_dataset
+from pretokenize_datasets import NOWHERE, ROW, drawn_rows, load, write_parquet
 
 from transformers_arm.cli import main
-from transformers_arm.data.columns import undecoded
+from transformers_arm.data.columns import check_dataset, undecoded
 from transformers_arm.data.input_files import InputFile
 from transformers_arm.data.pretokenize import pretokenize
 
@@ -129,7 +129,7 @@ def test_a_folder_of_pictures_is_shared_by_several_workers(arm_folder, tmp_path,
     assert (report["rows"], report["written"], report["complete"]) == (11, 10, True)
     assert "Row 7, column 'image': cannot identify image file" in report["examples"][0]["problem"]
     written = load(tmp_path / "codes")
-    assert written.column_names == ["task", "prompt", "image"]
+    assert {name for name, value in written[0].items() if value is not None} == {"task", "prompt", "image"}
     expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 7]
     assert written["prompt"] == expected
 
@@ -203,6 +203,19 @@ def test_a_dataset_without_our_columns_or_rows_is_refused(arm_folder, tmp_path):
     (tmp_path / "tars" / "0.tar").write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match="No row of the dataset can be read: ReadError"):
         pretokenize(str(tmp_path / "tars"), tmp_path / "codes", arm_folder)
+
+
+def test_what_a_later_file_has_and_the_first_lacks_is_written_too(arm_folder, tmp_path):
+    drawn, edit, *_ = drawn_rows(4)
+    for number, (row, names) in enumerate([(drawn, ["prompt", "image"]), (edit, ["prompt", "source_image", "image"])]):
+        row = {name: row[name] for name in names}
+        features = Features({name: ROW[name] for name in names})
+        Dataset.from_list([row], features=features).to_parquet(tmp_path / f"{number}.parquet")
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    Dataset.from_list([{"messages": said}]).to_parquet(tmp_path / "2.parquet")
+    report = pretokenize(str(tmp_path / "*.parquet"), tmp_path / "codes", arm_folder, workers=1)
+    assert report["tasks"] == {"text_to_image": 1, "editing": 1, "messages": 1} and report["rows"] == 3
+    assert check_dataset(load(tmp_path / "codes")) == report["tasks"]
 
 
 def test_single_files_are_datasets_too(arm_folder, tmp_path):
