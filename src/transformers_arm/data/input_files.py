@@ -31,7 +31,7 @@ from fsspec.implementations.http import HTTPStreamFile
 from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
-from .fingerprints import of_files
+from .fingerprints import of_files, of_step
 from .pictures import FROM_FOLDERS, fetcher_for
 
 SAMPLE = Features({"key": Value("string"), "members": List({"name": Value("string"), "bytes": Value("large_binary")})})
@@ -188,13 +188,20 @@ def open_dataset(
     return IndexedTars(samples)
 
 
+def _before(examples) -> list:
+    """What a step of a streamed dataset takes its rows from; of where they begin nothing."""
+    return [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
+
+
 def _sources_of(examples) -> Iterator[object]:
     """Where a streamed dataset begins: what no other of its steps stands before."""
-    before = [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
-    for each in before:
-        yield from _sources_of(each)
-    if not before:
-        yield examples
+    yield from chain.from_iterable(map(_sources_of, _before(examples))) if _before(examples) else [examples]
+
+
+def steps_of(examples) -> list[str]:
+    """What was done to a streamed dataset, from its `_ex_iterable` to where it begins: `of_step` each."""
+    before = _before(examples)
+    return [of_step(examples), *chain.from_iterable(map(steps_of, before))] if before else []
 
 
 def _strings(value) -> Iterator[str]:

@@ -27,7 +27,7 @@ from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import digest, of_files, of_first_row, of_rows
-from .input_files import IndexedTars, all_files, file_names, open_dataset, with_tars_undecoded
+from .input_files import IndexedTars, all_files, file_names, open_dataset, steps_of, with_tars_undecoded
 from .pictures import fetcher_for, rgb_picture
 from .renaming import arranged, check_rename
 from .row_errors import FEWEST_ROWS, RowError, as_row_error, file_error
@@ -172,9 +172,9 @@ class StreamedRows:
     def made_of(self) -> dict:
         """What its order and its rows depend on."""
         found = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "shards": self.dataset.num_shards}
-        if files := all_files(self.dataset):
-            return found | {"files": of_files(files)}
-        return found | {"first_row": of_first_row(self.dataset)}
+        files, steps = all_files(self.dataset), steps_of(self.dataset._ex_iterable)
+        found |= {"files": of_files(files)} if files else {"first_row": of_first_row(self.dataset)}
+        return found | ({"steps": steps} if steps else {})
 
     def read(self, stream: int, streams: int, state: StreamedState | None = None) -> Iterator[Read]:
         """The rows of one of `streams` streams, endlessly, behind `state`.
