@@ -29,8 +29,10 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
-from datasets.exceptions import DatasetGenerationError
+from datasets.data_files import DataFilesDict
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
 from datasets.iterable_dataset import _BaseExamplesIterable
+from datasets.load import infer_module_for_data_files
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.webdataset.webdataset import WebDataset, base_plus_ext
 from datasets.utils.file_utils import xopen
@@ -46,6 +48,7 @@ from .row_errors import file_error
 
 SAMPLE = Features({"key": Value("string"), "members": List({"name": Value("string"), "bytes": Value("large_binary")})})
 LINES = re.compile(r"\.(jsonl|ndjson)(\.\w+)?$")
+FILES = re.compile(r"[*?]|://|\.(parquet|tar|tar\.gz|tgz)$")  # and no Hub id
 LOOKED_AT = 1000  # lines that say which columns there are
 LINE = Features({"line": Value("large_string")})
 SAMPLES_AT_ONCE = 100  # that are in memory together while tars become a table
@@ -402,19 +405,26 @@ class InputFile:
 
 
 def find_sources(dataset: str, config: str | None, split: str) -> list[InputFile]:
-    """The sources of a dataset: a folder, a Hub id, or parquet or tar files (a pattern with * too).
+    """The sources of a dataset: a folder, a Hub id, or files of any kind that `datasets` knows (a pattern with * too).
 
-    Parquet and tars are streamed, file by file; anything else `datasets` loads first, of pictures only the paths.
+    Parquet, tars and JSON lines are streamed, file by file; anything else `datasets` loads first, of pictures only the
+    paths.
 
     Raises:
-        ValueError: there is no such split, or it cannot be loaded.
+        ValueError: there is no such split, it cannot be loaded, or nobody knows what kind the files are of.
     """
     folder = os.path.abspath(dataset) if os.path.isdir(dataset) else None
-    if folder is None and dataset.endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
-        kind = "parquet" if dataset.endswith(".parquet") else "webdataset"
-        builder = load_dataset_builder(kind, data_files={split: dataset})
-    else:
-        builder = load_dataset_builder(folder or dataset, config)
+    arguments = {"path": folder or dataset, "name": config}
+    if folder is None and (os.path.isfile(dataset) or FILES.search(dataset)):
+        kind, options = "webdataset", {}
+        if not dataset.endswith(".tgz"):  # which `datasets` does not know by its name
+            try:
+                kind, options = infer_module_for_data_files(DataFilesDict.from_patterns({split: [dataset]}))
+            except DataFilesNotFoundError as error:
+                problem = "is of no kind that `datasets` knows. Name parquet files, tars, JSON or a folder"
+                raise ValueError(f"{dataset} {problem}.") from error
+        arguments = {"path": kind, "data_files": {split: dataset}, **options}
+    builder = load_dataset_builder(**arguments)
     files = {str(name): paths for name, paths in builder.config.data_files.items()}
     if split not in files:
         raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(files)}. Name one of these.")
@@ -422,6 +432,6 @@ def find_sources(dataset: str, config: str | None, split: str) -> list[InputFile
         kind = builder.name
         return [InputFile(os.path.relpath(file, folder) if folder else file, kind, file) for file in files[split]]
     try:
-        return [InputFile(dataset, builder.name, load_dataset(folder or dataset, config, split=split))]
+        return [InputFile(dataset, builder.name, load_dataset(**arguments, split=split))]
     except DatasetGenerationError as error:  # it says no more than that there was one
         raise ValueError(f"{dataset} cannot be loaded: {error.__cause__}") from error
