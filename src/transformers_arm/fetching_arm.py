@@ -297,7 +297,9 @@ class Fetcher:
 
     async def _body(self, response: "httpx.Response", name: str) -> BytesIO:
         if response.status_code != 200:
-            raise ConnectionError(f"{name} answered {response.status_code} {response.reason_phrase}")
+            error = ConnectionError(f"{name} answered {response.status_code} {response.reason_phrase}")
+            error.status = response.status_code  # which tells whether asking again may help
+            raise error
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise ValueError(

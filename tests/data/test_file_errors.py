@@ -12,10 +12,11 @@ import aiohttp
 import pyarrow as pa
 import pytest
 import requests
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 
 from transformers_arm.data import file_errors
-from transformers_arm.data.file_errors import Fault, fault_of, read_on, until_broken
+from transformers_arm.data.file_errors import Fault, fault_of, read_on, retried, until_broken
 from transformers_arm.fetching_arm import httpx
 
 
@@ -71,14 +72,61 @@ def test_what_is_cut_off_or_damaged_is_broken(error):
 @pytest.mark.parametrize(
     "error",
     [
-        *(FileNotFoundError("x"), PermissionError(errno.EACCES, "x"), OSError(errno.ENOSPC, "x"), MemoryError()),
-        *(pa.ArrowMemoryError("x"), KeyError("x"), answered(404), answered(401)),
+        *(FileNotFoundError("x"), PermissionError(errno.EACCES, "x"), KeyError("x"), answered(404), answered(401)),
+        *(socket.gaierror(socket.EAI_NONAME, "x"), chained(ConnectionError("x"), answered(404))),
         *(urllib.error.HTTPError("x", 403, "x", None, None), chained(ConnectionError("x"), answered(403))),
     ],
     ids=repr,
 )
 def test_anything_else_is_neither(error):
     assert fault_of(error) is Fault.OTHER
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(errno.ENOSPC, "x"), OSError(errno.EROFS, "x"), MemoryError(), pa.ArrowMemoryError("x")),
+        *(
+            torch.OutOfMemoryError("x"),
+            RuntimeError("CUDA error: unknown error"),
+            chained(ValueError("x"), MemoryError()),
+        ),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_lacks_is_its_own_fault(error):
+    assert fault_of(error) is Fault.MACHINE
+
+
+def test_what_an_address_answered_is_known_by_number():
+    """The words of an error tell nobody what to do."""
+    for status, fault in ((503, Fault.TRANSIENT), (408, Fault.TRANSIENT), (404, Fault.OTHER)):
+        error = ConnectionError("answered")
+        error.status = status
+        assert fault_of(chained(ValueError("no picture"), error)) is fault
+
+
+def test_a_call_is_made_again_while_its_error_may_pass(monkeypatch):
+    slept, errors = [], []
+    monkeypatch.setattr(file_errors.time, "sleep", slept.append)
+
+    def call():
+        if errors:
+            raise errors.pop(0)
+        return "done"
+
+    for left, raised in (
+        ([ConnectionError()] * 2, None),
+        ([ConnectionError()] * 3, ConnectionError),
+        ([EOFError()], EOFError),
+    ):
+        errors[:], slept[:] = left, []
+        if raised is None:
+            assert retried(call, (1, 5)) == "done" and slept == [1, 5]
+        else:
+            with pytest.raises(raised):
+                retried(call, (1, 5))
+            assert slept == [1, 5][: len(left) - 1]
 
 
 def failing(places, error):

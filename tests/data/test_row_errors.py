@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transformers_arm import ArmImageProcessor
-from transformers_arm.data.row_errors import RowError, Tally, as_row_error, file_error, machine_error, row_error
+from transformers_arm.data.row_errors import RowError, Tally, as_row_error, file_error, row_error
 
 
 def raised(make, *arguments, **keywords):
@@ -92,14 +92,16 @@ def test_what_is_wrong_with_the_machine_costs_no_row(error):
         raise error
 
     with pytest.raises(type(error)) as caught:
-        with as_row_error(7):
+        with as_row_error(7, file="a.parquet"), as_row_error(7, "image", file="a.parquet"):
             fail()
     assert caught.value is error
+    if isinstance(error, Exception):
+        assert error.__notes__ == ["While row 7 of a.parquet was read."]
 
 
 def test_torch_s_own_want_of_memory_costs_no_row():
     error = raised(lambda: torch.empty(2**60), 7)
-    assert not isinstance(error, RowError) and machine_error(error) is error
+    assert not isinstance(error, RowError) and error.__notes__ == ["While row 7 was read."]
 
 
 def test_what_is_wrong_with_the_machine_is_found_behind_what_says_which_picture_it_was(tmp_path):

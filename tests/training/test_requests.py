@@ -1,10 +1,14 @@
-"""Rows to reinforce on are read before training: whatever they raise names them; of pictures the heads are enough."""
+"""Rows to reinforce on are read before training: whatever they raise names them, pictures included."""
+
+import os
+import zipfile
 
 import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
 from picture_rows import ONE, drawing, pictures_in_folder_and_archive, png
 
 from transformers_arm import ArmImageProcessor
+from transformers_arm.data.columns import undecoded
 from transformers_arm.data.pictures import fetcher_for
 from transformers_arm.data.row_errors import RowError
 from transformers_arm.training.requests import read_grid, read_request, usable_requests
@@ -62,16 +66,28 @@ def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(tmp_
         read_request(dataset[0], 0, lambda picture: picture, fetcher_for(dataset))
 
 
-def test_of_pictures_the_heads_are_read_and_addresses_are_not_asked(tmp_path):
-    whole, cut, nothing = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+def test_pictures_that_lie_here_are_decoded_and_nothing_elsewhere_is_asked(tmp_path, caplog):
+    whole, cut, nothing, pipe = (tmp_path / name for name in ("a.png", "b.png", "c.png", "d.png"))
     whole.write_bytes(png(ONE))
     cut.write_bytes(png(ONE)[:-3000])
     nothing.write_bytes(b"no picture")
-    usable_requests(edits(str(whole), str(cut), "http://127.0.0.1:9/a.png"), "rows", PROCESSOR)
-    broken = edits(str(whole), str(nothing), str(whole))
-    with pytest.raises(ValueError, match="rows: Row 1, column 'source_image': cannot identify image file .*c.png'"):
-        usable_requests(broken, "rows", PROCESSOR)
-    assert len(usable_requests(broken, "rows", PROCESSOR, max_skipped=0.5)) == 2
+    os.mkfifo(pipe)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("a.png", png(ONE))
+        archive.writestr("b.png", png(ONE)[:-3000])
+    elsewhere = ["http://127.0.0.1:9/a.png", "ftp://127.0.0.1:9/a.png", "zip://a.png::http://127.0.0.1:9/p.zip"]
+    good = [str(whole), f"zip://a.png::{tmp_path / 'p.zip'}", *elsewhere]
+    bad = [str(cut), str(nothing), str(pipe), f"zip://b.png::{tmp_path / 'p.zip'}", {"bytes": png(ONE)[:-3000]}]
+    assert len(usable_requests(edits(*good), "rows", PROCESSOR, max_skipped=0)) == len(good)
+    kept = usable_requests(edits(*bad, *good), "rows", PROCESSOR, max_skipped=0.5)
+    assert [row["source_image"]["path"] for row in undecoded(kept)] == good
+    problems = ("truncated", "none of JPEG", "a folder, a pipe or a device", "truncated", "truncated")
+    for number, (line, problem) in enumerate(zip(caplog.messages[:-1], problems, strict=True)):
+        assert line.startswith(f"rows, skipped: Row {number}, column 'source_image': ") and problem in line
+    told = "rows: 5 of 10 rows are left out (4 source_image: unreadable picture, 1 source_image: refused picture)."
+    assert caplog.messages[-1] == told
+    with pytest.raises(ValueError, match="5 of 10 rows cannot be used, more than max_skipped 0.4"):
+        usable_requests(edits(*bad, *good), "rows", PROCESSOR, max_skipped=0.4)
 
 
 def test_of_a_stream_what_cannot_be_used_is_left_out(tmp_path, caplog):

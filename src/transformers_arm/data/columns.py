@@ -26,7 +26,7 @@ from datasets import Dataset, Image, IterableDataset, LargeList, List
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
 from .conversations import message
-from .pictures import fetcher_for, read_picture, rgb_picture
+from .pictures import Written, fetcher_for, read_picture, rgb_picture
 from .row_errors import SHOWN_ROWS, RowError, as_row_error, row_error
 
 COLUMNS = ("task", "prompt", "answer", "source_image", "source_images", "image", "messages", "images")
@@ -86,12 +86,13 @@ def read_list(row: Mapping, index: int | str, column: str) -> list:
         return []
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, object_hook=Written)
         except (ValueError, RecursionError) as error:
             problem = f"the text {row[column][:80]!r} is no JSON: {error}. Write a list, or its JSON."
             raise row_error(index, column, problem, "undecodable") from error
     if not isinstance(value, list | tuple):
-        problem = f"{value!r:.200} is a {type(value).__name__}, but must be a list. Convert the column."
+        kind = "dict" if isinstance(value, Written) else type(value).__name__
+        problem = f"{value!r:.200} is a {kind}, but must be a list. Convert the column."
         raise row_error(index, column, problem, "no list")
     return list(value)
 
@@ -237,6 +238,7 @@ def _part(part, pictures: Iterator, index: int | str, read: Callable) -> dict:
         problem = f"{part!r:.200} is neither a text nor an image part, as {PART} is. Write it so, or leave it out."
         raise row_error(index, column, problem, "unknown part")
     picture = part.get("image")
+    picture = Written(picture) if isinstance(picture, Mapping) else picture
     if picture is None:
         column = "images"
         try:

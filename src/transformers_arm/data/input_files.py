@@ -42,7 +42,7 @@ from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
-from .pictures import FROM_FOLDERS, fetcher_for
+from .pictures import FROM_TRUSTED, fetcher_for
 from .renaming import BROKEN
 from .row_errors import file_error
 
@@ -385,7 +385,7 @@ class InputFile:
     def fetcher(self, local_files: bool = False) -> Fetcher:
         """Opens what its rows name as pictures; see `fetcher_for`."""
         if isinstance(self.content, str):
-            return FROM_FOLDERS if local_files else FROM_OUTSIDE
+            return FROM_TRUSTED if local_files else FROM_OUTSIDE
         return fetcher_for(self.content, local_files)
 
     def rows(self) -> Iterator[dict]:

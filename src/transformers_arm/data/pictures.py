@@ -5,14 +5,13 @@
 Where rows come from decides what they may name. Knows nothing about what rows are for.
 """
 
-import asyncio
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,43 +19,118 @@ import fsspec
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, LargeList, List
+from datasets.config import DATASET_STATE_JSON_FILENAME
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from datasets.utils.file_utils import xopen
 
 from ..configuration_arm import MAX_GRID_SIDE
 from ..fetching_arm import ADDRESS, DECODING_ERRORS, FROM_CALLER, FROM_OUTSIDE, Fetcher, httpx, shown
 from ..image_processing_arm import ArmImageProcessor
-from .row_errors import RowError, as_row_error, machine_error, row_error
+from .file_errors import may_pass, no_fault_of_row, retried
+from .row_errors import RowError, as_row_error, row_error
 
 MAX_CODE = 2**16 - 1  # the largest codebook's last code, and what uint16 holds
-FROM_FOLDERS = replace(FROM_CALLER, private_hosts=False)  # files that the user named, and addresses that others did
 STORE = re.compile(r"[\w+.-]+://|.*::", re.DOTALL)  # what `datasets` opens with fsspec: archives and remote stores
-PAUSES = (0.5, 1.0, 2.0)  # seconds, before an address that may answer later is asked again
+# Those of them that rows of files may name, if they are trusted. Not: what asks any host (http, ftp, sftp, ...).
+LOCAL = frozenset("file local memory zip tar gzip bz2 xz zstd lz4".split())
+STORES = LOCAL | frozenset("hf s3 s3a gs gcs az abfs abfss".split())
+PAUSES = (0.5, 1.0, 2.0)  # seconds, before what may answer later is asked again
+NO_HOST = (httpx.ConnectError, socket.gaierror)  # as the cause: nobody is there, and of an address that does not pass
 LONGEST_WAIT = 1.5  # times a fetcher's max_seconds, after which no address is asked again: many hosts never answer
-PASSING_CAUSES = (asyncio.TimeoutError, httpx.TimeoutException, httpx.ReadError, httpx.WriteError)
-PASSING_CAUSES += (httpx.RemoteProtocolError,)
-PASSING = re.compile(r" answered (408|425|429|5\d\d)\b")
+
+
+@dataclass(frozen=True)
+class RowFetcher(Fetcher):
+    """A `Fetcher` of what rows name.
+
+    Args:
+        texts: whether texts may name local files too, or only what `datasets` has found in a folder or archive may.
+        asks: whether addresses and remote stores are asked. If not, None stands for what they would give.
+    """
+
+    texts: bool = True
+    asks: bool = True
+
+
+# Files, archives and stores that the user trusts whoever wrote the rows to name, and addresses of public hosts.
+FROM_TRUSTED = replace(FROM_CALLER, private_hosts=False)
+FROM_FOLDERS = RowFetcher(**vars(FROM_TRUSTED), texts=False)
 
 
 def fetcher_for(dataset, local_files: bool = False) -> Fetcher:
     """What rows of a dataset may name as pictures.
 
-    Rows that code made (lists, `from_dict`, `from_generator`, and what `concatenate_datasets` or `to_iterable_dataset`
-    give, which say no more where it is from) may name whatever it may. Image folders are files and archives that the
-    user named; `datasets` has put their paths there. Rows of other files (parquet, json, csv, tars) name http(s)
-    addresses of public hosts alone, unless the caller trusts them.
+    Rows that code of this process made (lists, `from_dict`, `from_generator`, and what `map` and
+    `to_iterable_dataset` make of them) may name whatever it may. Of image folders, the files and archives that
+    `datasets` found there are opened; texts in their metadata are somebody else's. All other rows (parquet, json, csv,
+    tars, and what anybody may have saved: `load_from_disk`, `Dataset.from_file`) name http(s) addresses of public
+    hosts alone, unless the caller trusts them; so do mixed ones (`concatenate_datasets`) but those that are all code's
+    and in memory.
 
     Args:
         dataset: of `datasets`, or anything else that has rows.
         local_files: whether rows of files may name local files, archives and remote stores.
     """
-    info = getattr(dataset, "info", None) if isinstance(dataset, Dataset | IterableDataset) else None
-    builder = getattr(info, "builder_name", None)
-    if builder in (None, "generator"):
+    found = _origin(dataset)
+    return FROM_TRUSTED if local_files and found != FROM_CALLER else found
+
+
+def _origin(dataset) -> Fetcher:
+    if not isinstance(dataset, Dataset | IterableDataset):
         return FROM_CALLER
-    module, _ = _PACKAGED_DATASETS_MODULES.get(builder, ("", None))
-    return FROM_FOLDERS if local_files or module.endswith("folder") else FROM_OUTSIDE
+    streamed, builder = isinstance(dataset, IterableDataset), dataset.info.builder_name
+    if streamed and builder is None:  # `datasets` forgets it where it mixes streams, or makes one of a table
+        origins = {_origin_of_source(source) for source in sources_of(dataset._ex_iterable)}
+        return origins.pop() if len(origins) == 1 else FROM_OUTSIDE
+    if not streamed and (_was_sent(dataset) or builder is None and dataset.cache_files):
+        return FROM_OUTSIDE
+    return _origin_of_builder(builder, dataset.features)
+
+
+def _origin_of_source(source) -> Fetcher:
+    """Of where a stream begins: tables, or a method of a builder."""
+    if tables := [each for each in getattr(source, "kwargs", {}).get("shards", ()) if isinstance(each, Dataset)]:
+        origins = set(map(_origin, tables))
+        return origins.pop() if len(origins) == 1 else FROM_OUTSIDE
+    function = getattr(source, "generate_examples_fn", None) or getattr(source, "generate_tables_fn", None)
+    builder = getattr(function, "__self__", None)
+    return _origin_of_builder(builder.name, builder.info.features) if hasattr(builder, "info") else FROM_OUTSIDE
+
+
+def _origin_of_builder(name: str | None, features) -> Fetcher:
+    if name in (None, "generator"):
+        return FROM_CALLER
+    module, _ = _PACKAGED_DATASETS_MODULES.get(name, ("", None))
+    return FROM_FOLDERS if module.endswith("folder") and not _spells_pictures(features) else FROM_OUTSIDE
+
+
+def _spells_pictures(feature) -> bool:
+    """Whether metadata of a folder has columns that look as if `datasets` had put pictures there."""
+    if isinstance(feature, List | LargeList):
+        return _spells_pictures(feature.feature)
+    if isinstance(feature, dict):  # parts of messages are no more than texts anyway
+        return "path" in feature or any(_spells_pictures(each) for name, each in feature.items() if name != "messages")
+    return type(feature).__name__ == "Json"  # which not all versions of `datasets` have
+
+
+def _was_sent(dataset: Dataset) -> bool:
+    """Whether a table was saved as a folder, which says of itself where it is from: anybody may have written that."""
+    folders = {folder for file in dataset.cache_files for folder in Path(file["filename"]).parents}
+    return any((folder / DATASET_STATE_JSON_FILENAME).is_file() for folder in folders)
+
+
+def sources_of(examples) -> Iterator[object]:
+    """Where a streamed dataset begins: what no other of its steps stands before."""
+    before = [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
+    for each in before:
+        yield from sources_of(each)
+    if not before:
+        yield examples
+
+
+class Written(dict):
+    """An object of JSON that stood in a text: names in it are no more than those of a text."""
 
 
 def rgb_picture(image) -> PIL.Image.Image:
@@ -107,7 +181,7 @@ def read_picture(
                 return read_codes(value)
             return prepare(_opened(value, fetcher))
         except Exception as error:
-            if machine_error(error):
+            if no_fault_of_row(error):
                 raise
             raise _picture_error(error, index, column, file) from error
 
@@ -116,7 +190,9 @@ def _opened(value, fetcher: Fetcher):
     """What a value of `read_picture` names, opened; what names nothing as it is."""
     if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
         content = value.get("bytes")
-        return _open_named(value["path"], fetcher, is_path=True) if content is None else fetcher.open(content)
+        if content is not None:
+            return fetcher.open(content)
+        return _open_named(value["path"], fetcher, is_path=not isinstance(value, Written))
     if isinstance(value, str):
         return _open_named(value, fetcher)
     if isinstance(value, bytes | os.PathLike):
@@ -126,18 +202,25 @@ def _opened(value, fetcher: Fetcher):
 
 def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image.Image:
     """Opens what a text names; one that is a path is no base64."""
+    texts, asks = getattr(fetcher, "texts", True), getattr(fetcher, "asks", True)
     if ADDRESS.match(name):
-        return _open_address(name, fetcher)
-    if fetcher.local_files and STORE.match(name):
+        return _open_address(name, fetcher) if asks else None
+    is_local = fetcher.local_files and (is_path or texts)
+    if is_local and STORE.match(name):
+        protocols = _protocols(name)
+        if texts and not fetcher.private_hosts:
+            _check_protocols(name, protocols)
+        if not asks and not LOCAL.issuperset(protocols):
+            return None
         return fetcher.open(_stored_bytes(name, fetcher.max_bytes + 1))
-    if fetcher.local_files and (is_path or os.path.exists(name)):
+    if is_local and (is_path or os.path.exists(name)):
         return fetcher.open(Path(name))
     cause = None
     if not is_path:
         try:
-            return fetcher.open(name)
+            return (fetcher if is_local else replace(fetcher, local_files=False)).open(name)
         except ValueError as error:
-            if fetcher.local_files or error.__cause__ is None:  # a limit
+            if is_local or error.__cause__ is None:  # a limit
                 raise
             cause = error
     raise ValueError(
@@ -146,16 +229,51 @@ def _open_named(name: str, fetcher: Fetcher, is_path: bool = False) -> PIL.Image
     ) from cause
 
 
+def _protocols(name: str) -> list[str]:
+    """Through which an archive or a store is opened; a path that ends the chain has none."""
+    *hops, last = name.split("::")
+    return [hop.partition("://")[0] for hop in (*hops, *([last] if "://" in last else []))]
+
+
+def _check_protocols(name: str, protocols: list[str]) -> None:
+    """Raises a ValueError unless rows of files may name an archive or a store of these."""
+    for protocol in protocols:
+        if protocol not in STORES:
+            raise ValueError(
+                f"{shown(name)!r} is opened by {shown(protocol)!r}, but rows of files name "
+                f"{', '.join(sorted(STORES))} only: what else opens files may ask any host. Download it first, or "
+                "store the pictures in the rows."
+            )
+
+
 def _stored_bytes(name: str, most: int) -> bytes:
-    """The first so many bytes of what an archive or a remote store holds."""
+    """The first so many bytes of what an archive or a remote store holds.
+
+    Raises:
+        ConnectionError: a store does not answer, however often it is asked.
+    """
+    try:
+        return retried(lambda: _stored_bytes_once(name, most), PAUSES)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        raise ConnectionError(
+            f"{shown(name)} cannot be read, after {len(PAUSES) + 1} tries ({type(error).__name__}: {error}). No "
+            "row is lost: go on later, from the last checkpoint."
+        ) from error
+
+
+def _stored_bytes_once(name: str, most: int) -> bytes:
     member, _, archive = name.partition("::")
     if archive:
         try:
             with _opened_archive(member.partition("://")[0], archive).open(member.partition("://")[2]) as file:
                 return file.read(most)
+        except FileNotFoundError:  # a member that there is not
+            raise
         except Exception:  # a lost connection, or an archive of another kind
             _kept_archive.cache_clear()
-    with xopen(name, "rb") as file:  # tries again, and says what is wrong
+    with xopen(name, "rb") as file:  # says what is wrong
         return file.read(most)
 
 
@@ -179,26 +297,24 @@ def _open_address(address: str, fetcher: Fetcher) -> PIL.Image.Image:
         AddressError: it gives no picture. That is the row's fault, for an address may be dead.
         ValueError, or another of `DECODING_ERRORS`: what it gives is beyond a limit, or none.
     """
-    began = time.monotonic()
-    for asked, pause in enumerate((*PAUSES, None), 1):
-        try:
-            return fetcher.open(address)
-        except (ConnectionError, socket.gaierror, ValueError) as error:
-            may_pass = _may_pass(error)
-            if isinstance(error, ValueError) and not may_pass:
-                raise
-            is_late = time.monotonic() - began > LONGEST_WAIT * fetcher.max_seconds
-            if not may_pass or is_late or pause is None:
-                times = f", asked {asked} times" if asked > 1 else ""
-                raise AddressError(f"{error}{times}. Is there a picture at {shown(address)}?") from error
-        time.sleep(pause)
+    began, asked = time.monotonic(), 0
 
+    def ask() -> PIL.Image.Image:
+        nonlocal asked
+        asked += 1
+        return fetcher.open(address)
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a later request may go well: of a busy server or a connection that broke, not of no host."""
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_AGAIN
-    return bool(PASSING.search(str(error))) or isinstance(error.__cause__, PASSING_CAUSES)
+    def passes(error: Exception) -> bool:
+        is_late = time.monotonic() - began > LONGEST_WAIT * fetcher.max_seconds
+        return may_pass(error) and not is_late and not isinstance(error.__cause__, NO_HOST)
+
+    try:
+        return retried(ask, PAUSES, passes)
+    except (ConnectionError, ValueError) as error:
+        if isinstance(error, ValueError) and not may_pass(error):
+            raise
+        times = f", asked {asked} times" if asked > 1 else ""
+        raise AddressError(f"{error}{times}. Is there a picture at {shown(address)}?") from error
 
 
 class AddressError(ValueError):

@@ -6,33 +6,18 @@
 Knows nothing about what rows hold.
 """
 
-import errno
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from socket import gaierror  # whose numbers are its own
 
-import torch
+from .file_errors import no_fault_of_row
 
 logger = logging.getLogger(__name__)
 
 FEWEST_ROWS = 100  # that shares of skipped rows are of: one bad row at the start is no reason to stop
 SHOWN_ROWS = 10  # bad rows that one error message names
-
-# What is wrong with the machine that reads a row, and not with the row: another try, or another machine, can read it.
-MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-MACHINE_ERRNOS = {
-    getattr(errno, name)
-    for name in "ENOSPC EDQUOT EROFS EIO EREMOTEIO ESTALE ENODEV ENXIO EMFILE ENFILE ENOMEM EAGAIN ENOLCK".split()
-    if hasattr(errno, name)
-}
-# torch has no types for these: they are RuntimeErrors as those of a wrong shape are.
-MACHINE_MESSAGE = re.compile(
-    r"(CUDA|HIP|XPU|NCCL|cuDNN|MPS)\b.* error|CUBLAS_STATUS|CUDNN_STATUS|can't allocate memory"
-)
 
 
 class RowError(ValueError):
@@ -60,25 +45,6 @@ def row_error(
     return error
 
 
-def machine_error(error: BaseException | None) -> BaseException | None:
-    """What of an error and its causes is no fault of a row: memory, disk, open files, devices. None if nothing is.
-
-    A connection that was lost is one too; but not as the cause of another error, for an address that a row names may
-    well be dead.
-    """
-    if isinstance(error, ConnectionError | TimeoutError):
-        return error
-    while error is not None:
-        if isinstance(error, MACHINE_ERRORS):
-            return error
-        if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno in MACHINE_ERRNOS:
-            return error
-        if isinstance(error, RuntimeError) and MACHINE_MESSAGE.search(str(error)):
-            return error
-        error = error.__cause__
-    return None
-
-
 @contextmanager
 def as_row_error(index: int | str, column: str = "", *, file: str = "") -> Iterator[None]:
     """The one boundary at which whatever a row raises, while it becomes a sample, is that row's `RowError`.
@@ -90,13 +56,16 @@ def as_row_error(index: int | str, column: str = "", *, file: str = "") -> Itera
 
     Raises:
         RowError: for every Exception; one that names its row keeps its text.
-        BaseException: what `machine_error` finds: it costs no row, and another try may go well.
+        BaseException: what `no_fault_of_row` finds, with a note of the row: it costs none, another try may go well.
     """
     try:
         yield
     except Exception as error:
-        if machine := machine_error(error):
-            raise machine  # noqa: B904 (it is among the causes already)
+        if cause := no_fault_of_row(error):
+            note = f"While row {index}{f' of {file}' if file else ''} was read."
+            if note not in getattr(cause, "__notes__", ()):  # of a boundary within
+                cause.add_note(note)
+            raise cause  # noqa: B904 (it is among the causes already)
         if isinstance(error, RowError) and error.row is not None:
             error.file = error.file or file
             raise
@@ -174,12 +143,24 @@ class Skipping:
             with as_row_error(index):
                 yield
         except RowError as error:
-            self.tally.skip(self.name, error)
-            if self.tally.skipped.total() <= SHOWN_ROWS:
-                logger.warning("%s, skipped: %s", self.name, error)
+            self.skip(error)
+
+    def skip(self, error: RowError) -> None:
+        """Passes over the row of an error."""
+        self.tally.skip(self.name, error)
+        if self.tally.skipped.total() <= SHOWN_ROWS:
+            logger.warning("%s, skipped: %s", self.name, error)
 
     def check(self, read: int) -> None:
         """Counts rows as read. Raises a ValueError if too many of all were skipped."""
         self.tally.rows += read
         rows = max(self.tally.rows, FEWEST_ROWS) if self.rows is None else self.rows
         self.tally.check_skipped(self.max_skipped, rows, self.tally.skipped.total())
+
+    def conclude(self, left: int) -> None:
+        """Tells how many rows of the whole dataset are left out, by whomever: a cache keeps what is left, not why."""
+        if lost := self.rows - left:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.tally.skipped.most_common())
+            logger.warning(
+                "%s: %d of %d rows are left out%s.", self.name, lost, self.rows, f" ({reasons})" if reasons else ""
+            )

@@ -30,7 +30,9 @@ from transformers import (
 
 from ..data.collators import ImageTextCollator, TextCollator
 from ..image_processing_arm import ArmImageProcessor
+from .pushing import raise_failed_pushes
 from .recipe import Section, section
+from .saving import save_folder
 from .sections import DocumentsOfWorld, PicturesOfWorld, Training
 from .trainer import ArmTrainer, adamw, train, training_arguments
 from .world_data import samples_per_step, world_pictures
@@ -122,6 +124,11 @@ class BackbonesRecipe(Section):
                 yield stage, f"it is missing, but stages names it; state it, or leave {stage} out of stages."
 
 
+def run_dir(output: Path) -> Path:
+    """Where a stage keeps its checkpoints: not within what it ends in, which appears whole."""
+    return output.parent / "run" / output.name
+
+
 def train_siglip(recipe: SiglipRecipe, output: Path) -> None:
     captions = recipe.data.of.pictures(recipe.tokenizer_documents, seed=recipe.training.seed)
     tokenizer = new_tokenizer((sample["caption"] for sample in captions), recipe.tokenizer_vocab_size)
@@ -129,7 +136,7 @@ def train_siglip(recipe: SiglipRecipe, output: Path) -> None:
     vision, text = config.vision_config, config.text_config
     text.vocab_size = len(tokenizer)
     text.pad_token_id = text.eos_token_id = text.bos_token_id = tokenizer.pad_token_id
-    arguments = training_arguments(recipe.training.plain(), output_dir=str(output / "run"))
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(run_dir(output)))
     set_seed(arguments.seed)
     model = DenseSiglip(config, pixel_weight=recipe.pixel_weight)
     trainer = ArmTrainer(
@@ -144,8 +151,8 @@ def train_siglip(recipe: SiglipRecipe, output: Path) -> None:
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pixel_head.")})
     size = {"height": vision.image_size, "width": vision.image_size}
     image_processor = ArmImageProcessor(patch_size=vision.patch_size, size=size)
-    for each in (plain, tokenizer, image_processor) if arguments.should_save else ():
-        each.save_pretrained(output)
+    save_folder(trainer, output, {"": (plain, tokenizer, image_processor)})
+    raise_failed_pushes(trainer)
 
 
 def train_qwen2(recipe: Qwen2Recipe, output: Path) -> None:
@@ -158,19 +165,23 @@ def train_qwen2(recipe: Qwen2Recipe, output: Path) -> None:
     config = Qwen2Config(**recipe.model.plain(), bos_token_id=end, eos_token_id=end, pad_token_id=end)
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens; raise it.")
-    arguments = training_arguments(recipe.training.plain(), output_dir=str(output / "run"))
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(run_dir(output)))
     set_seed(arguments.seed)
     data = world.documents(arguments.max_steps * samples_per_step(arguments), seed=arguments.seed, **own)
     trainer = ArmTrainer(
         Qwen2ForCausalLM(config), arguments, train_dataset=data, data_collator=TextCollator(tokenizer)
     )
     train(trainer)
-    for each in (trainer.model, tokenizer) if arguments.should_save else ():
-        each.save_pretrained(output)
+    save_folder(trainer, output, {"": (trainer.model, tokenizer)})
+    raise_failed_pushes(trainer)
 
 
 def train_backbones(recipe: BackbonesRecipe) -> None:
-    """Trains the stages of a recipe, each into its folder of `output_dir`."""
+    """Trains the stages of a recipe, each into its folder of `output_dir`, from its newest checkpoint in `run`.
+
+    Raises:
+        OSError: a folder could not be written, or has not arrived at the Hub.
+    """
     trainers = {"siglip": train_siglip, "qwen2": train_qwen2}
     for stage in recipe.stages:
         trainers[stage](getattr(recipe, stage), Path(recipe.output_dir) / stage)

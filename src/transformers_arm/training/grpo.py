@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
 from ..data.pictures import fetcher_for
+from ..data.row_errors import Skipping
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.sheets import picture_sheet
 from ..generation_arm import stack_left_padded
@@ -34,7 +36,7 @@ from .parts import detokenizer_of, given_model, processor_of, reference_of
 from .reporting import log_samples
 from .requests import EDITING, TEXT_TO_IMAGE, usable_requests
 from .reward_calls import AsyncGuardedReward, GuardedReward
-from .rollout import Batch, Rollout
+from .rollout import Batch, Rollout, readable
 from .saving import AtomicCheckpointMixin
 from .trainer import CardMixin, set_aside, without_checkpointing
 
@@ -50,6 +52,10 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     list; `task`, "text_to_image" or "editing", where both are mixed; optionally `height` and `width` of the picture to
     draw, in px (default: the processor's size; edits are given back at their source's size). Any other column is
     passed on to the rewards.
+
+    Rows that cannot be drawn are left out at the start, pictures that lie here decoded. Where an address or a remote
+    store then gives no picture, another prompt of the batch is drawn in place of that one, on all processes alike;
+    `max_skipped` bounds both.
 
     Rewards are called with keywords: `prompts`, `images` (PIL, what was drawn), `source_images` (lists of PIL, empty
     for text-to-image), `completion_ids`, `task`, every dataset column, and what TRL gives (`completions`,
@@ -148,6 +154,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         self.detokenizer.set_progress_bar_config(disable=True)
         self._rollout: Rollout  # the one at work
         self._fetchers = {"train": fetcher_for(train_dataset, args.local_files)}  # of what rows name as pictures
+        self._skipping = {mode: Skipping(f"{mode}_dataset", args.max_skipped) for mode in ("train", "eval")}
         self._sheet_step = -1  # the step of the last sheet of pictures
 
     @staticmethod
@@ -211,12 +218,14 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         mode = "train" if self.model.training else "eval"
         first = self.accelerator.process_index * len(inputs)
-        self._rollout = Rollout(
-            inputs,
-            self.processing_class.image_processor,
-            self._fetchers[mode],
-            lambda place, prompt: self._generator(mode, first + place, prompt),
+        read = partial(
+            Rollout,
+            image_processor=self.processing_class.image_processor,
+            fetcher=self._fetchers[mode],
+            generator=lambda place, prompt: self._generator(mode, first + place, prompt),
         )
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        self._rollout = readable(read, inputs, first, size, self._skipping[mode])
         unwrapped = self.accelerator.unwrap_model(self.model)
         with without_checkpointing(unwrapped, self.args.gradient_checkpointing_kwargs):  # TRL uses its older names
             output = super()._generate_and_score_completions([request.row for request in self._rollout])

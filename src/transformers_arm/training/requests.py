@@ -3,37 +3,20 @@
 Knows nothing about rollouts and rewards.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from numbers import Real
 
-import PIL.Image
 from datasets import Dataset, IterableDataset
 
 from ..configuration_arm import MAX_GRID_SIDE
 from ..data.columns import SOURCES, read_text, row_task, source_pictures, undecoded
 from ..data.conversations import is_codes
-from ..data.pictures import fetcher_for
+from ..data.pictures import RowFetcher, fetcher_for, rgb_picture
 from ..data.row_errors import Skipping, as_row_error, row_error
-from ..fetching_arm import ADDRESS, FROM_CALLER, Fetcher
+from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
 
 TEXT_TO_IMAGE, EDITING = "text_to_image", "editing"
-
-
-class HeadFetcher(Fetcher):
-    """Reads of files and bytes the heads alone, and asks no address: that is done when the row is drawn."""
-
-    def open(self, source: str | os.PathLike | bytes) -> PIL.Image.Image | None:
-        if isinstance(source, str):
-            return None if ADDRESS.match(source) else super().open(source)
-        PIL.Image.init()
-        formats = [each for each in self.formats if each in PIL.Image.OPEN]
-        with PIL.Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            if image.height * image.width > self.max_pixels:
-                raise ValueError(f"{image.height}x{image.width} pixels are more than max_pixels {self.max_pixels:,}.")
-            return image
 
 
 def read_grid(row: Mapping, index: int | str, image_processor: ArmImageProcessor) -> tuple[int, int]:
@@ -92,8 +75,8 @@ def usable_requests(
 ) -> Dataset | IterableDataset:
     """A dataset without the rows whose request cannot be drawn; one with a transform is read as it is drawn.
 
-    Of the pictures of a dataset that lies here only the heads are read, and no address is asked. Those of a stream are
-    read whole, when their row comes.
+    Of a dataset that lies here the pictures that do so too are decoded; addresses and remote stores are asked when a
+    row is drawn. Those of a stream are all read when their row comes.
 
     Args:
         dataset, name: the rows, and what messages call them.
@@ -108,12 +91,12 @@ def usable_requests(
     if not streamed and dataset.format["type"] == "custom":
         return dataset
     fetcher = fetcher_for(dataset, local_files)
-    fetcher = fetcher if streamed else HeadFetcher(**vars(fetcher))
+    fetcher = fetcher if streamed else RowFetcher(**vars(fetcher) | {"asks": False})
     skipping = Skipping(name, max_skipped, None if streamed else len(dataset))
 
     def is_usable(row: Mapping, index: int) -> bool:
         with skipping.row(index):
-            read_request(row, index, lambda picture: picture, fetcher)
+            read_request(row, index, lambda picture: picture and rgb_picture(picture), fetcher)
             read_grid(row, index, image_processor)
             return True
         return False
@@ -126,7 +109,9 @@ def usable_requests(
     if streamed:
         return undecoded(dataset, SOURCES).filter(is_usable_in_stream, with_indices=True)
     known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
-    heads = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
-    usable = [index for index, row in enumerate(heads) if is_usable(row, index)]
-    skipping.check(len(heads))
-    return dataset if len(usable) == len(heads) else dataset.select(usable)
+    rows = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
+    usable = [index for index, row in enumerate(rows) if is_usable(row, index)]
+    skipping.check(len(rows))
+    skipping.conclude(len(usable))
+    dataset = undecoded(dataset, SOURCES)  # what they name is opened with the row, or `datasets` would ask on its own
+    return dataset if len(usable) == len(rows) else dataset.select(usable)

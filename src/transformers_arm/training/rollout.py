@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 
 import PIL.Image
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..data.columns import SOURCES
 from ..data.pictures import rgb_picture
+from ..data.row_errors import RowError, Skipping
 from ..fetching_arm import Fetcher
 from ..image_processing_arm import ArmImageProcessor
 from ..pipeline_arm import batched
@@ -53,16 +56,13 @@ class Request:
 
 
 class Rollout(Sequence[Request]):
-    """The requests of one process.
+    """The requests of one process, but those whose rows cannot be read: `failed` has their errors, by place.
 
     Args:
         rows: of a dataset, one a request.
         image_processor: says how large pictures are.
         fetcher: opens what rows name as pictures.
         generator: of a request's place and prompt.
-
-    Raises:
-        RowError: as `read_request` and `read_grid`.
     """
 
     def __init__(
@@ -73,16 +73,22 @@ class Rollout(Sequence[Request]):
         generator: Callable[[int, str], torch.Generator],
     ):
         shared: dict[tuple, PIL.Image.Image] = {}  # the samples of a group have one source, and rewards can tell
-        self.requests = []
+        self.requests: list[Request] = []
+        self.failed: dict[int, RowError] = {}
         for place, row in enumerate(rows):
             where = f"with prompt {row.get('prompt')!r}"
-            task, sources = read_request(row, where, rgb_picture, fetcher)
+            try:
+                task, sources = read_request(row, where, rgb_picture, fetcher)
+                grid = read_grid(row, where, image_processor)
+            except RowError as error:
+                self.failed[place] = error
+                continue
             self.requests.append(
                 Request(
                     prompt=row["prompt"],
                     task=task,
                     sources=[shared.setdefault((each.size, each.tobytes()), each) for each in sources],
-                    grid=read_grid(row, where, image_processor),
+                    grid=grid,
                     generator=generator(place, row["prompt"]),
                     columns={name: value for name, value in row.items() if name not in SOURCES},
                 )
@@ -143,3 +149,40 @@ def grouped(requests: Sequence[Request], key: Callable[[Request], tuple]) -> lis
     for request in requests:
         found.setdefault(key(request), Batch()).append(request)
     return list(found.values())
+
+
+def readable(read: Callable[[Sequence], Rollout], rows: Sequence[Mapping], first: int, size: int, skipping: Skipping):
+    """The rollout of a process's share of a batch, in which groups whose rows cannot be read have given way to others.
+
+    An address may die between the start of a run and its row. All processes call this and agree on what is drawn.
+
+    Args:
+        read: the rollout of rows.
+        rows: this process's; the whole batch is those of all processes, one after the other.
+        first: place in the batch of this process's first row.
+        size: rows of a group, which are equal.
+        skipping: names and counts the groups that cannot be read.
+
+    Raises:
+        RowError: (on all processes) no group of the batch can be read.
+        ValueError: (on all processes) too many cannot, over all batches.
+    """
+    rollout, batch, bad = read(rows), None, set()
+    drawn = list(range(-(-len(rows) * PartialState().num_processes // size)))
+    skipping.check(len(drawn))
+    while True:
+        failed = [{(first + place) // size: error for place, error in rollout.failed.items()}]
+        failed = {group: error for each in gather_object(failed) for group, error in each.items()}
+        if not failed:
+            return rollout
+        batch = gather_object(list(rows)) if batch is None else batch
+        for error in {drawn[group]: failed[group] for group in sorted(failed)}.values():
+            skipping.skip(error)
+        skipping.check(0)
+        bad |= {drawn[group] for group in failed}
+        good = [group for group in range(len(drawn)) if group not in bad]
+        if not good:
+            raise next(iter(failed.values()))
+        drawn = [good[place % len(good)] if group in bad else group for place, group in enumerate(drawn)]
+        places = range(first, first + len(rows))
+        rollout = read([batch[drawn[place // size] * size + place % size] for place in places])

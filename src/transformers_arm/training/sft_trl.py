@@ -307,6 +307,7 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
                 **options,
             )
             self._arm.vq_model.to(home)
+        encoder.skipping.conclude(len(dataset))
         return dataset
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):

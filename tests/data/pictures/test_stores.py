@@ -2,20 +2,34 @@
 
 import json
 import shutil
+import socket
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import PIL.Image
 import pytest
-from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset
-from picture_rows import ONE, TWO, drawing, pictures_in_folder_and_archive, png
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from picture_rows import ONE, TWO, drawing, folder_dataset, pictures_in_folder_and_archive, png
 
+from transformers_arm.data import pictures
 from transformers_arm.data.columns import check_dataset, row_conversation, undecoded
-from transformers_arm.data.pictures import FROM_FOLDERS, fetcher_for, read_picture
+from transformers_arm.data.pictures import FROM_FOLDERS, FROM_TRUSTED, fetcher_for, read_picture
 from transformers_arm.data.row_errors import RowError
 from transformers_arm.fetching_arm import FROM_CALLER, FROM_OUTSIDE
 
@@ -101,6 +115,43 @@ def test_a_member_that_is_missing_is_the_row_s_error(name, archive, store):
     assert caught.value.reason == "image: unreadable picture"
 
 
+@pytest.mark.parametrize("answer", [503, 404, "refused"])
+def test_a_store_that_does_not_answer_is_asked_again_and_costs_no_row(answer, tmp_path, monkeypatch):
+    """What a store should hold is not lost while it is busy: the run ends, and goes on later."""
+    monkeypatch.setattr(pictures, "PAUSES", (0.01, 0.01))
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        port = server.server_port if answer != "refused" else 9
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(RowError if answer == 404 else ConnectionError) as caught:
+            read_picture(stored(f"zip://0.png::http://127.0.0.1:{port}/p.zip"), 5, "image")
+        server.shutdown()
+    if answer == 404:
+        assert caught.value.reason == "image: unreadable picture"
+    else:
+        assert "p.zip cannot be read, after 3 tries" in str(caught.value) and "No row is lost" in str(caught.value)
+        assert caught.value.__notes__ == ["While row 5 was read."] and (len(asked) >= 3 or answer == "refused")
+
+
+def test_what_an_archive_lacks_leaves_it_open(archive):
+    kept = pictures._kept_archive
+    read_picture(stored(f"zip://0.png::{archive}"), 5, "image")
+    before = kept.cache_info()
+    with pytest.raises(RowError):
+        read_picture(stored(f"zip://nothing.png::{archive}"), 5, "image")
+    read_picture(stored(f"zip://1.png::{archive}"), 5, "image")
+    assert kept.cache_info().misses == before.misses and kept.cache_info().currsize == before.currsize
+
+
 @pytest.mark.parametrize("name", ["nowhere://a.png", "::", "://", "zip://::", "memory://"])
 def test_an_address_that_is_none_is_the_row_s_error(name):
     with pytest.raises(RowError, match="Row 5, column 'image': "):
@@ -179,8 +230,93 @@ def test_who_named_a_picture_is_told_by_where_the_rows_come_from(archive, tmp_pa
     for streaming in (False, True):
         rows = load("csv", tmp_path, data_files=file, streaming=streaming)
         assert fetcher_for(rows) == fetcher_for(rows.take(1)) == FROM_OUTSIDE
-        assert fetcher_for(rows, local_files=True) == FROM_FOLDERS
-    assert not FROM_FOLDERS.private_hosts  # addresses in a folder's metadata are somebody else's
+        assert fetcher_for(rows, local_files=True) == FROM_TRUSTED
+    assert (
+        not FROM_FOLDERS.private_hosts and not FROM_TRUSTED.private_hosts
+    )  # addresses in a folder's metadata are somebody else's
+
+
+def test_rows_of_code_stay_so_through_a_stream_and_its_steps():
+    memory = Dataset.from_list([{"prompt": "a cat", "n": number} for number in range(4)])
+    stream = memory.to_iterable_dataset(num_shards=2)
+    for dataset in (
+        stream.map(lambda row: row).shuffle(seed=0).take(2),
+        interleave_datasets([stream, IterableDataset.from_generator(lambda: iter([{"prompt": "a dog", "n": 1}]))]),
+        concatenate_datasets([memory, memory.select([0])]),
+    ):
+        assert fetcher_for(dataset) == FROM_CALLER
+
+
+def test_what_lies_in_files_is_nobody_s_word_for_itself(tmp_path):
+    """Whatever is made of a file on the way, and whatever a saved folder says of where it is from."""
+    file = rows_file("parquet", tmp_path, {"prompt": "a cat", "image": "0.png"})
+    rows, stream = (load("parquet", tmp_path, data_files=file, streaming=streaming) for streaming in (False, True))
+    memory = Dataset.from_list([{"prompt": "a dog", "image": "0.png"}])
+    memory.save_to_disk(tmp_path / "sent")
+    info = tmp_path / "sent" / "dataset_info.json"
+    own_word = {}
+    for builder in ("generator", "imagefolder"):
+        info.write_text(json.dumps(json.loads(info.read_text()) | {"builder_name": builder}))
+        own_word[builder] = load_from_disk(tmp_path / "sent")
+    (arrow,) = (tmp_path / "sent").glob("*.arrow")
+    for dataset in (
+        rows.to_iterable_dataset(),
+        rows.to_iterable_dataset().map(lambda row: row),
+        interleave_datasets([stream, memory.to_iterable_dataset()]),
+        concatenate_datasets([rows, memory]),
+        *own_word.values(),
+        own_word["generator"].to_iterable_dataset(),
+        Dataset.from_file(str(arrow)),
+        Dataset.from_file(str(arrow)).map(lambda row: row | {"n": 1}),
+    ):
+        assert fetcher_for(dataset) == FROM_OUTSIDE
+        assert fetcher_for(dataset, local_files=True) == FROM_TRUSTED
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("way", ["text", "JSON", "object", "list", "message"])
+def test_metadata_of_a_folder_names_no_file_beside_it(way, streaming, tmp_path):
+    """Files are named in columns that `datasets` resolves (`file_name`, ...); all other values are just written."""
+    folder, secret = tmp_path / "folder", str(tmp_path / "secret.png")
+    PIL.Image.new("RGB", (64, 32), "red").save(secret)
+    part = {"type": "image", "image": stored(secret)}
+    row = {
+        "text": {"source_image": secret},
+        "JSON": {"source_images": json.dumps([stored(secret)])},
+        "object": {"source_image": stored(secret)},
+        "list": {"source_images": [stored(secret)]},
+        "message": {
+            "messages": json.dumps([{"role": "user", "content": [part]}, {"role": "assistant", "content": "x"}])
+        },
+    }[way]
+    dataset = folder_dataset(folder, [row | {"file_name": "a.png", "prompt": "redder"}], streaming=streaming)
+    with pytest.raises(
+        ValueError, match="1 of 1 rows.*\nRow 0, column '(source_images?|messages)': .*secret.png' is a path"
+    ):
+        check_dataset(dataset)
+    assert check_dataset(dataset, local_files=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("zip://0.png::http://127.0.0.1:{port}/p.zip", "zip://0.png::simplecache::http://127.0.0.1:{port}/p.zip"),
+        *("simplecache::http://127.0.0.1:{port}/0.png", "ftp://127.0.0.1:{port}/0.png", "zip://0.png::HTTP://x/p.zip"),
+        *("sftp://127.0.0.1/0.png", "tar://0.png::zip://p.tar::ftp://127.0.0.1:{port}/p.zip"),
+    ],
+)
+def test_rows_of_trusted_files_ask_no_host_by_the_way_of_an_archive(name):
+    """Files are trusted to name what lies here and in stores, and addresses of public hosts, which is checked."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        with pytest.raises(
+            RowError, match="Row 5, column 'image': .* is opened by '.*', but rows of files name"
+        ) as caught:
+            value = stored(name.format(port=server.getsockname()[1]))
+            read_picture(value, 5, "image", fetcher=FROM_TRUSTED)
+        assert caught.value.reason == "image: refused picture"
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_paths_of_the_caller_are_opened_whoever_made_the_rows(tmp_path):

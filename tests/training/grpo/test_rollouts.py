@@ -56,6 +56,16 @@ def test_rollouts_ignore_the_folders_generation_config(train, arm_folder):
     assert torch.equal(tokens(), tokens(do_sample=False, temperature=0.1, top_k=1, guidance_scale=5.0))
 
 
+def test_a_prompt_whose_address_has_died_gives_way_to_another_of_the_batch(train, caplog):
+    rows = [MIXED[0], {"prompt": "redder", "source_image": {"path": "http://127.0.0.1:9/a.png"}}, *MIXED[2:]]
+    seen = []
+    trainer = train(lambda prompts, images, **_: seen.append(prompts) or brightness(images), rows)
+    assert trainer.state.global_step == 2
+    batches = [list(dict.fromkeys(prompts)) for prompts in seen]
+    assert all(len(prompts) == 8 and "redder" not in prompts for prompts in seen) and min(map(len, batches)) == 1
+    assert "train_dataset, skipped: Row with prompt 'redder', column 'source_image': http://127.0.0.1:9" in caplog.text
+
+
 @pytest.mark.parametrize("pad", [None, 16])
 def test_log_probabilities_are_the_samplers(train, pad):
     trainer = train(max_steps=0, temperature=0.7, editing_temperature=1.3, pad_to_multiple_of=pad)
@@ -183,11 +193,11 @@ def test_rows_of_files_name_local_sources_only_where_the_caller_trusts_them(arm_
         args = ArmGRPOConfig(str(tmp_path / "run"), **TINY | {"per_device_eval_batch_size": 8}, **settings)
         return ArmGRPOTrainer(arm_folder, brightness, args, *datasets)
 
-    with pytest.raises(RowError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
+    with pytest.raises(ValueError, match="train_dataset: Row 0, column 'source_image': .* Pass local_files=True"):
         new_trainer(rows)
     assert rollout(new_trainer(rows, local_files=True))["completion_ids"].shape == (8, 9)
     made = dataset_of(MIXED)
-    with pytest.raises(RowError, match="Row 0, column 'source_image': .* Pass local_files=True"):
+    with pytest.raises(ValueError, match="Row 0, column 'source_image': .* Pass local_files=True"):
         new_trainer(made, rows)
     streamed = load_dataset("csv", data_files=str(tmp_path / "rows.csv"), streaming=True, **options)
     with pytest.raises(RowError, match="column 'source_image': .* Pass local_files=True"):

@@ -5,7 +5,7 @@ import json
 
 import PIL.Image
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_from_disk
 from picture_rows import drawing, pictures_in_folder_and_archive
 from sft_rows import CONVERSATIONS, dataset_of, losses, rows
 
@@ -146,6 +146,19 @@ def test_the_share_of_rows_that_may_be_lost_is_the_caller_s(new_trainer):
         new_trainer(dataset_of(made))
     with pytest.raises(ValueError, match=r"max_skipped 2 is a share of the rows and must be in 0..1"):
         new_trainer(dataset_of(made), config={"max_skipped": 2})
+
+
+def test_how_many_rows_are_left_out_is_told_of_what_a_cache_keeps_too(new_trainer, tmp_path, caplog):
+    made = rows(8)
+    made[2]["prompt"] = made[5]["prompt"] = " "
+    dataset_of(made).save_to_disk(tmp_path / "rows")
+    for told in ("2 of 8 rows are left out (2 prompt: blank).", "2 of 8 rows are left out."):
+        caplog.clear()
+        dataset = new_trainer(load_from_disk(tmp_path / "rows"), config={"max_skipped": 0.5}).train_dataset
+        assert len(dataset) == 6 and caplog.messages.count(f"train dataset: {told}") == 1
+    caplog.clear()
+    new_trainer(dataset_of(rows(8)))
+    assert "left out" not in caplog.text
 
 
 def test_what_is_wrong_with_the_machine_is_not_blamed_on_a_row(new_trainer, monkeypatch):
