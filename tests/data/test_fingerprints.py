@@ -1,13 +1,16 @@
 """Fingerprints tell what differs apart, and what is the same not."""
 
+import importlib
+import sys
 from itertools import combinations
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from datasets import Dataset
 
-from transformers_arm.data.fingerprints import differences, digest, of_files, of_rows
+from transformers_arm.data.fingerprints import differences, digest, of_files, of_rows, of_step
 
 
 def test_values_that_differ_have_other_digests():
@@ -92,3 +95,15 @@ def test_differences_are_named_where_they_are():
         "sources.c was None, is {'weight': 2}",
         "sources.b was {}, is None",
     ]
+
+
+def test_a_step_counts_by_its_code_though_its_function_has_a_module_and_a_name(tmp_path, monkeypatch):
+    """Pickles hold of such a function no more than these."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    rows, found = Dataset.from_dict({"n": [1]}).to_iterable_dataset(), []
+    for by in (1, 2, 1):
+        (tmp_path / "their_steps.py").write_text(f"def add(row):\n    return {{'n': row['n'] + {by}}}\n")
+        monkeypatch.delitem(sys.modules, "their_steps", raising=False)
+        found.append(of_step(rows.map(importlib.import_module("their_steps").add)._ex_iterable))
+    assert found[0] != found[1] and found[0] == found[2]

@@ -3,14 +3,17 @@
 Knows nothing about who asks.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
+from datasets.fingerprint import Hasher, generate_random_fingerprint
 
 SAMPLED_ROWS = 256  # that stand for a table: reading all of them could take hours
 PIECE = 4096  # bytes
+BEFORE = ("ex_iterable", "ex_iterables", "token_per_repo_id")  # what a step takes its rows from, and secrets
 
 
 def digest(value) -> str:
@@ -91,6 +94,37 @@ def of_first_row(dataset: Iterable) -> str:
         return digest(next(iter(dataset), None))
     except Exception as error:  # training will meet it
         return type(error).__name__
+
+
+def of_step(step: object) -> str:
+    """Something that was done to a dataset, such as a map: its kind, and a hash of its functions and settings.
+
+    Of what a function calls in other modules only the name counts. What cannot be hashed has another hash each time,
+    so that it is never taken for the same.
+    """
+    known = {name: value for name, value in vars(step).items() if name not in BEFORE and not name.startswith("_")}
+    stated = {name: value for name, value in known.items() if value is not None and value is not False}
+    try:
+        hashed = Hasher.hash([stated, [getattr(value, "__code__", None) for value in stated.values()]])
+    except Exception as error:  # as many as there are things that cannot be pickled
+        hashed = f"{generate_random_fingerprint()}, which cannot be hashed ({type(error).__name__}: {str(error)[:80]})"
+    return f"{type(step).__name__} {hashed}"
+
+
+def of_processing(image_processor, *tokenizers) -> dict:
+    """What becomes of pictures and texts: the settings of an image processor, and digests of tokenizers, or None."""
+    return {
+        "image_processor": json.loads(image_processor.to_json_string()),
+        "tokenizers": [tokenizer and digest(_of_tokenizer(tokenizer)) for tokenizer in tokenizers],
+    }
+
+
+def _of_tokenizer(tokenizer) -> list:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    made = sorted(tokenizer.get_vocab().items()) if backend is None else json.loads(backend.to_str())
+    if backend is not None:
+        made |= {"truncation": None, "padding": None}  # of its last call
+    return [made, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
 
 
 def differences(theirs, ours, name: str = "") -> list[str]:

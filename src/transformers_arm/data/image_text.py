@@ -18,6 +18,7 @@ import torch
 from ..image_processing_arm import ArmImageProcessor
 from .collators import ImageTextCollator, to_pixel_values
 from .conversations import NO_DROPOUT, is_codes, pixel_values_of
+from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
 from .streams import MixtureRows, WaitingRoom
@@ -166,7 +167,11 @@ class ImageTextMixture(MixtureRows):
         return only_row
 
     def made_of(self) -> dict:
-        return {**super().made_of(), "pixel_budget": self.pixel_budget, "lookahead": self.lookahead}
+        captions = self.captions
+        limits = {"pixel_budget": self.pixel_budget, "lookahead": self.lookahead}
+        limits |= {"max_length": captions.max_length, "max_caption_length": captions.max_caption_length}
+        processing = of_processing(self.image_processor, captions.siglip_tokenizer, captions.caption_tokenizer)
+        return {**super().made_of(), **limits, **processing}
 
 
 def only_row(rows: list[dict]) -> dict:

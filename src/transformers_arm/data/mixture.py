@@ -27,7 +27,7 @@ from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import digest, of_files, of_first_row, of_rows
-from .input_files import IndexedTars, all_files, file_names, open_dataset, with_tars_undecoded
+from .input_files import IndexedRaw, all_files, is_of_reader, open_dataset, shard_names, steps_of, with_rows_undecoded
 from .pictures import fetcher_for, rgb_picture
 from .renaming import arranged, check_rename
 from .row_errors import FEWEST_ROWS, RowError, as_row_error, file_error
@@ -166,15 +166,14 @@ class StreamedRows:
         self.dataset, self.key, self.shuffle, self.shuffle_buffer = dataset, key, shuffle, shuffle_buffer
         if shuffle_buffer < 1:
             raise ValueError(f"Source {key} has shuffle_buffer {shuffle_buffer}; it takes 1 row or more.")
-        numbered = [f"file {number} of {dataset.num_shards}" for number in range(1, dataset.num_shards + 1)]
-        self.files = file_names(dataset) or numbered
+        self.files = shard_names(dataset)
 
     def made_of(self) -> dict:
         """What its order and its rows depend on."""
         found = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "shards": self.dataset.num_shards}
-        if files := all_files(self.dataset):
-            return found | {"files": of_files(files)}
-        return found | {"first_row": of_first_row(self.dataset)}
+        files, steps = all_files(self.dataset), steps_of(self.dataset._ex_iterable)
+        found |= {"files": of_files(files)} if files else {"first_row": of_first_row(self.dataset)}
+        return found | ({"steps": steps} if steps else {})
 
     def read(self, stream: int, streams: int, state: StreamedState | None = None) -> Iterator[Read]:
         """The rows of one of `streams` streams, endlessly, behind `state`.
@@ -237,7 +236,7 @@ class StreamedRows:
                 except StopIteration:
                     ended = True
                 except Exception as error:
-                    if fault_of(error) is not Fault.BROKEN:
+                    if fault_of(error) is not Fault.BROKEN or not is_of_reader(error):
                         raise
                     held.append((number, file_error(number, error)))
                     ended = True
@@ -286,7 +285,7 @@ class Source:
             raise ValueError(f"A source has weight {self.weight}; it must be above 0. Leave out what is not drawn.")
         check_condition_dropout(self.condition_dropout)
         check_rename(self.rename, COLUMNS, getattr(self.dataset, "column_names", None))
-        table = self.dataset.samples if isinstance(self.dataset, IndexedTars) else self.dataset
+        table = self.dataset.samples if isinstance(self.dataset, IndexedRaw) else self.dataset
         self.fetcher = fetcher_for(table, self.local_files)
 
     @classmethod
@@ -327,7 +326,7 @@ class Source:
         """What reads its rows, with pictures as files."""
         dataset = self.dataset
         if isinstance(dataset, datasets.IterableDataset):
-            dataset = with_tars_undecoded(dataset)
+            dataset = with_rows_undecoded(dataset)
         if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
             dataset = undecoded(dataset)
         if isinstance(dataset, datasets.IterableDataset):

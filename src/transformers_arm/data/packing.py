@@ -19,6 +19,7 @@ from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
 from .collators import to_pixel_values
 from .conversations import ConversationCollator, check_codes, is_codes, pictures_of, pixel_values_of
+from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
 from .streams import MixtureRows, WaitingRoom
@@ -180,7 +181,9 @@ class PackedMixture(MixtureRows):
         return PackedCollator(self.mixture.sources)
 
     def made_of(self) -> dict:
-        return {**super().made_of(), "token_budget": self.token_budget, "lookahead": self.lookahead}
+        limits = {"token_budget": self.token_budget, "lookahead": self.lookahead}
+        processing = of_processing(self.processor.image_processor, self.processor.tokenizer)
+        return {**super().made_of(), **limits, **processing}
 
     def summary(self, states: Sequence[dict] | None = None) -> dict[str, float]:
         """`MixtureRows.summary`, and `packing_efficiency`: tokens of documents per token of budget."""

@@ -31,7 +31,7 @@ from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from ..fetching_arm import Fetcher
-from .columns import SOURCES, TASKS, read_list, row_conversation, row_task
+from .columns import COLUMNS, SOURCES, TASKS, read_list, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .file_errors import until_broken
 from .fingerprints import digest
@@ -43,7 +43,7 @@ from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
 PART = {"type": Value("string"), "text": Value("string"), "image": CODES}
-COLUMNS = {
+WRITTEN = {
     "task": Value("string"),
     "prompt": Value("string"),
     "answer": Value("string"),
@@ -51,8 +51,9 @@ COLUMNS = {
     "source_images": List(CODES),
     "image": CODES,
     "messages": List({"role": Value("string"), "content": List(PART)}),
-    "images": None,  # the parts of the messages hold them
 }
+# `images` is not among them: the parts of the messages hold them. Whatever the first file lacks, a later one may have.
+SCHEMA = Features(WRITTEN).arrow_schema
 PICTURES = {"text_to_image": ("image",), "editing": (*SOURCES, "image"), "image_to_text": ("image",), "text": ()}
 TAR_COLUMNS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "prompt"}
 DTYPES = ("float32", "bfloat16", "float16")
@@ -142,11 +143,6 @@ class Job:
     def file(self, source: int, part: int) -> Path:
         return self.output / f"train-{source:05d}-{part:05d}.parquet"
 
-    @property
-    def schema(self) -> pa.Schema:
-        columns = dict.fromkeys(("task", *self.columns))
-        return Features({name: COLUMNS[name] for name in columns if COLUMNS[name] is not None}).arrow_schema
-
 
 class Tokenizing:
     """A worker: windows of sources -> files.
@@ -226,8 +222,7 @@ class Tokenizing:
 
     def write(self, file: Path, results: list[dict], about: dict) -> None:
         aside = file.with_name(f".{file.name}.{os.getpid()}")
-        schema = self.job.schema
-        schema = schema.with_metadata(schema.metadata | {METADATA: json.dumps(about)})
+        schema = SCHEMA.with_metadata(SCHEMA.metadata | {METADATA: json.dumps(about)})
         with pq.ParquetWriter(aside, schema) as writer:
             if results:  # `datasets` cannot read a row group without rows
                 writer.write_table(pa.Table.from_pylist(results, schema=schema))
@@ -347,7 +342,7 @@ def pretokenize(
 ) -> dict:
     """Turns a dataset of pictures into one of codes; called again after it was killed, it goes on.
 
-    The rows become parquet files `train-*.parquet` with the columns of `data/columns.py`, `task` stated, and codes in
+    The rows become parquet files `train-*.parquet` with all columns of `data/columns.py`, `task` stated, and codes in
     place of pictures; other columns are left out. Rows that cannot be used are skipped and counted. Workers are
     processes: a script that calls this does so under `if __name__ == "__main__":`.
 
@@ -400,7 +395,10 @@ def pretokenize(
         dtype=dtype,
     )
     options = {"dataset": dataset, "config": config, "split": split, "files": len(sources)}
-    options |= {"files_fingerprint": digest([(source.name, source.made_of()) for source in sources])}
+    options |= {
+        "written": SCHEMA.names,
+        "files_fingerprint": digest([(source.name, source.made_of()) for source in sources]),
+    }
     stated = ("columns", "rename", "task", "local_files", "rows_per_file", "batch_size")
     options |= {name: getattr(job, name) for name in stated}
     begun = {"tokenizer": describe_tokenizer(job.tokenizer, dtype), "options": options}

@@ -19,6 +19,7 @@ from fsspec.utils import infer_compression
 from .file_errors import BROKEN_FILE_ERRORS
 from .row_errors import row_error
 
+BROKEN = "\n"  # the column of a row that could not be decoded where it was read, which says why
 DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
 
 
@@ -48,6 +49,12 @@ def check_rename(rename: Mapping[str, str], columns: Iterable[str], names: Itera
             )
 
 
+def check_whole(row: Mapping, index: int | str) -> None:
+    """Raises a RowError if a row could not be decoded where it was read."""
+    if BROKEN in row:
+        raise row_error(index, "", row[BROKEN], "undecodable")
+
+
 def arranged(
     row: Mapping,
     index: int | str,
@@ -69,6 +76,7 @@ def arranged(
     Raises:
         RowError: a text that must be decoded, and cannot be; names row, column and name.
     """
+    check_whole(row, index)
     found = {}
     for name, column in rename.items():
         outer, *inner = [name] if name in row else name.split(".")

@@ -79,9 +79,9 @@ def as_row_error(index: int | str, column: str = "", *, file: str = "") -> Itera
         raise row_error(index, column, problem, reason, file=file) from error
 
 
-def file_error(rows: int, error: Exception) -> RowError:
+def file_error(rows: int, error: Exception, name: str = "the file") -> RowError:
     """The error of a file of which only so many rows can be read."""
-    cause = RowError(f"the file ends early, after {rows} rows ({type(error).__name__}: {error}). Replace it.")
+    cause = RowError(f"{name} ends early, after {rows} rows ({type(error).__name__}: {error}). Replace it.")
     cause.reason = "file ends early"
     return cause
 

@@ -198,10 +198,10 @@ def _picture(columns: dict, row: int, rename: Mapping[str, str]) -> Picture:
 
 def class_names(source: InputFile, rename: Mapping[str, str] = RENAME) -> list[str] | None:
     """The names of the classes that labels number, where a dataset states them: image folders, `datasets`' parquet."""
-    if source.builder == "webdataset":
-        return None
     dataset = source.content
     if isinstance(dataset, str):
+        if source.builder != "parquet":
+            return None
         dataset = load_dataset("parquet", data_files=dataset, split="train", streaming=True)
     labels = (feature for name, feature in (dataset.features or {}).items() if rename.get(name, name) == "label")
     return next((feature.names for feature in labels if isinstance(feature, ClassLabel)), None)

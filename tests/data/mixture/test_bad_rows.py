@@ -1,6 +1,9 @@
 """Rows and files that cannot be used are named, counted and skipped, up to a share."""
 
+import gzip
+import json
 from collections import Counter
+from functools import partial
 from itertools import islice
 
 import pyarrow.parquet as pq
@@ -8,6 +11,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from mixture_sources import EDITS, cut, png, said, streamed_texts, texts, write_tar
 
+from transformers_arm.data.input_files import open_dataset
 from transformers_arm.data.mixture import Mixture, Source, StreamedRows
 from transformers_arm.data.row_errors import RowError
 
@@ -130,16 +134,57 @@ def test_a_damaged_row_group_ends_its_file_and_the_rows_before_count(tmp_path):
     )
 
 
-def test_a_broken_line_of_jsonl_is_named_and_the_other_files_go_on(tmp_path):
-    for number in range(2):
-        texts(5, 5 * number).to_json(tmp_path / f"{number}.jsonl")
-    lines = (tmp_path / "0.jsonl").read_text().splitlines()
-    (tmp_path / "0.jsonl").write_text("\n".join([*lines[:3], '{"prompt": "3', *lines[4:]]))
-    files = {"1.jsonl": str(tmp_path / "1.jsonl"), "0.jsonl": str(tmp_path / "0.jsonl")}
-    dataset = load_dataset("json", data_files=list(files.values()), split="train", streaming=True)
-    reads = list(islice(StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=50).read(0, 1), 6))
-    assert [read.row["prompt"] for read in reads[:5]] == ["5", "6", "7", "8", "9"]
-    assert isinstance(reads[5].row, RowError) and reads[5].file == files["0.jsonl"]
+def as_given(files):
+    return load_dataset("json", data_files=files, split="train", streaming=True)
+
+
+def as_opened(files, streaming=True):
+    return open_dataset(path="json", data_files=files, streaming=streaming)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "jsonl.gz"])
+@pytest.mark.parametrize("opened", [as_given, as_opened, partial(as_opened, streaming=False)])
+def test_a_bad_line_of_json_costs_its_row_and_no_other(tmp_path, monkeypatch, caplog, ending, opened):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = [json.dumps({"prompt": str(number), "answer": "x"}).encode() for number in range(40)]
+    lines[7], lines[20], lines[30] = b'{"prompt": "7', b'{"prompt": "\xff", "answer": "x"}', b'["20"]'
+    content = b"\n".join([*lines[:35], b"", *lines[35:]])
+    file = tmp_path / f"0.{ending}"
+    file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    (tmp_path / f"1.{ending}").write_bytes(gzip.compress(lines[0]) if ending.endswith("gz") else lines[0])
+    dataset = opened([str(file), str(tmp_path / f"1.{ending}")])
+    mixture = Mixture({"lines": Source(dataset, shuffle=False)}, seed=0, streams=1, max_skipped=0.1)
+    samples = list(islice(mixture.draw(0), 38))
+    assert [said(sample)[0] for _, sample, _ in samples] == [
+        *(str(number) for number in range(40) if number not in (7, 20, 30)),
+        "0",
+    ]
+    assert samples[-1][2].skipped == {"lines": {"undecodable": 3}} and samples[-1][2].read == {"lines": 41}
+    assert 'Row 7: the line \'{"prompt": "7\' is no JSON: Unterminated string' in caplog.text
+
+
+def test_json_that_is_no_lines_and_rows_that_lack_a_column_are_read_as_before(tmp_path):
+    rows = [{"prompt": "a", "source_image": None, "image": "x"}, {"prompt": "b", "image": "y"}]
+    (tmp_path / "list.jsonl").write_text(json.dumps(rows))
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("list", "lines"):
+        reader = Source(as_given(str(tmp_path / f"{name}.jsonl")), shuffle=False).reader("a")
+        read = [each.row for each in islice(reader.read(0, 1), 2)]
+        assert [set(row) for row in read] == [{"prompt", "source_image", "image"}] * 2
+
+
+@pytest.mark.parametrize("step", ["map", "filter"])
+def test_an_error_of_a_step_behind_the_reader_is_raised_and_not_the_file_s(tmp_path, step):
+    def steps(row):
+        if row["prompt"] == "5":
+            raise ValueError("bad caption")
+        return {"answer": "y"}
+
+    dataset = getattr(streamed_texts(tmp_path, [9]), step)(steps)
+    reads = StreamedRows(dataset, key="a", shuffle=False, shuffle_buffer=2).read(0, 1)
+    with pytest.raises(ValueError, match="bad caption") as raised:
+        list(islice(reads, 9))
+    assert "00.parquet, behind " in raised.value.__notes__[0]
 
 
 def test_whatever_a_row_or_its_sample_raises_costs_the_row_and_names_it(caplog):

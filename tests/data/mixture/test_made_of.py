@@ -1,17 +1,21 @@
 """What a mixture is made of is known in another process, and what changed is named; so is where its streams are."""
 
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
-from itertools import islice
+from itertools import combinations, islice
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from mixture_sources import drawn, texts, write_tar
+from stream_steps import made_of_steps
 
+from transformers_arm import ArmProcessor
 from transformers_arm.data.collators import ImageTextCollator
+from transformers_arm.data.fingerprints import of_processing
 from transformers_arm.data.image_text import ImageTextMixture
 from transformers_arm.data.mixture import Mixture, Source
 from transformers_arm.data.streams import StreamState
@@ -44,10 +48,10 @@ def sources(folder, **changed):
     }
 
 
-def made(sections, seed=0):
+def made(sections, seed=0, *, size=32, collator=None):
     mixture = Mixture.from_recipe(sections, seed=seed, streams=2)
-    processor = ArmImageProcessor(size={"height": 32, "width": 32})
-    return ImageTextMixture(mixture, processor, ImageTextCollator(), pixel_budget=2048, lookahead=4)
+    processor = ArmImageProcessor(size={"height": size, "width": size})
+    return ImageTextMixture(mixture, processor, collator or ImageTextCollator(), pixel_budget=2048, lookahead=4)
 
 
 def begun(sections):
@@ -196,3 +200,53 @@ def test_splits_and_columns_of_streamed_files_are_told_apart(folder):
         return Source.from_recipe({"dataset": files}).made_of()
 
     assert of() != of(columns=["prompt"])
+
+
+# --- what was done to a stream, and becomes of its rows -------------------------------------------------------------
+
+
+def test_what_was_done_to_a_stream_is_told_apart_in_another_process_too(folder):
+    here = made_of_steps(folder)
+    assert here["nothing"].keys() == {"shuffle", "shuffle_buffer", "shards", "files"}
+    for one, other in combinations(here, 2):
+        assert here[one] != here[other], (one, other)
+    script = "import json, stream_steps, sys; print(json.dumps(stream_steps.made_of_steps(sys.argv[1])))"
+    command = [sys.executable, "-c", script, str(folder)]
+    helpers = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "1"}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | helpers).stdout
+    assert json.loads(told.splitlines()[-1]) == json.loads(json.dumps(here))
+
+
+def test_a_step_that_cannot_be_hashed_is_never_taken_for_the_same(folder):
+    numbers = (number for number in range(9))
+    rows = load_dataset("parquet", data_files=str(folder / "0.parquet"), split="train", streaming=True)
+    rows = rows.filter(lambda row: next(numbers) > 1)
+    one, other = (Source(rows).reader("a").made_of() for _ in range(2))
+    assert one["files"] == other["files"] and one["steps"] != other["steps"]
+    assert "cannot be hashed (TypeError: cannot pickle 'generator'" in one["steps"][0]
+
+
+@pytest.fixture
+def arm_processor(arm_folder):
+    return ArmProcessor.from_pretrained(arm_folder)
+
+
+def test_another_image_processor_tokenizer_or_length_of_captions_is_named(folder, arm_processor):
+    state = begun(sources(folder))
+    with pytest.raises(ValueError, match="had other data: image_processor.size.height was 32, is 48"):
+        made(sources(folder), size=48).load_state_dict(state)
+    collator = ImageTextCollator(caption_tokenizer=arm_processor.tokenizer, max_caption_length=9)
+    with pytest.raises(ValueError, match=r"max_caption_length was 256, is 9; tokenizers\[1\] was None, is '"):
+        made(sources(folder), collator=collator).load_state_dict(state)
+
+
+def test_a_tokenizer_is_the_same_after_its_use_and_another_with_another_token(arm_processor):
+    def of(tokenizer):
+        return of_processing(arm_processor.image_processor, tokenizer)
+
+    tokenizer = copy.deepcopy(arm_processor.tokenizer)
+    before = of(tokenizer)
+    tokenizer(["a", "a longer text"], padding=True, truncation=True, max_length=3)
+    assert of(tokenizer) == before == of(arm_processor.tokenizer)
+    tokenizer.add_tokens(["<|another|>"])
+    assert of(tokenizer) != before

@@ -11,6 +11,8 @@ import pytest
 from datasets import load_dataset
 from mixture_sources import cut, png, said, write_tar
 
+from transformers_arm.data.file_errors import until_broken
+from transformers_arm.data.input_files import InputFile
 from transformers_arm.data.mixture import IndexedRows, Mixture, Source
 
 RENAME = {"png": "image", "txt": "prompt", "json.caption": "prompt"}
@@ -124,6 +126,11 @@ def test_a_tar_that_ends_early_is_named_where_it_must_be_whole(tmp_path):
         by_recipe(False)(str(tmp_path / "0.tar"), tmp_path)
 
 
+def tar_as_far_as_it_goes(path):
+    problems = []
+    return list(until_broken(InputFile(path.name, "webdataset", str(path)).rows(), problems)), problems
+
+
 @pytest.mark.parametrize("compression", ["gz", "xz"])
 def test_a_compressed_tar_that_is_cut_gives_the_rows_before(tmp_path, caplog, compression):
     path = tmp_path / f"0.tar.{compression}"
@@ -137,6 +144,32 @@ def test_a_compressed_tar_that_is_cut_gives_the_rows_before(tmp_path, caplog, co
     assert 20 < len(ended) < 400 and len(first) == len(ended) + 3
     assert [read.number for read in ended] == list(range(len(ended)))
     assert "the file ends early, after" in str(ended[-1].row)
+
+
+@pytest.mark.parametrize("field", [100, 124, 150])
+def test_a_damaged_header_ends_a_tar_aloud(tmp_path, field):
+    """One flipped byte of the mode, the size or the checksum; `tarfile` takes each for the end."""
+    path = tmp_path / "0.tar"
+    write_samples(path, samples(20))
+    with tarfile.open(path) as tar:
+        place = tar.getmembers()[16].offset + field
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x55
+    path.write_bytes(content)
+    rows, problems = tar_as_far_as_it_goes(path)
+    assert len(rows) == 7, "the row before may lack the member whose header is damaged"
+    assert len(problems) == 1 and problems[0].endswith(f", at byte {place - field}")
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2"])
+def test_a_compressed_tar_that_is_cut_anywhere_says_so(tmp_path, compression):
+    path = tmp_path / f"0.tar.{compression}"
+    write_samples(path, samples(30), f"w:{compression}")
+    content = path.read_bytes()
+    for kept in range(len(content) // 3, len(content) - 200, len(content) // 80):
+        path.write_bytes(content[:kept])
+        rows, problems = tar_as_far_as_it_goes(path)
+        assert len(problems) == 1 and len(rows) < 30
 
 
 def test_compressed_members_are_unpacked_and_broken_ones_cost_their_row(tmp_path):

@@ -65,7 +65,7 @@ def test_conversations_keep_their_pictures_in_their_places(new_worker):
     worker.write(worker.job.file(0, 0), results, {})
     written = load(worker.job.output)
     assert check_dataset(written) == tally.tasks == {"messages": 2}
-    assert written.column_names == ["task", "messages"]
+    assert set(written[0]) - {name for name in written[0] if written[0][name] is None} == {"messages"}
     alone = [
         worker.encode([worker.pixel_values(PIL.Image.open(io.BytesIO(each["bytes"])))])[0]
         for each in (first, second, third)

@@ -1,18 +1,20 @@
 """Tars, folders and single files are read; what cannot be used is counted and costs no more."""
 
+import base64
 import csv
+import gzip
 import io
 import json
 import tarfile
 import zipfile
 
 import pytest
-from datasets import load_dataset
-from pretokenize_datasets import NOWHERE, drawn_rows, load, write_parquet
+from datasets import Dataset, Features, load_dataset
+from pretokenize_datasets import NOWHERE, ROW, drawn_rows, load, write_parquet
 
 from transformers_arm.cli import main
-from transformers_arm.data.columns import undecoded
-from transformers_arm.data.input_files import InputFile
+from transformers_arm.data.columns import check_dataset, undecoded
+from transformers_arm.data.input_files import InputFile, find_sources
 from transformers_arm.data.pretokenize import pretokenize
 
 
@@ -53,11 +55,11 @@ def test_tars_that_end_early_give_the_rows_before_and_cost_no_other(arm_folder, 
     early = [(file["file"], file["rows"], file["problem"]) for file in report["ended_early"]]
     assert early == [
         ("0.tar", 3, "ReadError: unexpected end of data"),
-        ("2.tar", 5, "EOFError: the blocks that close a tar are missing"),
-        ("3.tar", 0, "ReadError: empty file"),
+        ("2.tar", 4, "ReadError: the blocks that close a tar are missing"),
+        ("3.tar", 0, "ReadError: the blocks that close a tar are missing"),
     ]
     assert "0.tar ended early, after 3 rows" in capsys.readouterr().out
-    samples = drawn_samples(6)[:3] + drawn_samples(6, 1) + drawn_samples(6, 2)[:5]
+    samples = drawn_samples(6)[:3] + drawn_samples(6, 1) + drawn_samples(6, 2)[:4]
     assert load(tmp_path / "codes")["prompt"] == [sample["txt"].decode() for sample in samples]
 
 
@@ -129,7 +131,7 @@ def test_a_folder_of_pictures_is_shared_by_several_workers(arm_folder, tmp_path,
     assert (report["rows"], report["written"], report["complete"]) == (11, 10, True)
     assert "Row 7, column 'image': cannot identify image file" in report["examples"][0]["problem"]
     written = load(tmp_path / "codes")
-    assert written.column_names == ["task", "prompt", "image"]
+    assert {name for name, value in written[0].items() if value is not None} == {"task", "prompt", "image"}
     expected = [sample["txt"].decode() for number, sample in enumerate(samples) if number != 7]
     assert written["prompt"] == expected
 
@@ -203,6 +205,66 @@ def test_a_dataset_without_our_columns_or_rows_is_refused(arm_folder, tmp_path):
     (tmp_path / "tars" / "0.tar").write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match="No row of the dataset can be read: ReadError"):
         pretokenize(str(tmp_path / "tars"), tmp_path / "codes", arm_folder)
+
+
+def test_what_a_later_file_has_and_the_first_lacks_is_written_too(arm_folder, tmp_path):
+    drawn, edit, *_ = drawn_rows(4)
+    for number, (row, names) in enumerate([(drawn, ["prompt", "image"]), (edit, ["prompt", "source_image", "image"])]):
+        row = {name: row[name] for name in names}
+        features = Features({name: ROW[name] for name in names})
+        Dataset.from_list([row], features=features).to_parquet(tmp_path / f"{number}.parquet")
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    Dataset.from_list([{"messages": said}]).to_parquet(tmp_path / "2.parquet")
+    report = pretokenize(str(tmp_path / "*.parquet"), tmp_path / "codes", arm_folder, workers=1)
+    assert report["tasks"] == {"text_to_image": 1, "editing": 1, "messages": 1} and report["rows"] == 3
+    assert check_dataset(load(tmp_path / "codes")) == report["tasks"]
+
+
+def picture_and_text(number=0):
+    """A picture, and what it is called, as JSON can hold it."""
+    picture, text = drawn_samples(1, number)[0].values()
+    return {"prompt": text.decode(), "image": "data:image/png;base64," + base64.b64encode(picture).decode()}
+
+
+def write_single(file):
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.png", drawn_samples(1)[0]["png"])
+            archive.writestr("metadata.csv", "file_name,prompt\na.png,a caption")
+    elif file.name.endswith(".tgz"):
+        write_tar(file.with_suffix(".tar"), drawn_samples(1))
+        file.write_bytes(gzip.compress(file.with_suffix(".tar").read_bytes()))
+    elif file.name.endswith(".png"):
+        file.write_bytes(drawn_samples(1)[0]["png"])
+    elif file.name.endswith(".gz"):
+        file.write_bytes(gzip.compress(json.dumps(picture_and_text()).encode()))
+    else:
+        file.write_text({".json": "[{}]"}.get(file.suffix, "{}").format(json.dumps(picture_and_text())))
+    return str(file)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.zip", "a.tgz", "*.jsonl"])
+def test_a_single_file_of_any_kind_is_a_dataset(arm_folder, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_single(tmp_path / name.replace("*", "a"))
+    report = pretokenize(str(tmp_path / name), tmp_path / "codes", arm_folder, workers=1)
+    assert report["tasks"] == {"text_to_image": 1}
+
+
+def test_a_picture_alone_is_a_dataset_and_what_nobody_knows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (source,) = find_sources(write_single(tmp_path / "a.png"), None, "train")
+    assert [set(row) for row in source.rows()] == [{"image"}]
+    with pytest.raises(ValueError, match="a.unknown is of no kind that `datasets` knows"):
+        find_sources(write_single(tmp_path / "a.unknown"), None, "train")
+
+
+def test_a_broken_line_is_skipped_and_counted(arm_folder, tmp_path):
+    lines = [json.dumps(picture_and_text(number)) for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([lines[0], lines[1][:50], lines[2]]))
+    report = pretokenize(str(tmp_path / "rows.jsonl"), tmp_path / "codes", arm_folder, workers=1, max_skipped=0.5)
+    assert (report["rows"], report["written"], report["skipped"]) == (3, 2, {"undecodable": 1})
+    assert report["examples"][0]["problem"].startswith('Row 1: the line \'{"prompt": ')
 
 
 def test_single_files_are_datasets_too(arm_folder, tmp_path):
