@@ -21,6 +21,7 @@ import PIL.ImageFile
 
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = ".safetensors"
+PIPELINE = "model_index.json"  # of diffusers: names the parts of a pipeline
 MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit
 MAX_TEXT_BYTES = 200 * 10**6  # of a text, which is read whole; a large vocabulary takes 20 MB
 MAX_PIXELS = 100 * 10**6  # of a picture
@@ -55,7 +56,7 @@ LEFT_OUT = MappingProxyType(
 )
 CONFIGS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
-    *("model_index.json", "scheduler_config.json", "adapter_config.json", "*.safetensors.index.json"),
+    *(PIPELINE, "scheduler_config.json", "adapter_config.json", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     "chat_template.json",
 )

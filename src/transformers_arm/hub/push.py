@@ -20,16 +20,17 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
 from ..extras import require
+from ..pipeline_arm import DETOKENIZER_FOLDER
 from .card import CARD, check_licence, doubt_of_origin, read_card, said_by, unbacked_figures
-from .files import WEIGHTS, checked_files, read_json
+from .files import PIPELINE, WEIGHTS, checked_files, read_json
 from .remote_code import add_remote_code
 from .secrets import check_secrets
 from .trial import try_arm, try_tokenizer
-from .weights import ADAPTER, ADAPTER_WEIGHTS, PIPELINE, adapter_base, check_adapter, check_models, check_values
+from .weights import ADAPTER, ADAPTER_WEIGHTS, adapter_base, check_adapter, check_models, check_values
 
 logger = logging.getLogger(__name__)
 NEEDED = {  # of each kind of folder
-    ArmConfig.model_type: ("generation_config.json", "processor_config.json", f"detokenizer/{PIPELINE}"),
+    ArmConfig.model_type: ("generation_config.json", "processor_config.json", f"{DETOKENIZER_FOLDER}/{PIPELINE}"),
     ArmVQConfig.model_type: ("preprocessor_config.json",),
     "adapter": (ADAPTER_WEIGHTS,),
 }
