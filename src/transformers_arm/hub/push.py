@@ -69,8 +69,6 @@ def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> t
     for name, why in left_out.items():
         tell(f"{name} is left out: {why}.")
     card = read_card(folder)
-    check_models(folder, files)
-    check_values(files)
     if kind == "adapter":
         check_adapter(folder, adapter_base(folder, card)[0], token)
     if unbacked := unbacked_figures(folder):
@@ -79,6 +77,9 @@ def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> t
             "Measure them, and write the card from what was written."
         )
     check_licence(card, files, HfApi(token=token))
+    # What reads all weights comes last.
+    check_models(folder, files)
+    check_values(files)
     if doubt := doubt_of_origin(card, files):
         tell(doubt)
     return kind, files
