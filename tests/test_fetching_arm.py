@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -154,6 +155,15 @@ def test_every_format_that_is_listed_is_opened(format):
     if format not in PIL.Image.SAVE and format not in PIL.Image.registered_extensions().values():
         pytest.skip(f"Pillow was built without {format}")
     assert FROM_OUTSIDE.open(file_of(format)).size == (48, 32)
+
+
+def test_certificates_are_read_once_for_all_requests(server, monkeypatch):
+    made, make = [], ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **kwargs: made.append(1) or make(*args, **kwargs))
+    fetching_arm.tls_context.cache_clear()
+    for _ in range(2):
+        FROM_CALLER.open(f"{server.address}/to/one")
+    assert len(made) == 1 and fetching_arm.tls_context().verify_mode == ssl.CERT_REQUIRED
 
 
 def test_addresses_are_opened_inside_of_a_running_event_loop_too(server):

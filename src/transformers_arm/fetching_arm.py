@@ -7,11 +7,13 @@ becomes of a picture.
 
 import asyncio
 import base64
+import functools
 import ipaddress
 import mmap
 import os
 import re
 import socket
+import ssl
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -129,6 +131,12 @@ def proxy_of(scheme: str, host: str) -> str | None:
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """What certificates are checked by: one for all requests, as reading those of the machine takes long."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -322,7 +330,7 @@ class Fetcher:
             "headers": {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
             "extensions": {"sni_hostname": url.raw_host.decode("ascii")},
         }
-        transport = httpx.AsyncHTTPTransport(proxy=proxy)
+        transport = httpx.AsyncHTTPTransport(proxy=proxy, verify=tls_context())
         async with httpx.AsyncClient(transport=transport, timeout=timeout, auth=auth) as client:
             for host in hosts:
                 try:
