@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import diffusers
+import transformers
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
@@ -101,6 +103,23 @@ def copy_to(copies: Path, folder: Path, files: dict[str, Path], kind: str, repo_
     (copies / CARD).write_text(CARD_REPO.sub(f'repo = "{repo_id}"', text), encoding="utf-8")
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the bars and warnings of loaders: here, what is wrong is an error."""
+    logs = transformers.utils.logging, diffusers.utils.logging
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level, had_bars in before:
+            log.set_verbosity(level)
+            if had_bars:
+                log.enable_progress_bar()
+
+
 def try_out(folder: Path, copies: Path, kind: str, tell: Callable[[str], object]) -> None:
     """Uses what will be published of a folder as who pulls it would; an adapter, where its base is a folder here.
 
@@ -147,12 +166,14 @@ def staged(
     """
     require("Publishing, which checks weights,", "train", "accelerate", "peft")
     folder = Path(folder)
-    kind, files = checked(folder, token, tell)
+    with quietly():
+        kind, files = checked(folder, token, tell)
     with tempfile.TemporaryDirectory(prefix="arm-hub-") as aside:
         copies = Path(aside) / folder.resolve().name
         copy_to(copies, folder, files, kind, repo_id)
         if trial:
-            try_out(folder, copies, kind, tell)
+            with quietly():
+                try_out(folder, copies, kind, tell)
         else:
             tell(f"{folder} {NOT_TRIED}.")
         yield copies
