@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -154,6 +155,15 @@ def test_every_format_that_is_listed_is_opened(format):
     if format not in PIL.Image.SAVE and format not in PIL.Image.registered_extensions().values():
         pytest.skip(f"Pillow was built without {format}")
     assert FROM_OUTSIDE.open(file_of(format)).size == (48, 32)
+
+
+def test_certificates_are_read_once_for_all_requests(server, monkeypatch):
+    made, make = [], ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **kwargs: made.append(1) or make(*args, **kwargs))
+    fetching_arm.tls_context.cache_clear()
+    for _ in range(2):
+        FROM_CALLER.open(f"{server.address}/to/one")
+    assert len(made) == 1 and fetching_arm.tls_context().verify_mode == ssl.CERT_REQUIRED
 
 
 def test_addresses_are_opened_inside_of_a_running_event_loop_too(server):
@@ -368,6 +378,44 @@ def test_tiles_that_are_larger_than_their_picture_are_refused():
     content = b"II*\0" + struct.pack("<I", 8 + len(tiles)) + tiles + struct.pack("<H", len(tags)) + fields + bytes(4)
     with pytest.raises(ValueError, match="has tiles of 16384x8192 pixels .*more than max_pixels 67,108,864"):
         FROM_OUTSIDE.open(content)
+
+
+def with_scans(more, mode="L"):
+    """A progressive JPEG whose last scan, a few bytes of the file, stands there some more times."""
+    PIL.Image.new(mode, (48, 32), 128 if mode == "L" else "red").save(file := io.BytesIO(), "JPEG", progressive=True)
+    content = file.getvalue()
+    start = content.rindex(b"\xff\xda")
+    return content[:-2] + content[start:-2] * more + content[-2:]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(mode, tmp_path):
+    honest, bomb = with_scans(80, mode), with_scans(200, mode)
+    assert FROM_OUTSIDE.open(honest).size == (48, 32)
+    assert FROM_OUTSIDE.open(honest + os.urandom(10) + b"\xff\xda" * 1000).size == (48, 32)  # what a phone puts behind
+    (tmp_path / "bomb.jpg").write_bytes(bomb)
+    start = time.process_time()
+    for source in (bomb, tmp_path / "bomb.jpg", base64.b64encode(bomb).decode()):
+        with pytest.raises(ValueError, match=r"has 2\d\d scans, more than 100, .*save it again"):
+            FROM_CALLER.open(source)
+    assert time.process_time() - start < 1
+
+
+def with_broken_exif(format):
+    """A picture that lies on its side, with a height in words, which Pillow fails to write back as a number."""
+    height, orientation = struct.pack("<HHII", 0x0101, 2, 6, 38), struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"II*\0" + struct.pack("<IH", 8, 2) + height + orientation + bytes(4) + b"hello\0"
+    PIL.Image.new("RGB", (48, 32), "red").save(file := io.BytesIO(), format, exif=b"Exif\0\0" + exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_what_pillow_stumbles_on_is_a_damaged_file(format):
+    content = with_broken_exif(format)
+    with pytest.raises(OSError, match="the file is damaged: "):
+        FROM_OUTSIDE.open(content)
+    with pytest.raises(ValueError, match="Image 1 cannot be read: the image is damaged: .*Is the file complete"):
+        ArmImageProcessor()([PIL.Image.new("RGB", (16, 16)), PIL.Image.open(io.BytesIO(content))])
 
 
 def test_only_the_first_frame_is_decoded():

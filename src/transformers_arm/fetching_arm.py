@@ -7,19 +7,24 @@ becomes of a picture.
 
 import asyncio
 import base64
+import functools
 import ipaddress
+import mmap
 import os
 import re
 import socket
+import ssl
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
@@ -38,6 +43,9 @@ DECODING_ERRORS = (OSError, SyntaxError, RuntimeError)
 # is drawn (WMF) or holds other files of other sizes (ICO, ICNS), and what hardly anybody has.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
+# Scans of a JPEG, each of which goes over all pixels and takes a few bytes. Progressive ones have about ten.
+SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+MAX_SCANS = 100
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -48,6 +56,25 @@ def shown(source: str) -> str:
         source = match[0] + NAMED.sub("", source[match.end() :], count=1)
     source = source if len(source) <= LONGEST_NAME else f"{source[:80]}..."
     return "".join(character if character.isprintable() else "?" for character in source)
+
+
+@contextmanager
+def naming_damage(name: str) -> Iterator[None]:
+    """Makes what Pillow stumbles on in a damaged file, of many kinds, an OSError that names the file."""
+    try:
+        yield
+    except (ValueError, MemoryError, *DECODING_ERRORS):
+        raise
+    except Exception as error:
+        raise OSError(f"{name} is damaged: {error}") from error
+
+
+def upright(image: PIL.Image.Image, name: str = "the image") -> PIL.Image.Image:
+    """A picture turned as its EXIF says, itself where that says nothing; an OSError if it cannot be read."""
+    with naming_damage(name):
+        image.load()
+        is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+        return PIL.ImageOps.exif_transpose(image) if is_turned else image
 
 
 def in_thread(function: Callable, *args) -> Future:
@@ -104,6 +131,12 @@ def proxy_of(scheme: str, host: str) -> str | None:
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """What certificates are checked by: one for all requests, as reading those of the machine takes long."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -193,10 +226,15 @@ class Fetcher:
             raise ValueError(f"{shown(text)!r} {problem}") from error
 
     def _decode(self, file: str | BytesIO, name: str) -> PIL.Image.Image:
+        with naming_damage(name), self._opened(file, name) as image:
+            self._check_cost(image, file, name)
+            return PIL.ImageOps.exif_transpose(image)
+
+    def _opened(self, file: str | BytesIO, name: str) -> PIL.Image.Image:
         PIL.Image.init()
         formats = [each for each in self.formats if each in PIL.Image.OPEN]
         try:
-            image = PIL.Image.open(file, formats=formats)
+            return PIL.Image.open(file, formats=formats)
         except PIL.Image.DecompressionBombError as error:
             raise ValueError(
                 f"{name} may be a decompression bomb: {error} Shrink it, or raise max_pixels of the Fetcher, now "
@@ -206,18 +244,27 @@ class Fetcher:
             raise PIL.UnidentifiedImageError(
                 f"cannot identify image file: {name} is none of {', '.join(formats)}"
             ) from error
-        with image:
-            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles are decoded whole
-            for what, height, width in (
-                ("", image.height, image.width),
-                ("tiles of ", int(tags.get(TILE_HEIGHT, 1)), int(tags.get(TILE_WIDTH, 1))),
-            ):
-                if height * width > self.max_pixels:
-                    raise ValueError(
-                        f"{name} has {what}{height}x{width} pixels (height x width), more than max_pixels "
-                        f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
-                    )
-            return PIL.ImageOps.exif_transpose(image)
+
+    def _check_cost(self, image: PIL.Image.Image, file: str | BytesIO, name: str) -> None:
+        tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles are decoded whole
+        for what, height, width in (
+            ("", image.height, image.width),
+            ("tiles of ", int(tags.get(TILE_HEIGHT, 1)), int(tags.get(TILE_WIDTH, 1))),
+        ):
+            if height * width > self.max_pixels:
+                raise ValueError(
+                    f"{name} has {what}{height}x{width} pixels (height x width), more than max_pixels "
+                    f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
+                )
+        if image.format in ("JPEG", "MPO"):
+            in_memory = isinstance(file, BytesIO)
+            with file.getbuffer() if in_memory else mmap.mmap(image.fp.fileno(), 0, access=mmap.ACCESS_READ) as bytes_:
+                scans = sum(1 for _ in SCAN.finditer(bytes_))
+            if scans > MAX_SCANS:
+                raise ValueError(
+                    f"{name} has {scans:,} scans, more than {MAX_SCANS}, and each takes as long as a picture; save it "
+                    "again."
+                )
 
     # --- what lies elsewhere --------------------------------------------------------------------------------------
 
@@ -283,7 +330,7 @@ class Fetcher:
             "headers": {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
             "extensions": {"sni_hostname": url.raw_host.decode("ascii")},
         }
-        transport = httpx.AsyncHTTPTransport(proxy=proxy)
+        transport = httpx.AsyncHTTPTransport(proxy=proxy, verify=tls_context())
         async with httpx.AsyncClient(transport=transport, timeout=timeout, auth=auth) as client:
             for host in hosts:
                 try:

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -28,10 +26,9 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
 from .configuration_arm import MAX_GRID_SIDE
-from .fetching_arm import DECODING_ERRORS, FROM_CALLER
+from .fetching_arm import DECODING_ERRORS, FROM_CALLER, upright
 
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
-ORIENTATION = PIL.ExifTags.Base.Orientation
 STRIP_PIXELS = 2**20  # that are converted at once
 
 
@@ -277,7 +274,7 @@ class ArmImageProcessor(PilBackend):
             raise ValueError(
                 f"the image has {image.height}x{image.width} pixels (height x width), which is none at all."
             )
-        image = image if image.getexif().get(ORIENTATION, 1) == 1 else PIL.ImageOps.exif_transpose(image)
+        image = upright(image)
         pixels, rows = np.empty((image.height, image.width, 3), np.uint8), max(1, STRIP_PIXELS // image.width)
         for top in range(0, image.height, rows):  # in strips: some conversions hold all pixels several times over
             strip = image.crop((0, top, image.width, min(top + rows, image.height)))

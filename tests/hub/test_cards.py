@@ -236,7 +236,37 @@ def test_the_command_line_writes_a_card_and_names_what_is_wrong(folders, scored,
     assert "google/siglip2-so400m-patch16-512) (apache-2.0)" in (folders["tokenizer"] / "README.md").read_text()
     assert cli.main(command) == 1
     said = capsys.readouterr().err
-    assert said.startswith("transformers-arm: results/scores.json does not say which data set")
+    assert said.startswith(f"transformers-arm: {scored} does not say which data set")
+
+
+@pytest.mark.parametrize("kept", ["my own words\n", "---\nlicense: mit\n---\nmine\n", "---\nlicense: [\n---\nmine"])
+def test_words_of_somebody_s_own_are_replaced_only_when_asked(folders, kept, capsys):
+    readme = folders["model"] / "README.md"
+    readme.write_text(kept)
+    command = ["card", "model", str(folders["model"]), "--repo", "lab/arm", "--license", "mit", "--from-scratch"]
+    assert cli.main(command) == 1
+    assert f"{readme} is no card that this wrote, and would be lost" in capsys.readouterr().err
+    assert readme.read_text() == kept
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert cli.main(command) == 0  # our own
+    readme.write_text("---\ntags: [generated_from_trainer, trl]\n---\nThis model was trained.\n")
+    assert cli.main(command) == 0 and "# arm\n" in readme.read_text()
+
+
+@pytest.mark.parametrize("option", ["--results", "--training", "--pictures"])
+@pytest.mark.parametrize("content", ["{broken", None])
+def test_what_cannot_be_read_replaces_nothing(folders, scored, tmp_path, capsys, option, content):
+    folder, given = folders["model"], tmp_path / "given" / "scores.json"
+    write_card(folder, "model", repo="lab/arm", results=[scored], dataset=WORLD, **SCRATCH)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    given.parent.mkdir()
+    if content is not None:
+        given.write_text(content)
+    options = [option, str(given)] if option != "--pictures" else ["--pictures", str(given), "--results", str(given)]
+    command = ["card", "model", str(folder), "--repo", "lab/arm", "--license", "mit", "--from-scratch", *options]
+    assert cli.main(command) == 1
+    assert str(given) in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_a_world_has_words_for_its_figures(folders, tmp_path):

@@ -42,6 +42,15 @@ def found(text):
         ("Qwen2.5, 2.13.0, apache-2.0, v_2.5, arXiv 2606.11188, section 3.1", []),
         ("48 px, 1,024 codes, 2026-01-01, steps 1,2,3, May 3,2026, 3e-5, 2*3", []),
         ("never closed <!-- 0.5", ["0.5"]),
+        ("Needs Python 3.11, 3.12 or 3.13, torch >=2.11, **CUDA** 12.4, [Ubuntu](x) 22.04, Foo 2.5 or later.", []),
+        ("Unlike Llama 3.1 8B, Qwen 2.5 7B, Unknown 4.5 70B and Gemini 2.5 it is under CC BY 4.0 or Apache 2.0.", []),
+        ("It has 7.6B parameters, 1.5M of them new, read 1.2 trillion tokens in 3.5 hours (2.5 GPU-hours).", []),
+        ("DOI 10.48550/arXiv.2606.11188, Table 2.1, Tables 3.1 and 3.2, Fig. 4.5, Sec. 1.2", []),
+        ("GenEval 0.88, PSNR 31.04 dB, FID 2.3, SSIM 0.9, Score 7.5, MME 1.5", "0.88 31.04 2.3 0.9 7.5 1.5".split()),
+        ("Qwen 71.5, Qwen 0.7, Llama 3.15, Gemini 2.5%, Python 3.11 %", ["71.5", "0.7", "3.15", "2.5", "3.11"]),
+        ("Python 3.11, 0.95 of all; of Qwen 2.5 0.61; 1.5x; 0.5 seconds", ["0.95", "0.61", "1.5", "0.5"]),
+        ("of 7.6B 99.5% and 0.75", ["99.5", "0.75"]),
+        ("1. Install:\n\n   ```bash\n   torch==0.5\n   ```\n\n> ~~~\n> 0.5\n> ~~~\n0.25", ["0.25"]),
     ],
 )  # fmt: skip
 def test_figures_are_found_as_they_are_seen(text, values):
@@ -100,8 +109,10 @@ def test_a_long_card_is_read_in_time_that_grows_with_its_length(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["1,", "1", "](", "<!--", "<b", "`", "1 ", ".1", "1.1.", "&", "a-1", "```\n", "*", "https://", "_1"]
-)
+    "text",
+    ["1,", "1", "](", "<!--", "<b", "`", "1 ", ".1", "1.1.", "&", "a-1", "```\n", "*", "https://", "_1", "Table ",
+     "Python 3.1, 3.1", "1.5 G", " ", "> ", "  ```\n"],
+)  # fmt: skip
 def test_no_text_takes_long(text):
     start = time.process_time()
     list(figures_in(text * (200_000 // len(text))))

@@ -22,6 +22,9 @@ GOOD = {
     "LICENSE": b"Do what you want.",
     "LICENSE-APACHE-2.0.txt": b"Apache",
     "NOTICE.md": b"By us.",
+    "THIRD_PARTY_NOTICES.txt": b"By others.",
+    "ThirdPartyNotices.txt": b"By others.",
+    "third-party-licenses.md": b"By others.",
     "config.json": b"{}",
     "vq_model/preprocessor_config.json": b"{}",
     "model-00001-of-00002.safetensors": b"opened elsewhere",
@@ -73,6 +76,8 @@ def test_what_training_and_tools_left_behind_is_left_out_with_a_reason(tmp_path)
         "rng_state_1.pth",
         "trainer_state.json",
         "data_state.json",
+        "latest",
+        "zero_to_fp32.py",
         "vq_model/events.out.tfevents.1.host",
         "samples/step-0000100.png",
         "all_results.json",
@@ -100,6 +105,22 @@ def test_what_is_not_on_the_list_is_refused_by_its_name(tmp_path, name):
         ValueError, match=f"{name} is nothing that a model's repo may hold: .*Move it out of the folder"
     ):
         checked_files(tmp_path)
+
+
+def test_all_that_is_refused_is_told_at_once(tmp_path):
+    bad = {"recipe.yaml": b"a: 1", "video_preprocessor_config.json": b"{}", "LICENSE.txt": b"\xa9", "a.png": b"no"}
+    write(tmp_path, {**GOOD, **bad})
+    with pytest.raises(ValueError) as error:
+        checked_files(tmp_path)
+    said = str(error.value)
+    assert said.startswith("4 files cannot be published as they are. ")
+    for part in (
+        "recipe.yaml is nothing that",
+        "_config.json is no configuration",
+        "LICENSE.txt is no UTF-8",
+        "a.png is",
+    ):
+        assert part in said
 
 
 def npy() -> bytes:

@@ -20,7 +20,7 @@ KEYS = {
     "OpenAI ": f"sk-proj-{MIXED[:40]}-{MIXED[:20]}",
     "Anthropic": f"sk-ant-api03-{MIXED[:60]}",
     "AWS": "AKIA" + "Z2X3" * 4,
-    "AWS ": f'"aws_secret_access_key": "{MIXED[:38]}/+"',
+    "a service": f'"aws_secret_access_key": "{MIXED[:38]}/+"',
     "Google": f"AIza{MIXED[:35]}",
     "GitHub": f"ghp_{MIXED[:36]}",
     "GitHub ": f"gho_{MIXED[:36]}",
@@ -35,7 +35,21 @@ KEYS = {
     "a web service": JWT,
     "Stripe": f"sk_live_{MIXED[:24]}",
     "PyPI": f"pypi-AgEIcHlwaS5vcmc{MIXED[:60]}",
-    "Azure": f"AccountKey={MIXED[:60]}",
+    "a service ": f"AccountKey={MIXED[:60]}",
+    "a service  ": f"Authorization: Bearer {HEX[:32]}",
+    "a service   ": f"MISTRAL_API_KEY={MIXED[:32]}",
+    "a service    ": f"export NEPTUNE_API_TOKEN='eyJ{MIXED[:80]}'",
+    "a service     ": f'{{"username":"me","key":"{HEX[:32]}"}}',
+    "a service      ": f"machine api.example.com login user password {HEX[:40]}",
+    "a service       ": f"{HTTPS}example.com/v1?api_key={MIXED[:30]}",
+    "a service        ": f"{HTTPS}lab.blob.core.windows.net/a/b?se=2026&sp=r&sig={MIXED[:20]}%2B{MIXED[:20]}%3D",
+    "Together": f"tgp_v1_{MIXED[:43]}",
+    "Fireworks": f"fw_{MIXED[:24]}",
+    "Databricks": f"dapi{HEX[:32]}",
+    "SendGrid": f"SG.{MIXED[:22]}.{MIXED[:43]}",
+    "Docker": f"dckr_pat_{MIXED[:27]}",
+    "DigitalOcean": f"dop_v1_{HEX[:64]}",
+    "Discord": f"{HTTPS}discord.com/api/webhooks/{'123456789' * 2}/{MIXED[:60]}",
 }
 
 
@@ -57,6 +71,10 @@ def test_a_key_is_found_and_named_with_its_line_but_not_told(tmp_path, service):
     "text",
     ["hf_hub_download(repo_id)", "my_hf_" + MIXED[:34], "task-" + MIXED[:20], "sk-learn", "https://example.com:80/a@b",
      "see user:name@host", f"commit {HEX[:40]}", f"{HTTPS}wandb.ai/lab/run at {HEX[:40]}", "AKIAH", "eyJ.eyJ.",
+     "api_key=os.environ['MISTRAL_API_KEY_NUMBER_2_OF_THE_LAB']", "Authorization: Bearer $TOKEN",
+     "API_KEY=your-key-goes-here-and-nowhere-else", "?key=value", "Passwords of 24 characters and more",
+     "SG.1 and SG.2", f"token {MIXED[:40]}", f"the key {HEX[:40]}", f'"sha256": "{HEX}"',
+     "fw_informationtheoretically",
      "ghp_example", "http://127.0.0.1:8000/v1", "BEGIN PUBLIC KEY", "-----BEGIN CERTIFICATE-----"],
 )  # fmt: skip
 def test_what_only_looks_like_a_key_is_none(text):
@@ -111,7 +129,24 @@ def test_what_is_written_beside_pixels_and_weights_is_searched(tmp_path, name, w
 
 
 @pytest.mark.parametrize(
-    "text", ["eyJ", "sk-", "://a:", "-----BEGIN ", "wandb", "hf_", "aws_secret_access_key", "xapp-"]
+    "text",
+    [
+        "eyJ",
+        "sk-",
+        "://a:",
+        "-----BEGIN ",
+        "wandb",
+        "hf_",
+        "aws_secret_access_key",
+        "xapp-",
+        "api_key=",
+        "bearer ",
+        "?sig=a",
+        "SG.a",
+        "SG." + "a" * 64 + ".",
+        "password=" + "a" * 70,
+        "fw_" + "a" * 30,
+    ],
 )
 def test_the_search_takes_time_that_grows_with_the_text_alone(text):
     """What begins as keys do, over and over, is what a slow pattern would return to."""

@@ -38,6 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--training", type=Path, help="file of its recipe")
     command.add_argument("--pictures", type=Path, nargs="+", default=[], help="pictures to show")
     command.add_argument("--text", type=Path, help="template that extends the kind's and replaces blocks of it")
+    command.add_argument("--overwrite", action="store_true", help="replace a README.md that was not written so")
     command.set_defaults(checkpoint=None)
 
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..hub.card_writing import WORLD, write_card
 
     names = ("repo", "license", "license_name", "license_link", "from_scratch", "datasets", "results", "training")
-    names += ("pictures", "text")
+    names += ("pictures", "text", "overwrite")
     options = {name: getattr(arguments, name) for name in names}
     dataset = arguments.dataset
     if arguments.world is not None:

@@ -8,7 +8,6 @@ A result file is JSON as `evaluation.results.write_result` writes it: `command`,
 Knows nothing about weights and nothing about uploads.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
-from .card import FROM_SCRATCH, known_licence
+from ..whole_files import whole_file, write_whole
+from .card import CARD, FROM_SCRATCH, known_licence
+from .files import PIPELINE, RESULT_KEYS, read_json
 from .origins import shown_backbones
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,6 +36,7 @@ KINDS = {
     "adapter": {"pipeline_tag": "any-to-any", "library_name": "peft", "tags": ["arm", "lora"]},
 }
 NO_NAMES: Mapping[str, str] = {}
+UNFILLED = "[More Information Needed]"  # of the Hub's template, where nobody has written anything yet
 RELATIONS = {"rl": "finetune", "adapter": "adapter"}  # to the base model, where the Hub would not see it by itself
 
 # What a figure is about, by its name: the Hub's task, and the heading of its table. The first that fits counts.
@@ -156,24 +158,26 @@ class Report(NamedTuple):
 
     @classmethod
     def read(
-        cls, folder: Path, file: str, field: str, *, name: str, dataset: str | None, names: Mapping[str, str]
+        cls, source: Path, file: str, field: str, *, name: str, dataset: str | None, names: Mapping[str, str]
     ) -> "Report":
-        """Reads `file` of `folder`, a path within it; figures are those at `field`, or all if that is empty.
+        """Reads `source`, which will be `file` of the repo; figures are those at `field`, or all if that is empty.
 
         Raises:
             ValueError: the file lacks its command, date, hardware or data set, or there are no figures at `field`.
         """
-        result = json.loads((folder / file).read_text(encoding="utf-8"))
-        if missing := [key for key in ("command", "date", "hardware") if key not in result]:
-            raise ValueError(f"{file} lacks {', '.join(missing)}; write it with evaluation.write_result.")
+        result = read_json(source)
+        if missing := sorted(RESULT_KEYS - result.keys()):
+            raise ValueError(f"{source} lacks {', '.join(missing)}; write it with evaluation.write_result.")
         options = result.get("options", {})
         dataset = result.get("dataset") or options.get("dataset") or (WORLD if options.get("world") else dataset)
         if not dataset:
-            raise ValueError(f"{file} does not say which data set it is about; name it with --dataset.")
+            raise ValueError(f"{source} does not say which data set it is about; name it with --dataset.")
         field = field or ("table" if "table" in result else "scores")
         found = list(figures_below(node_at(result, field), field))
         if not found:
-            raise ValueError(f"{file} holds no figures at {field!r}; name a field of numbers, as in FILE:scores/sft.")
+            raise ValueError(
+                f"{source} holds no figures at {field!r}; name a field of numbers, as in FILE:scores/sft."
+            )
         tables = {}
         for figure in found:
             tables.setdefault(figure.task[1], []).append(figure)
@@ -211,9 +215,9 @@ def configuration(folder: Path, kind: str, base_models: Sequence[str]):
     file = folder / ("adapter_config.json" if kind == "adapter" else "config.json")
     if not file.is_file():
         raise ValueError(f"{folder} holds no {file.name}; name a folder of the kind {kind}.")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     if kind == "adapter":
-        base = content["base_model_name_or_path"]
+        base = content.get("base_model_name_or_path") or "none"
         if len(base_models) != 1 or base not in base_models and not Path(base).is_dir():
             raise ValueError(
                 f"The adapter's base model is {base} in {file}, but {' and '.join(base_models) or 'none'} on the "
@@ -265,15 +269,14 @@ def licensed(base_models: Sequence[str]) -> str:
 def sampling_of(folder: Path) -> str:
     """How a model's folder samples pictures, in words; empty if it does not say."""
     file = folder / "generation_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = read_json(file) if file.is_file() else {}
     sections = [settings[name] for name in ("image_generation", "image_editing") if name in settings]
     return "; edits with ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in sections)
 
 
 def detokenizers_of(folder: Path) -> dict[str, str]:
     """The subfolders that hold diffusers pipelines, with the names of their classes."""
-    indices = sorted(folder.glob("*/model_index.json"))
-    return {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["_class_name"] for file in indices}
+    return {file.parent.name: read_json(file)["_class_name"] for file in sorted(folder.glob(f"*/{PIPELINE}"))}
 
 
 def filled(template: Path, **values) -> str:
@@ -289,19 +292,37 @@ def filled(template: Path, **values) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"  # a block that says nothing leaves blank lines behind
 
 
-def take_in(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Copies files into `folder`, but for those that lie there, and returns where they are.
+def places_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where files will lie in `folder`, and where they are.
 
     Raises:
-        ValueError: two have one name.
+        ValueError: one is missing, or two have one name.
     """
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise ValueError(f"There is no file {missing[0]}; name one that is there.")
     if len({file.name for file in files}) < len(files):
         raise ValueError(f"Of {', '.join(map(str, files))} two have one name; rename one, they go into one folder.")
-    for file in files:
-        if file.resolve().parent != folder.resolve():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / file.name)
-    return [folder / file.name for file in files]
+    return {folder / file.name: file for file in files}
+
+
+def check_replaceable(file: Path) -> None:
+    """Raises ValueError if a README.md holds somebody's words: it is no card of ours, nor what trainers leave behind.
+
+    Trainers say `generated_from_trainer`, and leave the Hub's places to fill in.
+    """
+    if not file.is_file():
+        return
+    try:
+        card = ModelCard.load(file)
+    except Exception:  # of YAML's many kinds: no card of ours
+        tags, is_empty = [], False
+    else:
+        tags, is_empty = card.data.get("tags") or [], UNFILLED in card.text
+    if not (is_empty or {"arm", "generated_from_trainer"}.intersection(tags)):
+        raise ValueError(
+            f"{file} is no card that this wrote, and would be lost; move it away, or replace it with --overwrite "
+            "(overwrite=True). What it says can go into the card by --text."
+        )
 
 
 def write_card(
@@ -321,8 +342,9 @@ def write_card(
     pictures: Sequence[Path] = (),
     text: Path | None = None,
     names: Mapping[str, str] = NO_NAMES,
+    overwrite: bool = False,
 ) -> ModelCard:
-    """Writes `folder`/README.md, and what it tells of into `folder`/results and `folder`/pictures.
+    """Writes `folder`/README.md, last, and what it tells of into `folder`/results and `folder`/pictures.
 
     Args:
         kind: one of `KINDS`.
@@ -338,12 +360,15 @@ def write_card(
         pictures: PNG or JPEG files.
         text: a template that extends the kind's.
         names: of figures, by their keys in result files; a world has some of its own.
+        overwrite: whether a README.md that is no such card, and no trainer's, is replaced.
 
     Raises:
         ValueError: the folder is not of this kind, a licence without name and link, an adapter without its base model,
-            a folder of which nothing says what it was built from, or a result file that lacks something. Nothing is
-            written then but copies of result files.
+            a folder of which nothing says what it was built from, a README.md of somebody's own, or a file that is
+            missing, broken or lacks something. Nothing is written then.
     """
+    if not overwrite:
+        check_replaceable(folder / CARD)
     if license == "other" and not (license_name and license_link):
         raise ValueError("The licence 'other' needs its name and a link; give --license-name and --license-link.")
     config = configuration(folder, kind, base_models)
@@ -351,14 +376,13 @@ def write_card(
     name = repo.rstrip("/").rpartition("/")[-1]
     given = [str(each).partition(":") for each in results]
     files = [Path(file) for file, _, _ in given]
-    copies = take_in(files if training is None else [*files, training], folder / "results")
+    copies = places_of(files if training is None else [*files, training], folder / "results")
+    shown = places_of(pictures, folder / "pictures")
     reports = [
-        Report.read(folder, f"results/{file.name}", field, name=name, dataset=dataset, names=names)
-        for file, (_, _, field) in zip(copies, given, strict=False)
+        Report.read(file, f"results/{file.name}", field, name=name, dataset=dataset, names=names)
+        for file, (_, _, field) in zip(files, given, strict=True)
     ]
-    recipe = {"stages": [], "remark": ""}
-    if training is not None:
-        recipe |= json.loads(copies[-1].read_text(encoding="utf-8"))
+    recipe = {"stages": [], "remark": ""} | ({} if training is None else read_json(training))
     body = filled(
         text or TEMPLATES / f"{kind}.md",
         name=name,
@@ -374,7 +398,7 @@ def write_card(
         reports=reports,
         stages=recipe["stages"],
         remark=recipe["remark"],
-        pictures=take_in(pictures, folder / "pictures"),
+        pictures=list(shown),
     )
     relation = {"base_model_relation": RELATIONS[kind]} if kind in RELATIONS and base_models else {}
     data = ModelCardData(
@@ -390,5 +414,10 @@ def write_card(
         **relation,
     )
     card = ModelCard.from_template(data, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body)
-    card.save(folder / "README.md")
+    for place, file in (copies | shown).items():
+        if not (place.exists() and place.samefile(file)):
+            place.parent.mkdir(exist_ok=True)
+            with whole_file(place) as aside:
+                shutil.copyfile(file, aside)
+    write_whole(folder / CARD, str(card))
     return card

@@ -1,7 +1,8 @@
 """The figures in a card's text, as its readers see them, and whether measured numbers round to them.
 
-A figure is a number with decimals, or in percent. Knows how people write numbers; nothing about cards' metadata and
-nothing about result files. All takes time that grows with the text.
+A figure is a number with decimals, or in percent. What cannot be a measurement of quality is none: versions, counts
+(7.6B), durations, and what papers, tables and addresses are known by. Knows how people write numbers; nothing about
+cards' metadata and nothing about result files. All takes time that grows with the text.
 """
 
 import html
@@ -11,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-FENCED_CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+FENCED_CODE = re.compile(r"^[ \t>]*(```|~~~).*?^[ \t>]*\1", re.MULTILINE | re.DOTALL)  # within lists and quotes too
 CODE = re.compile(r"`[^`\n]*`")
-# Addresses, papers and their sections, and names with a version, "apache-2.0".
+# Addresses, papers, and names with a version, "apache-2.0".
 NO_FIGURES = re.compile(
-    r"\]\([^)\n]{0,500}\)|https?://[^\s<>|)]*|arXiv[ :]\d+\.\d+|[Ss]ections? \d+(?:\.\d+)*"
+    r"\]\([^)\n]{0,500}\)|https?://[^\s<>|)]*|arXiv[ :]\d+\.\d+|\b10\.\d{4,9}/[^\s<>|)]+"
     r"|\b[A-Za-z]\w*-\d+(?:\.\d+)+"
 )
 # Tags: of cells, those within words, which leave no blank, and others.
@@ -28,6 +29,27 @@ THIN = "\u00a0\u2007\u2008\u2009\u200a\u202f"  # blanks that do not break: befor
 THOUSANDS = re.compile(rf"(?<=\d)[{THIN}'\u2019](?=\d\d\d(?!\d))")
 MINUS = "-\N{MINUS SIGN}\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}"
 RUN = re.compile(r"\.?\d[\d.,]*(?<=\d)(?:[eE][+-]?\d{1,3}(?!\d))?")
+# After a name a number can be a score as well, "Qwen 71.5": only these have versions, and those of models are short.
+# What goes on with a version, "3.11, 3.12 and 3.13", begins alike.
+NUMBERED = (
+    r"table|tab\.|figure|figs?\.|section|secs?\.|chapter|appendix|equation|eqs?\.|version|release|python|pytorch|torch"
+    r"|torchvision|tensorflow|jax|transformers|diffusers|accelerate|peft|trl|huggingface_hub|numpy|pillow|deepspeed"
+    r"|vllm|sglang|bitsandbytes|xformers|onnx|tensorrt|cuda|cudnn|nccl|rocm|ubuntu|debian|gcc|glibc"
+)
+MODELS = (
+    r"qwen|llama|gemini|gemma|gpt|claude|mistral|phi|deepseek|grok|internvl|llava|flux|sana|sd|stable diffusion|imagen"
+    r"|cc[ -]by(?:[ -](?:nc|sa|nd))*|apache|gpl|lgpl|mpl|licen[sc]e"
+)
+NO_QUALITY = re.compile(
+    rf"\b(?i:(?:{NUMBERED})s?\]?[ {THIN}]{{0,3}}(?:[<>=~\N{{GREATER-THAN OR EQUAL TO}}]=? ?)?v?"
+    rf"(?P<whole>\d{{1,3}})\.\d{{1,3}}"
+    rf"(?:(?:,? (?:and|or|to) |, ?|[-/\N{{EN DASH}}])(?P=whole)\.\d{{1,3}}(?!\d)){{0,9}}"
+    rf"|(?:{MODELS})\]?[ {THIN}]{{1,3}}v?[1-9]\.\d)(?![\d%]|[.,]\d|[ {THIN}](?:%|per ?cent))"
+    # Counts and durations: 7.6B, 1.2 million, 3.5 hours; and before a model's size: 3.1 8B.
+    rf"|(?<![\w.,])\d[\d.,]{{0,20}}(?:[KMBTkmbt]|[ {THIN}]?(?:[MBT]|[KMGTk]i?B|[mbtr]{{1,2}}illion|thousand)"
+    rf"|[-{THIN} ]?(?:minute|(?:[CGT]PU[- ])?hour|day|week|month|year)s?"
+    rf"|[ {THIN}]or (?:later|newer)|(?=[ {THIN}]\d{{1,4}}(?:\.\d)?[BM]\b))\b"
+)
 EXPONENT = re.compile(r"[eE][+-]?\d{1,3}$")
 PERCENT = re.compile(rf"[ {THIN}]?(?:[%\N{{SMALL PERCENT SIGN}}\N{{FULLWIDTH PERCENT SIGN}}]|per ?cent\b)")
 GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")  # 1,234.5
@@ -86,10 +108,11 @@ def without_comments(text: str) -> str:
 
 
 def seen(text: str) -> str:
-    """A card's text as it is read: without code, addresses, tags and marks, and with what entities stand for."""
+    """A card's text as it is read: with what entities stand for, without code, tags, marks and what no figure is."""
     text = CODE.sub(" ", without_comments(FENCED_CODE.sub("", text)))
     text = TAG.sub(" ", INLINE.sub("", CELL.sub(" | ", text)))
-    return THOUSANDS.sub("", MARKS.sub("", html.unescape(NO_FIGURES.sub(" ", text))))
+    text = THOUSANDS.sub("", MARKS.sub("", html.unescape(NO_FIGURES.sub(" ", text))))
+    return NO_QUALITY.sub(" ", text)
 
 
 def value_of(number: str) -> Decimal | None:

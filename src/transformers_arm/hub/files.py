@@ -21,7 +21,9 @@ import PIL.ImageFile
 
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = ".safetensors"
+PIPELINE = "model_index.json"  # of diffusers: names the parts of a pipeline
 MAX_FILE_BYTES = 50 * 10**9  # the Hub's limit
+MAX_TOLD = 20  # files that one error is about
 MAX_TEXT_BYTES = 200 * 10**6  # of a text, which is read whole; a large vocabulary takes 20 MB
 MAX_PIXELS = 100 * 10**6  # of a picture
 
@@ -46,6 +48,8 @@ LEFT_OUT = MappingProxyType(
         "scheduler.pt": "a state of training",
         "scaler.pt": "a state of training",
         "rng_state*.pth": "a state of training",
+        "latest": "DeepSpeed's note of a checkpoint",
+        "zero_to_fp32.py": "DeepSpeed's script for a checkpoint",
         "trainer_state.json": "a state of training",
         "data_state.json": "a state of training",
         "all_results.json": "a training log",
@@ -55,7 +59,7 @@ LEFT_OUT = MappingProxyType(
 )
 CONFIGS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
-    *("model_index.json", "scheduler_config.json", "adapter_config.json", "*.safetensors.index.json"),
+    *(PIPELINE, "scheduler_config.json", "adapter_config.json", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     "chat_template.json",
 )
@@ -63,7 +67,7 @@ TEXTS = (
     *("*.md", "CITATION.cff", "merges.txt", "vocab.txt"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-LEGAL = re.compile(r"(?i:licen[sc]e|notice|copying)s?([-_][\w-]*)?(\.\d+)*(\.txt|\.md)?")
+LEGAL = re.compile(r"(?i:licen[sc]e|notice|copying|third[-_]?party(?:notice)?)s?([-_][\w-]*)?(\.\d+)*(\.txt|\.md)?")
 PICTURES = MappingProxyType(  # endings, and Pillow's names
     {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}
 )
@@ -128,18 +132,29 @@ def checked_files(folder: str | os.PathLike) -> FolderFiles:
     """The files of a folder that are published, each of which is on the list and what it says.
 
     Raises:
-        ValueError: as `listed`; or a file is not on the list, too large, or not what its name says.
+        ValueError: as `listed`; or files are not on the list, too large, or not what their names say. The message is
+            about all of them, `MAX_TOLD` at most.
     """
-    found = listed(folder)
+    found, refused = listed(folder), []
     for name, file in found.published.items():
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(
-                f"{name} has {file.stat().st_size / 1e9:.1f} GB, the Hub takes {MAX_FILE_BYTES / 1e9:.0f} GB a file; "
-                'save the model again with save_pretrained(max_shard_size="5GB").'
-            )
-    for name, file in found.published.items():
-        check_of(name)(name, file)
+        try:
+            check_size(name, file)
+            check_of(name)(name, file)
+        except ValueError as error:
+            refused.append(str(error))
+    if refused:
+        several = f"{len(refused)} files cannot be published as they are. " if len(refused) > 1 else ""
+        raise ValueError(several + " ".join(refused[:MAX_TOLD]))
     return found
+
+
+def check_size(name: str, file: Path) -> None:
+    """Raises ValueError if a file is larger than the Hub takes."""
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{name} has {file.stat().st_size / 1e9:.1f} GB, the Hub takes {MAX_FILE_BYTES / 1e9:.0f} GB a file; "
+            'save the model again with save_pretrained(max_shard_size="5GB").'
+        )
 
 
 def check_of(name: str) -> Callable[[str, Path], None]:

@@ -14,22 +14,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import diffusers
+import transformers
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
 from ..extras import require
+from ..pipeline_arm import DETOKENIZER_FOLDER
 from .card import CARD, check_licence, doubt_of_origin, read_card, said_by, unbacked_figures
-from .files import WEIGHTS, checked_files, read_json
+from .files import PIPELINE, WEIGHTS, checked_files, read_json
 from .remote_code import add_remote_code
 from .secrets import check_secrets
 from .trial import try_arm, try_tokenizer
-from .weights import ADAPTER, ADAPTER_WEIGHTS, PIPELINE, adapter_base, check_adapter, check_models, check_values
+from .weights import ADAPTER, ADAPTER_WEIGHTS, adapter_base, check_adapter, check_models, check_values
 
 logger = logging.getLogger(__name__)
 NEEDED = {  # of each kind of folder
-    ArmConfig.model_type: ("generation_config.json", "processor_config.json", f"detokenizer/{PIPELINE}"),
+    ArmConfig.model_type: ("generation_config.json", "processor_config.json", f"{DETOKENIZER_FOLDER}/{PIPELINE}"),
     ArmVQConfig.model_type: ("preprocessor_config.json",),
     "adapter": (ADAPTER_WEIGHTS,),
 }
@@ -68,8 +71,6 @@ def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> t
     for name, why in left_out.items():
         tell(f"{name} is left out: {why}.")
     card = read_card(folder)
-    check_models(folder, files)
-    check_values(files)
     if kind == "adapter":
         check_adapter(folder, adapter_base(folder, card)[0], token)
     if unbacked := unbacked_figures(folder):
@@ -78,6 +79,9 @@ def checked(folder: Path, token: str | None, tell: Callable[[str], object]) -> t
             "Measure them, and write the card from what was written."
         )
     check_licence(card, files, HfApi(token=token))
+    # What reads all weights comes last.
+    check_models(folder, files)
+    check_values(files)
     if doubt := doubt_of_origin(card, files):
         tell(doubt)
     return kind, files
@@ -97,6 +101,23 @@ def copy_to(copies: Path, folder: Path, files: dict[str, Path], kind: str, repo_
         add_remote_code(copies)
     text = (copies / CARD).read_text(encoding="utf-8")
     (copies / CARD).write_text(CARD_REPO.sub(f'repo = "{repo_id}"', text), encoding="utf-8")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the bars and warnings of loaders: here, what is wrong is an error."""
+    logs = transformers.utils.logging, diffusers.utils.logging
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level, had_bars in before:
+            log.set_verbosity(level)
+            if had_bars:
+                log.enable_progress_bar()
 
 
 def try_out(folder: Path, copies: Path, kind: str, tell: Callable[[str], object]) -> None:
@@ -145,12 +166,14 @@ def staged(
     """
     require("Publishing, which checks weights,", "train", "accelerate", "peft")
     folder = Path(folder)
-    kind, files = checked(folder, token, tell)
+    with quietly():
+        kind, files = checked(folder, token, tell)
     with tempfile.TemporaryDirectory(prefix="arm-hub-") as aside:
         copies = Path(aside) / folder.resolve().name
         copy_to(copies, folder, files, kind, repo_id)
         if trial:
-            try_out(folder, copies, kind, tell)
+            with quietly():
+                try_out(folder, copies, kind, tell)
         else:
             tell(f"{folder} {NOT_TRIED}.")
         yield copies

@@ -18,7 +18,9 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM, ArmModel
 from ..modeling_arm_vq import ArmVQModel
+from ..pipeline_arm import DETOKENIZER_FOLDER
 from ..processing_arm import ArmProcessor
+from .files import read_json
 
 PACKAGE = Path(__file__).parents[1]
 MODELS = {
@@ -52,7 +54,7 @@ def mapped_files(folder: Path) -> Iterator[tuple[Path, dict, dict[str, type]]]:
         ValueError: config.json is missing or of another kind of model.
     """
     config = folder / "config.json"
-    content = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    content = read_json(config) if config.is_file() else {}
     if content.get("model_type") not in MODELS:
         raise ValueError(
             f"{config} names no model of the types {', '.join(MODELS)}, but {content.get('model_type')!r}; name the "
@@ -63,7 +65,7 @@ def mapped_files(folder: Path) -> Iterator[tuple[Path, dict, dict[str, type]]]:
     yield config, content, classes
     for name, classes in (("processor_config.json", PROCESSOR), ("preprocessor_config.json", IMAGE_PROCESSOR)):
         if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = read_json(folder / name)
             add_auto_map(content, classes)
             if "image_processor" in content:
                 add_auto_map(content["image_processor"], IMAGE_PROCESSOR)
@@ -91,7 +93,7 @@ def add_remote_code(folder: str | os.PathLike) -> list[str]:
     roots = {PACKAGE / f"{module_of(named)}.py" for _, _, classes in mapped for named in classes.values()}
     if mapped[0][1]["model_type"] == ArmConfig.model_type:
         roots |= set(PACKAGE.glob("*pipeline_arm.py"))
-    if (folder / "detokenizer").is_dir():
+    if (folder / DETOKENIZER_FOLDER).is_dir():
         roots.add(PACKAGE / f"{module_of(ArmPixelDetokenizer)}.py")
     code = sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})
     with TemporaryDirectory(dir=folder, prefix=".remote_code-") as staging:

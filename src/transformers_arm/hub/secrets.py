@@ -1,6 +1,7 @@
 """Keys of services in what is going to be published: in texts, beside the pixels of pictures, in the heads of weights.
 
-Knows what keys look like, one pattern a service; an error says where one stands and never the key.
+Knows what keys look like by themselves, one pattern a service, and how they are named where they look like anything;
+an error says where one stands and never the key.
 """
 
 import re
@@ -22,16 +23,13 @@ KEYS = MappingProxyType(
         "the Hub": r"hf_(?<!WORD...)[A-Za-z0-9]{30}|api_org_(?<!WORD........)[A-Za-z0-9]{30}",
         "Anthropic": r"sk-ant-(?<!WORD.......)[A-Za-z0-9_-]{20}",
         "OpenAI": r"sk-(?<!WORD...)(?:(?:proj|svcacct|admin|None|or-v1)-[A-Za-z0-9_-]{20}|[A-Za-z0-9]{20})",
-        "AWS": r"(?:AKIA|ASIA)(?<!WORD....)[A-Z0-9]{16}(?![A-Za-z0-9])"
-        r"|(?i:aws_secret_access_key|secretaccesskey)"
-        r"[\\\"']{0,4}[ \t]{0,8}[:=][ \t]{0,8}[\\\"']{0,4}[A-Za-z0-9/+]{40}",
+        "AWS": r"(?:AKIA|ASIA)(?<!WORD....)[A-Z0-9]{16}(?![A-Za-z0-9])",
         "Google": r"AIza(?<!WORD....)[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28}|ya29\.(?<!WORD.....)[A-Za-z0-9_-]{30}",
         "GitHub": r"gh[pousr]_(?<!WORD....)[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{30}",
         "GitLab": r"gl(?:pat|dt|rt|ptt|oas|soat|cbt|ft|agent)-[A-Za-z0-9_-]{20}",
         "Slack": r"xox[abeoprs]-[A-Za-z0-9-]{10}|xapp-\d-[A-Za-z0-9-]{10}|hooks\.slack\.com/services/T[A-Za-z0-9]{6}",
         "Weights & Biases": r"wandb_v\d_[A-Za-z0-9_]{30}"
         r"|(?i:wandb)(?!\.ai/)[^\n]{0,40}?(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])",
-        "Azure": r"AccountKey=[A-Za-z0-9+/]{40}|SharedAccessKey=[A-Za-z0-9+/]{20}",
         "Stripe": r"[sr]k_live_[A-Za-z0-9]{20}",
         "PyPI": r"pypi-AgE[A-Za-z0-9_-]{40}",
         "npm": r"npm_(?<!WORD....)[A-Za-z0-9]{36}",
@@ -40,11 +38,22 @@ KEYS = MappingProxyType(
         "xAI": r"xai-(?<!WORD....)[A-Za-z0-9]{40}",
         "NVIDIA": r"nvapi-(?<!WORD......)[A-Za-z0-9_-]{40}",
         "Perplexity": r"pplx-(?<!WORD.....)[A-Za-z0-9]{40}",
+        "Together": r"tgp_v1_[A-Za-z0-9_-]{40}",
+        "Fireworks": r"fw_(?<!WORD...)(?=[A-Za-z]{0,21}[0-9])[A-Za-z0-9]{22}",
+        "Databricks": r"dapi(?<!WORD....)[0-9a-f]{32}",
+        "SendGrid": r"SG\.(?<!WORD...)[A-Za-z0-9_-]{16,64}+\.[A-Za-z0-9_-]{16}",
+        "Docker": r"dckr_[po]at_[A-Za-z0-9_-]{20}",
+        "DigitalOcean": r"do[opr]_v1_[0-9a-f]{64}",
+        "Discord": r"discord(?:app)?\.com/api/webhooks/[0-9]{10,25}/[A-Za-z0-9_-]{30}",
         "Telegram": r"api\.telegram\.org/bot\d{6,12}:[A-Za-z0-9_-]{30}",
         "a cryptographic identity (a private key)": r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY",
         "an address (its password)": r"://[^\s/:@\"'<>{}$*\[\]()`]{1,100}:[^\s/@\"'<>{}$*\[\]()`]{1,200}@[\w\[]",
         "a web service (a JSON web token)": r"eyJ(?<!WORD...)[A-Za-z0-9_-]{10,}+"
         r"\.eyJ[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]{10}",
+        # The last one: what comes before has a name to tell. A word for keys, marks, and many characters with a digit.
+        "a service (it is named as one)": r"(?i:(?:api|access|auth|secret|account|client|private|subscription)[_-]?"
+        r"(?:key|token|secret)|bearer|passw(?:or)?d|[?&;](?:key|token|sig|signature)|[\"']key[\\\"'])"
+        r"[ \t:=\\\"'`]{1,10}(?=[A-Za-z_+/%-]{0,60}[0-9])[A-Za-z0-9_+/%-]{24}",
     }
 )
 PATTERNS: Mapping[str, re.Pattern] = MappingProxyType(

@@ -42,11 +42,27 @@ def trying(what: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
+def left_in_groups(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that this process may still take in each control group (version 2) with a bound, as a container's is.
+
+    What files hold there in memory counts as free: it is given up when it is needed.
+    """
+    lines = membership.read_text().splitlines() if membership.is_file() else []
+    place = groups / "".join(line.removeprefix("0::/") for line in lines if line.startswith("0::"))
+    left = []
+    for group in (place, *place.parents):
+        bound, taken, parts = (group / f"memory.{name}" for name in ("max", "current", "stat"))
+        if bound.is_file() and taken.is_file() and parts.is_file() and bound.read_text().strip() != "max":
+            cached = dict(line.split() for line in parts.read_text().splitlines()).get("file", 0)
+            left.append(int(bound.read_text()) - int(taken.read_text()) + int(cached))
+    return left
+
+
 def available_memory() -> int:
-    """Bytes that can be taken without swapping."""
+    """Bytes that can be taken without swapping, and without being killed for them."""
     import psutil  # accelerate brings it, with which this is published
 
-    return psutil.virtual_memory().available
+    return min([psutil.virtual_memory().available, *left_in_groups()])
 
 
 def memory_of(folder: Path) -> int:

@@ -27,9 +27,9 @@ from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq import ArmVQModel
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from .card import CARD, base_models
-from .files import WEIGHTS, read_json
+from .files import PIPELINE, WEIGHTS, read_json
 
-ADAPTER, ADAPTER_WEIGHTS, PIPELINE = "adapter_config.json", "adapter_model.safetensors", "model_index.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OUR_MODELS = {model.__name__: model for model in (ArmForCausalLM, ArmVQModel, ArmVQForPreTraining)}
 LOADERS = {
     "generation_config.json": GenerationConfig,

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from push_folders import edit_json, refused
+from push_folders import edit_json, refused, write_card
 from safetensors.torch import load_file, save_file
 
 from transformers_arm.hub.push import push
@@ -139,6 +139,14 @@ def test_what_does_not_load_is_refused_and_nothing_is_sent(owner, folder, spoil,
     with pytest.raises(ValueError, match=message):
         push(folder, "owner/arm")
     assert not owner.requests
+
+
+def test_what_takes_no_reading_of_weights_is_told_first(folder):
+    cut_off(folder)
+    write_card(folder, "It is right in 0.875 of all cases.")
+    refused(folder, "1 figures in .*README.md are not backed by a result file")
+    write_card(folder, base_model="Qwen/Qwen2.5-3B")
+    refused(folder, "built from Qwen/Qwen2.5-3B .*under qwen-research")
 
 
 # What nobody should be handed

@@ -187,6 +187,19 @@ def test_a_model_that_does_not_fit_into_memory_is_refused_with_what_to_do(folder
     assert trial.available_memory() > 10**6
 
 
+def test_memory_that_a_container_may_take_is_the_least_of_its_groups(tmp_path):
+    (tmp_path / "membership").write_text("0::/outer/inner\n")
+    for name, bound in (("outer", "1000"), ("outer/inner", "900"), ("other", "5")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.max").write_text(f"{bound}\n")
+        (tmp_path / name / "memory.current").write_text("700\n")
+        (tmp_path / name / "memory.stat").write_text("anon 600\nfile 60\nkernel 40\n")
+    assert trial.left_in_groups(tmp_path / "membership", tmp_path) == [260, 360]
+    (tmp_path / "outer" / "inner" / "memory.max").write_text("max\n")
+    assert trial.left_in_groups(tmp_path / "membership", tmp_path) == [360]
+    assert trial.left_in_groups(tmp_path / "none", tmp_path) == []
+
+
 # Tokenizers and adapters
 
 
