@@ -7,6 +7,7 @@ from ..whole_files import whole_file
 from .shared import add_model, add_sampling, check_output, check_picture, load_pipeline, sampling
 
 HELP = "edit a picture as an instruction says"
+KEPT = "a picture that was named is whole"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
