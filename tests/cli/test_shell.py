@@ -125,7 +125,7 @@ def test_who_stops_reading_ends_it_quietly(arm_folder, folder):
     for pipe in ("| head -n 1", "2>&1 | head -c 10"):
         script = f"set -o pipefail; {command} {pipe}"
         ran = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
-        assert ran.returncode == 141 and len(ran.stdout.splitlines()) == 1
+        assert ran.returncode == 141 and len(ran.stdout.strip().splitlines()) == 1
         assert "rror" not in ran.stderr and "Traceback" not in ran.stderr
 
 

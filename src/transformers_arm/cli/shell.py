@@ -130,10 +130,10 @@ class Shell:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         unwritten = self._out and self._out.close_if_broken()
-        unread = self._err and self._err.close_if_broken()  # which nobody minds but who wrote there
+        unread = self._err and self._err.close_if_broken()  # nor can it be told what went wrong
         sys.stdout, sys.stderr = self._out and self._out.stream, self._err and self._err.stream
         if unwritten is None or not (error in (None, unwritten) or isinstance(error, SystemExit)):
-            unwritten = unread if isinstance(error, BrokenPipeError) else None
+            unwritten = unread if isinstance(error, _told_errors()) else None
         if isinstance(unwritten, BrokenPipeError):
             self.status = 128 + 13  # SIGPIPE, which Python ignores; Windows has no name for it
         elif unwritten is not None:
