@@ -107,7 +107,8 @@ def test_device_and_dtype_are_the_models(arm, tmp_path, monkeypatch, dtype):
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(ArmForCausalLM, "generate", watched)
-    assert arm("generate", PROMPT, "--device", "cpu", "--dtype", dtype)[0] == 0
+    status, _, err = arm("generate", PROMPT, "--device", "cpu", "--dtype", dtype)
+    assert status == 0 and not [line for line in err.splitlines() if line.strip() and "%|" not in line]
     assert seen == [("cpu", "float32" if dtype == "auto" else dtype)]
 
 
@@ -166,7 +167,7 @@ def test_ask_answers_with_the_model(arm, source):
         (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
         (("ask", "nowhere.png", "what is it?"), "no such file: nowhere.png"),
-        (("ask", "http://127.0.0.1:9/none.png", "what is it?"), "does not answer"),
+        (("ask", "HTTP://127.0.0.1:9/none.png", "what is it?"), "does not answer"),
         (("memory", "--config", "nowhere"), "nowhere"),
         (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),
         (("tokenize", "nowhere", "--output", "codes"), "nowhere"),

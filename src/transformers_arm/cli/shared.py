@@ -117,7 +117,9 @@ def load_pipeline(task: str, arguments: argparse.Namespace):
 
 def check_picture(name: str) -> None:
     """Raises FileNotFoundError if it is neither a file nor an address."""
-    if not name.startswith(("http://", "https://", "data:")) and not Path(name).exists():
+    from ..fetching_arm import ADDRESS
+
+    if not ADDRESS.match(name) and not name.startswith("data:") and not Path(name).exists():
         raise FileNotFoundError(f"no such file: {name}")
 
 
