@@ -161,6 +161,11 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--revision", "v1"), "is a folder and has no revision v1; leave --revision out"),
         (("generate", PROMPT, "--height", 50), "50x48 must be multiples of the 16 px patch"),
         (("generate", PROMPT, "--temperature", -1), "temperature -1.0 must be"),
+        (("generate", PROMPT, "--temperature", "nan"), "temperature nan must be"),
+        (("generate", PROMPT, "--guidance-scale", "inf"), "guidance_scale inf must be"),
+        (("generate", PROMPT, "--seed", -1), "--seed -1 and the seeds that follow must be in 0..9223372036854775807"),
+        (("generate", PROMPT, "--seed", 2**63 - 1, "--count", 2), "--seed 9223372036854775807 and the seeds"),
+        (("edit", "source.png", "x", "--image-guidance-scale", -1), "image_guidance_scale -1.0 must be"),
         (("edit", "nowhere.png", "remove it"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--output", "new"), "new must end in"),
         (("edit", "notes.png", "remove it"), "notes.png"),
@@ -187,6 +192,12 @@ def test_errors_are_told_and_nothing_is_written(arm, source, tmp_path, command, 
     assert message in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("transformers-arm: ")
     assert written(tmp_path) == ["notes.png", "small.png", "source.png"]
+
+
+@pytest.mark.parametrize("option", [("--batch-size", 0), ("--temperature", "nan"), ("--seed", 2**64 - 1)])
+def test_options_are_checked_before_a_model_is_loaded(arm, option):
+    _, _, err = arm("generate", PROMPT, *option)
+    assert "Loading" not in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     for name in filter(None, (arguments.image, arguments.mask)):
         check_picture(name)
     given = sampling(arguments)
-    if arguments.image_guidance_scale is not None:
-        given["image_guidance_scale"] = arguments.image_guidance_scale
     pipe = load_pipeline("image-editing", arguments)
     edited = pipe(arguments.image, arguments.instruction, arguments.mask, **given)
     with whole_file(output) as aside:

@@ -6,18 +6,28 @@ import os
 from pathlib import Path
 
 CHECKPOINT = Path("checkpoints/arm-tiny")
+SEEDS = 2**63  # that torch takes
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 def sampling(arguments: argparse.Namespace, pictures: int = 1) -> dict:
     """Arguments of the drawing pipelines: those given on the command line, and a generator a picture, of the seed and
     those that follow.
+
+    Raises:
+        ValueError: one of them is outside its bounds, before any model is loaded.
     """
     import torch
 
-    names = ("guidance_scale", "temperature", "height", "width")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    from ..generation_arm import IMAGE_GENERATION, ArmGenerationMixin
+
+    names = ("guidance_scale", "image_guidance_scale", "temperature", "height", "width")
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    settings = {name: given.get(name, default) for name, default in IMAGE_GENERATION.items()}
+    ArmGenerationMixin._image_warpers(**settings)  # which checks them
     seeds = range(arguments.seed, arguments.seed + pictures)
+    if not 0 <= seeds[0] <= seeds[-1] < SEEDS:
+        raise ValueError(f"--seed {arguments.seed} and the seeds that follow must be in 0..{SEEDS - 1}.")
     return {**given, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
 
 
