@@ -1,6 +1,8 @@
 """A file is written whole or not at all, and what is no file is written to as it is."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from PIL import Image
@@ -48,3 +50,22 @@ def test_a_full_disk_is_named(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(OSError, match="nowhere/scores.json cannot be written: No such file or directory"):
         write_whole(tmp_path / "nowhere" / "scores.json", "{}")
+
+
+def test_threads_write_one_file(tmp_path):
+    file, everybody = tmp_path / "scores.json", Barrier(8)
+
+    def write(number):
+        with whole_file(file) as aside:
+            aside.write_text(str(number) * 1000)
+            everybody.wait(30)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(set(file.read_text())) == 1 and os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_an_error_of_another_file_is_told_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: '.*source.png'"):
+        with whole_file(tmp_path / "copy.png") as aside:
+            Image.open(tmp_path / "source.png").save(aside)

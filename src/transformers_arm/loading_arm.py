@@ -8,13 +8,26 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
+
+
+def damaged_file(folder: str | os.PathLike) -> str:
+    """The first file of weights in a folder that cannot be opened, for a message; of a repo on the Hub all of it."""
+    for file in sorted(Path(folder).rglob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return str(file)
+    return f"What {folder} has of weights"
 
 
 class SafetensorsOnlyMixin:
@@ -29,13 +42,18 @@ class SafetensorsOnlyMixin:
 
         Raises:
             ValueError: `use_safetensors` is False.
+            SafetensorError: a file of weights is damaged; says which.
         """
         if use_safetensors is False:
             raise ValueError(
                 f"use_safetensors=False would unpickle {pretrained_model_name_or_path}, which can run any code; leave "
                 "it out, and convert pickled weights to safetensors first where you trust them."
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        except SafetensorError as error:
+            where = damaged_file(pretrained_model_name_or_path)
+            raise SafetensorError(f"{where} is damaged or cut short: {error}. Copy or download it again.") from error
 
 
 class CompleteCheckpointMixin(SafetensorsOnlyMixin):

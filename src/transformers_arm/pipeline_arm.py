@@ -131,9 +131,9 @@ def load_detokenizer(
         )
     from .detokenizer_arm_pixel import ArmPixelDetokenizer  # here: diffusers takes a while to import
 
-    detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
+    detokenizer = ArmPixelDetokenizer.from_pretrained(folder, torch_dtype=dtype)  # a later cast would be warned of
     detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
-    return detokenizer if detokenizer.dtype == dtype else detokenizer.to(dtype)  # diffusers warns of every cast
+    return detokenizer
 
 
 def torch_parts(detokenizer) -> list[torch.nn.Module]:

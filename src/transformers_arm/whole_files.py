@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
     """
     file, target = Path(file), Path(os.path.realpath(file))
     in_place = target.exists() and not target.is_file()
-    aside = file if in_place else target.with_name(f".{target.stem}.{os.getpid()}{file.suffix}")
+    aside = file if in_place else target.with_name(f".{target.stem}.{uuid4().hex[:12]}{file.suffix}")
     try:
         yield aside
         if not in_place:
@@ -27,6 +28,8 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
                 shutil.copymode(target, aside)
             aside.replace(target)
     except OSError as error:
+        if error.filename not in (None, aside, str(aside)) or isinstance(error, ConnectionError):  # of something else
+            raise
         raise OSError(
             f"{file} cannot be written: {error.strerror or error}. Make room, or name another place."
         ) from error

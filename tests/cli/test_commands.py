@@ -1,10 +1,12 @@
 """The command line writes what it says, and where it cannot, says why and writes nothing."""
 
+import os
 import shutil
 import sys
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from transformers_arm.cli import main
 
@@ -18,7 +20,8 @@ def arm(arm_folder, tmp_path, monkeypatch, capsys):
 
     def run(*arguments, checkpoint=arm_folder):
         capsys.readouterr()
-        status = main(["--checkpoint", str(checkpoint), *map(str, arguments)])
+        named = "--checkpoint" in arguments or "--vq" in arguments or arguments[0] in ("memory", "parameters", "push")
+        status = main([*([] if named else ["--checkpoint", str(checkpoint)]), *map(str, arguments)])
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
@@ -64,9 +67,33 @@ def test_pictures_drawn_at_once_are_those_of_the_seeds_that_follow(arm, tmp_path
 
 
 def test_the_checkpoint_is_named_before_or_after_the_subcommand(arm, arm_folder, tmp_path):
-    for name, before, after in (("1.png", arm_folder, ()), ("2.png", "nowhere", ("--checkpoint", arm_folder))):
-        assert arm("generate", PROMPT, "--output", name, *after, checkpoint=before)[0] == 0
+    for name, after in (("1.png", ()), ("2.png", ("--checkpoint", arm_folder))):
+        assert arm("generate", PROMPT, "--output", name, *after)[0] == 0
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("memory",), ("parameters",), ("env",), ("push", ".", "--repo", "org/arm"), ("train", "sft", "--config", "x")],
+)
+def test_a_command_without_a_checkpoint_refuses_one(arm_folder, capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--checkpoint", arm_folder, *command])
+    assert f"error: {command[0]} takes no --checkpoint." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--checkpoint", "a", "generate", PROMPT, "--checkpoint", "b"),
+        ("--checkpoint", "a", "--checkpoint", "b", "generate", PROMPT),
+        ("tokenize", "rows", "--output", "codes", "--vq", "a", "--checkpoint", "b"),
+    ],
+)
+def test_a_checkpoint_is_named_once(capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "--checkpoint is given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
@@ -80,7 +107,8 @@ def test_device_and_dtype_are_the_models(arm, tmp_path, monkeypatch, dtype):
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(ArmForCausalLM, "generate", watched)
-    assert arm("generate", PROMPT, "--device", "cpu", "--dtype", dtype)[0] == 0
+    status, _, err = arm("generate", PROMPT, "--device", "cpu", "--dtype", dtype)
+    assert status == 0 and not [line for line in err.splitlines() if line.strip() and "%|" not in line]
     assert seen == [("cpu", "float32" if dtype == "auto" else dtype)]
 
 
@@ -133,13 +161,18 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--revision", "v1"), "is a folder and has no revision v1; leave --revision out"),
         (("generate", PROMPT, "--height", 50), "50x48 must be multiples of the 16 px patch"),
         (("generate", PROMPT, "--temperature", -1), "temperature -1.0 must be"),
+        (("generate", PROMPT, "--temperature", "nan"), "temperature nan must be"),
+        (("generate", PROMPT, "--guidance-scale", "inf"), "guidance_scale inf must be"),
+        (("generate", PROMPT, "--seed", -1), "--seed -1 and the seeds that follow must be in 0..9223372036854775807"),
+        (("generate", PROMPT, "--seed", 2**63 - 1, "--count", 2), "--seed 9223372036854775807 and the seeds"),
+        (("edit", "source.png", "x", "--image-guidance-scale", -1), "image_guidance_scale -1.0 must be"),
         (("edit", "nowhere.png", "remove it"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--output", "new"), "new must end in"),
         (("edit", "notes.png", "remove it"), "notes.png"),
         (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
         (("ask", "nowhere.png", "what is it?"), "no such file: nowhere.png"),
-        (("ask", "http://127.0.0.1:9/none.png", "what is it?"), "cannot be read"),
+        (("ask", "HTTP://127.0.0.1:9/none.png", "what is it?"), "does not answer"),
         (("memory", "--config", "nowhere"), "nowhere"),
         (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),
         (("tokenize", "nowhere", "--output", "codes"), "nowhere"),
@@ -159,6 +192,12 @@ def test_errors_are_told_and_nothing_is_written(arm, source, tmp_path, command, 
     assert message in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("transformers-arm: ")
     assert written(tmp_path) == ["notes.png", "small.png", "source.png"]
+
+
+@pytest.mark.parametrize("option", [("--batch-size", 0), ("--temperature", "nan"), ("--seed", 2**64 - 1)])
+def test_options_are_checked_before_a_model_is_loaded(arm, option):
+    _, _, err = arm("generate", PROMPT, *option)
+    assert "Loading" not in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -214,10 +253,35 @@ def test_a_dry_run_refuses_what_is_no_repos_id(arm, arm_folder, repo):
 
 
 def test_a_checkpoint_of_another_model_is_refused(arm, arm_folder, tmp_path):
-    status, _, err = arm("generate", PROMPT, checkpoint=f"{arm_folder}/backbones/qwen2")
-    assert status == 1
-    assert "transformers-arm: " in err
+    vq_model = f"{arm_folder}/vq_model"
+    said = f"transformers-arm: {vq_model} holds a model of type arm_vq, not arm; name an ARM folder.\n"
+    for command in (("generate", PROMPT), ("demo",)):
+        assert arm(*command, checkpoint=vq_model) == (1, "", said)
+    tokenize = ("tokenize", "nowhere", "--output", "codes", "--vq")
+    assert "not arm or arm_vq" in arm(*tokenize, f"{arm_folder}/backbones/qwen2")[2]
+    assert "holds a model" not in arm(*tokenize, vq_model)[2]
     assert written(tmp_path) == []
+
+
+def test_damaged_and_missing_weights_are_named_in_a_line(arm, arm_folder, tmp_path):
+    other = tmp_path.parent / "damaged"
+    shutil.copytree(arm_folder, other)
+    weights = load_file(other / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    *_, said = last_lines(arm("generate", PROMPT, checkpoint=other))  # after transformers' own report
+    assert said.startswith(f"transformers-arm: {other} lacks 1 of the tensors of ArmForCausalLM: lm_head.weight. Copy")
+    os.truncate(other / "model.safetensors", 1000)
+    (said,) = last_lines(arm("generate", PROMPT, checkpoint=other))
+    assert said.startswith(f"transformers-arm: {other}/model.safetensors is damaged or cut short: ")
+    assert written(tmp_path) == []
+
+
+def last_lines(ended):
+    """What a command that failed said, without bars."""
+    status, out, err = ended
+    assert (status, out) == (1, "")
+    return [line for line in err.splitlines() if "%|" not in line]
 
 
 def test_memory_prints_the_parameters_and_what_training_them_takes(arm, arm_folder):

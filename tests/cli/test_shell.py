@@ -11,8 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pretokenize_datasets import drawn_rows, write_parquet
+from safetensors import SafetensorError
+from torch import OutOfMemoryError
 
+from transformers_arm.cli import COMMANDS, ask, env, memory, parameters
 from transformers_arm.cli.shell import TRACEBACK, Shell
+from transformers_arm.rewards import RewardError
 
 COMMAND = [sys.executable, "-m", "transformers_arm"]
 
@@ -21,7 +25,7 @@ COMMAND = [sys.executable, "-m", "transformers_arm"]
     ("number", "status", "kept", "said"),
     [
         (signal.SIGINT, 130, "pictures stay", "arm: interrupted; pictures stay.\n"),
-        (signal.SIGTERM, 143, None, "arm: interrupted; nothing was written.\n"),
+        (signal.SIGTERM, 143, None, "arm: interrupted.\n"),
     ],
 )
 def test_a_signal_ends_work_and_is_told(number, status, kept, said, capsys):
@@ -54,12 +58,17 @@ def test_a_process_of_several_is_ended_by_sigterm_as_it_is(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_an_error_is_a_line_and_a_bug_has_its_traceback(capsys, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, OSError, MemoryError, RewardError, SafetensorError, OutOfMemoryError])
+def test_an_expected_error_is_a_line(capsys, error):
     with Shell("arm") as shell:
-        raise ValueError("3 is none of them.")
+        raise error("3 is none of them.")
     assert (shell.status, capsys.readouterr().err) == (1, "arm: 3 is none of them.\n")
-    with pytest.raises(RuntimeError, match="a bug"), Shell("arm"):
-        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError])
+def test_a_bug_has_its_traceback(capsys, monkeypatch, error):
+    with pytest.raises(error, match="a bug"), Shell("arm"):
+        raise error("a bug")
     monkeypatch.setenv(TRACEBACK, "1")
     with pytest.raises(ValueError, match="3 is none"), Shell("arm"):
         raise ValueError("3 is none of them.")
@@ -105,6 +114,19 @@ def interrupted(folder, *arguments, when, number=signal.SIGINT):
 def folder(tmp_path):
     (tmp_path / "here").mkdir()
     return tmp_path / "here"
+
+
+def test_commands_that_write_say_what_an_interruption_leaves():
+    assert {module for module in COMMANDS if not hasattr(module, "KEPT")} == {ask, env, memory, parameters}
+
+
+def test_who_stops_reading_ends_it_quietly(arm_folder, folder):
+    command = f"{sys.executable} -m transformers_arm generate circle --checkpoint {arm_folder} --count 4"
+    for pipe in ("| head -n 1", "2>&1 | head -c 10"):
+        script = f"set -o pipefail; {command} {pipe}"
+        ran = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
+        assert ran.returncode == 141 and len(ran.stdout.strip().splitlines()) == 1
+        assert "rror" not in ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_interrupted_generate_keeps_the_pictures_that_came(arm_folder, folder):

@@ -27,6 +27,8 @@ POOR = '{"objects": 1, "attributes": 2, "relations": 3}'
         f"{GOOD}\nAs JSON again: {json.dumps(SCORES, indent=2)}",
         f"[{GOOD}]",
         f'{{"scores": {GOOD}}}',
+        '{"objects": 8, "attributes": "6", "relations": "10.0", "comment": "a {fine} cube"}',
+        '{"objects": 8, "attributes": 6, "relations": 10, "why": {"objects": ["cube"]},}',
     ],
 )
 def test_answers_that_count(answer):
@@ -47,8 +49,7 @@ def test_what_a_prompt_does_not_state_may_be_null():
         (GOOD.replace('"', "'"), "Not one JSON object"),
         ('[["objects", 8], ["attributes", 6], ["relations", 10]]', "Not one JSON object"),
         ('{"objects": 8, "attributes": 6}', "Not one JSON object"),
-        ('{"objects": 8, "attributes": 6, "relations": 10, "style": 3}', "Not one JSON object"),
-        ('{"objects": {}, "attributes": 6, "relations": 10}', "Not one JSON object"),
+        ('{"objects": {}, "attributes": 6, "relations": 10}', "objects is {}"),
         ('{"objects": ' + "9" * 5000 + ', "attributes": 6, "relations": 10}', "Not one JSON object"),
         (f"<think>{GOOD}</think>", "Not one JSON object"),
         (f"<think>{GOOD}", "Reasoning that does not end; raise max_tokens"),
@@ -61,10 +62,11 @@ def test_what_a_prompt_does_not_state_may_be_null():
         ('{"objects": NaN, "attributes": 6, "relations": 10}', "objects is nan"),
         ('{"objects": 1e999, "attributes": 6, "relations": 10}', "objects is inf"),
         ('{"objects": true, "attributes": 6, "relations": 10}', "objects is True"),
-        ('{"objects": "8", "attributes": 6, "relations": 10}', "objects is '8'"),
+        ('{"objects": "good", "attributes": 6, "relations": 10}', "objects is 'good'"),
+        ('{"objects": "nan", "attributes": 6, "relations": 10}', "objects is 'nan'"),
         ('{"objects": [8], "attributes": 6, "relations": 10}', "objects is"),
         ('{"objects": null, "attributes": 6, "relations": 10}', "objects is None"),
-        (" " * 1_000_000 + GOOD, "An answer of 1000048 characters, more than 1000000"),
+        (" " * 100_000 + GOOD, "An answer of 100048 characters, more than 100000"),
     ],
 )
 def test_answers_that_do_not_count(answer, message):
@@ -77,11 +79,11 @@ def test_answers_that_do_not_count(answer, message):
     "piece", ["{", '{"objects":', '{"a":[', "[", '{"', "<think>", "</think>", '"', "\\", "{}", POOR[:-1] + " "]
 )
 def test_hostile_answers_take_linear_time(piece):
-    answer = piece * (500_000 // len(piece))
+    answer = piece * (100_000 // len(piece))
     start = time.process_time()
     with pytest.raises(ValueError):
         RUBRICS["text_to_image"].parse(answer)
-    assert time.process_time() - start < 5  # a quadratic search takes many minutes
+    assert time.process_time() - start < 1  # it runs on the event loop
 
 
 def test_a_rubric_with_nothing_to_score():

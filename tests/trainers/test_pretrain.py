@@ -20,9 +20,11 @@ from transformers import AutoTokenizer
 from transformers.trainer_callback import TrainerState
 
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQModel
+from transformers_arm.cli.shell import TRACEBACK
 from transformers_arm.modeling_arm import VOCABULARY, ArmForCausalLM
 from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.processing_arm import ArmProcessor
+from transformers_arm.training.recipe import RecipeError
 from transformers_arm.training.trainer import ArmTrainer
 from transformers_arm.worlds.shapes.tasks import WorldTasks
 
@@ -64,6 +66,7 @@ def pretrain(tiny_arm_backbones, tmp_path_factory):
         else:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "argv", command)
+                patch.setenv(TRACEBACK, "1")
                 runpy.run_path(command[0], run_name="__main__")
         return ArmForCausalLM.from_pretrained(output_dir / "model")
 
@@ -190,7 +193,7 @@ def test_fine_tuning_goes_on_from_a_model_and_saves_how_it_generates(pretrain, u
 
 def test_a_generation_section_that_generate_does_not_know_is_refused(pretrain, tmp_path):
     with pytest.raises(
-        SystemExit, match="generation.temprature: generate does not know it; did you mean temperature?"
+        RecipeError, match="generation.temprature: generate does not know it; did you mean temperature?"
     ):
         pretrain(tmp_path, generation={"temprature": 0.7})
 
@@ -288,7 +291,7 @@ def test_adapters_are_trained_saved_and_merged(pretrain, uninterrupted, tmp_path
 def test_quantized_weights_alone_are_refused(pretrain, uninterrupted, tmp_path, missing):
     sections = {"quantization": {}, "lora": {"r": 2}, "start_from": str(uninterrupted[1] / "model")}
     del sections[missing]
-    with pytest.raises(SystemExit, match=r"it is for a model that is there \(start_from\) and for adapters"):
+    with pytest.raises(RecipeError, match=r"it is for a model that is there \(start_from\) and for adapters"):
         pretrain(tmp_path, **sections)
 
 

@@ -1,6 +1,9 @@
 """Recipes: read as they stand, replaced in part, checked to the last field, and told of in full."""
 
 import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -250,6 +253,15 @@ def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_a_launcher_says_the_same(tmp_path, monkeypatch, capsys):
+    launcher = Path(__file__).parents[2] / "trainers" / "sft.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(launcher), "--config", "arm_tiny/sft", "dtyp=float32"])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(launcher), run_name="__main__")
+    assert capsys.readouterr().err == "sft.py: arm_tiny/sft: dtyp: there is no such field; did you mean dtype?\n"
+
+
 def test_two_recipes_for_one_training_are_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "sft", "--config", "a.yaml", "--config", "b.yaml"])
@@ -257,8 +269,6 @@ def test_two_recipes_for_one_training_are_refused(capsys):
 
 
 def test_it_says_what_to_install(monkeypatch, capsys):
-    import sys
-
     monkeypatch.setitem(sys.modules, "trl", None)
     assert cli.main(["train", "grpo", "--config", "arm_tiny/grpo_joint"]) == 1
     assert "install it with `pip install transformers-arm[rl]`" in capsys.readouterr().err

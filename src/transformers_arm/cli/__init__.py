@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import ask, card, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
 from .env import PACKAGE
-from .shared import CHECKPOINT, check_checkpoint
+from .shared import CHECKPOINT, Once, check_checkpoint
 from .shell import STATUSES, Shell
 
 COMMANDS = (generate, edit, ask, tokenize, train, demo, memory, parameters, env, init, card, push)
@@ -29,12 +29,14 @@ def new_parser() -> argparse.ArgumentParser:
         prog=PACKAGE, description="Draw, edit, ask; train, measure, publish.", epilog=STATUSES
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version, and leave")
-    help_of_checkpoint = "ARM folder; generate, edit and ask also take ORG/NAME on the Hub (default: %(default)s)"
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help=help_of_checkpoint)
+    help_of_checkpoint = f"ARM folder; generate, edit and ask also take ORG/NAME on the Hub (default: {CHECKPOINT})"
+    options = {"dest": "before", "metavar": "CHECKPOINT", "type": Path, "action": Once}
+    parser.add_argument("--checkpoint", **options, help=help_of_checkpoint)
     commands = parser.add_subparsers(required=True)
     for module in COMMANDS:
-        command = commands.add_parser(module.__name__.rpartition(".")[-1], help=module.HELP)
-        command.set_defaults(run=module.run, kept=getattr(module, "KEPT", None))
+        name = module.__name__.rpartition(".")[-1]
+        command = commands.add_parser(name, help=module.HELP)
+        command.set_defaults(run=module.run, command=name, kept=getattr(module, "KEPT", None))
         module.add_arguments(command)
     return parser
 
@@ -42,8 +44,9 @@ def new_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command, and returns its exit status; argparse leaves by itself after help and wrong usage."""
     with Shell(PACKAGE) as shell:
-        arguments = new_parser().parse_args(argv)
-        check_checkpoint(arguments)
+        parser = new_parser()
+        arguments = parser.parse_args(argv)
+        check_checkpoint(parser, arguments)
         import_module("..registering", __package__).register()  # now that there is something to run
         shell.begin(arguments.kept)
         arguments.run(arguments)

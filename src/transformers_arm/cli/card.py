@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write the card of a folder, which push needs, from its results"
+KEPT = "some of its files may be written, and the same command writes them all"
 DESCRIPTION = """\
 Write the card (README.md) of a model, an RL model, a tokenizer or a LoRA adapter, and copy the result files that back
 its figures beside it:
@@ -39,7 +40,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pictures", type=Path, nargs="+", default=[], help="pictures to show")
     command.add_argument("--text", type=Path, help="template that extends the kind's and replaces blocks of it")
     command.add_argument("--overwrite", action="store_true", help="replace a README.md that was not written so")
-    command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:

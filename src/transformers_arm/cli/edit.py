@@ -7,6 +7,7 @@ from ..whole_files import whole_file
 from .shared import add_model, add_sampling, check_output, check_picture, load_pipeline, sampling
 
 HELP = "edit a picture as an instruction says"
+KEPT = "a picture that was named is whole"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -24,8 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     for name in filter(None, (arguments.image, arguments.mask)):
         check_picture(name)
     given = sampling(arguments)
-    if arguments.image_guidance_scale is not None:
-        given["image_guidance_scale"] = arguments.image_guidance_scale
     pipe = load_pipeline("image-editing", arguments)
     edited = pipe(arguments.image, arguments.instruction, arguments.mask, **given)
     with whole_file(output) as aside:

@@ -70,7 +70,7 @@ def environment_report() -> str:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(checkpoint=None)
+    """It has none."""
 
 
 def run(arguments: argparse.Namespace) -> None:

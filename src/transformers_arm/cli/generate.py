@@ -29,9 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     output, count = check_output(arguments.output), arguments.count
     if count < 1:
         raise ValueError(f"--count {count} is no number of pictures; draw 1 or more.")
-    draw = load_pipeline("text-to-image", arguments)
+    from ..pipeline_arm import checked_batch_size
+
     prompts, options = iter([arguments.prompt] * count), sampling(arguments, pictures=count)
-    for number, picture in enumerate(draw(prompts, batch_size=arguments.batch_size, **options), 1):
+    options["batch_size"] = checked_batch_size(arguments.batch_size)
+    draw = load_pipeline("text-to-image", arguments)
+    for number, picture in enumerate(draw(prompts, **options), 1):
         file = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
         with whole_file(file) as aside:
             picture.save(aside)

@@ -6,6 +6,7 @@ from pathlib import Path
 from .shared import DTYPES
 
 HELP = "build an untrained ARM from a Qwen2.5 checkpoint and a visual tokenizer; says what to download"
+KEPT = "the folder is not there unless it was named, and the same command starts anew"
 DESCRIPTION = """\
 Build a ready-to-train ARM folder from a Qwen2.5 checkpoint and a visual tokenizer: weights, configuration,
 tokenizer, processor, chat template and generation settings. Text rows are the checkpoint's, bit for bit; rows of shape
@@ -34,7 +35,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--detokenizer", help="folder of a detokenizer to copy into it")
     command.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="of the new rows (default: %(default)s)")
-    command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:

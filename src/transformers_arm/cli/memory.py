@@ -11,7 +11,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", type=int, default=8192, help="of a micro-batch on one GPU (default: %(default)s)")
     command.add_argument("--gpus", type=int, default=8, help="that ZeRO and FSDP shard over (default: %(default)s)")
     command.add_argument("--rank", type=int, default=16, help="of LoRA (default: %(default)s)")
-    command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:

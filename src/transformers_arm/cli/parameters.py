@@ -6,7 +6,7 @@ HELP = "parameters of the tokenizer in training and of arm-7b, by part"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(checkpoint=None)
+    """It has none."""
 
 
 def run(arguments: argparse.Namespace) -> None:

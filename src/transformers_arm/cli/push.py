@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 HELP = "publish a folder on the Hub, in one commit; run it again to go on after an interruption"
+KEPT = "what had arrived is kept, and the same command goes on"
 DESCRIPTION = "Publish an ARM, a tokenizer or an adapter on the Hub. Log in with `hf auth login` first."
 
 
@@ -18,7 +19,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     no_trial = "do not draw, edit and answer with it first, which takes the memory of its weights"
     command.add_argument("--no-trial", action="store_false", dest="trial", help=no_trial)
     command.add_argument("--dry-run", action="store_true", help="check the folder, list its files, and send nothing")
-    command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,22 +1,33 @@
 """What several commands share: the model they run, how it samples, what they read, where they write."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
 CHECKPOINT = Path("checkpoints/arm-tiny")
+SEEDS = 2**63  # that torch takes
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 def sampling(arguments: argparse.Namespace, pictures: int = 1) -> dict:
     """Arguments of the drawing pipelines: those given on the command line, and a generator a picture, of the seed and
     those that follow.
+
+    Raises:
+        ValueError: one of them is outside its bounds, before any model is loaded.
     """
     import torch
 
-    names = ("guidance_scale", "temperature", "height", "width")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    from ..generation_arm import IMAGE_GENERATION, ArmGenerationMixin
+
+    names = ("guidance_scale", "image_guidance_scale", "temperature", "height", "width")
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    settings = {name: given.get(name, default) for name, default in IMAGE_GENERATION.items()}
+    ArmGenerationMixin._image_warpers(**settings)  # which checks them
     seeds = range(arguments.seed, arguments.seed + pictures)
+    if not 0 <= seeds[0] <= seeds[-1] < SEEDS:
+        raise ValueError(f"--seed {arguments.seed} and the seeds that follow must be in 0..{SEEDS - 1}.")
     return {**given, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
 
 
@@ -29,9 +40,21 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
         command.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
 
 
-def add_checkpoint(command: argparse.ArgumentParser, *names: str, help: str) -> None:
-    """--checkpoint after the subcommand, too; left out there, it is what stands before, or the default."""
-    command.add_argument("--checkpoint", *names, type=Path, default=argparse.SUPPRESS, help=help)
+class Once(argparse.Action):
+    """An option that is given once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; give it once.")
+        setattr(namespace, self.dest, values)
+
+
+def add_checkpoint(
+    command: argparse.ArgumentParser, *names: str, help: str, kinds: tuple[str, ...] = ("arm",)
+) -> None:
+    """--checkpoint after the subcommand, too; of a folder of one of these kinds of models."""
+    command.add_argument("--checkpoint", *names, type=Path, action=Once, help=help)
+    command.set_defaults(kinds=kinds)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -43,21 +66,44 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.set_defaults(from_hub=True)
 
 
-def check_checkpoint(arguments: argparse.Namespace) -> None:
-    """Raises ValueError if the command's checkpoint is no folder of a model, nor a repo where that may be named."""
-    checkpoint, revision = arguments.checkpoint, getattr(arguments, "revision", None)
-    if checkpoint and not (checkpoint / "config.json").is_file():
+def check_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Settles which checkpoint a command has: the one before it, the one after it, or the default.
+
+    It is wrong usage to name two, and one for a command without.
+
+    Raises:
+        ValueError: it is no folder of such a model, nor a repo where that may be named.
+    """
+    before = arguments.before
+    if "kinds" not in arguments:
+        if before is not None:
+            parser.error(f"{arguments.command} takes no --checkpoint.")
+        return
+    if None not in (before, arguments.checkpoint):
+        parser.error(f"--checkpoint is given twice, before and after {arguments.command}; give it once.")
+    checkpoint = arguments.checkpoint = arguments.checkpoint or before or CHECKPOINT
+    revision = getattr(arguments, "revision", None)
+    if not (checkpoint / "config.json").is_file():
         if not ("from_hub" in arguments and is_repo_id(checkpoint)):
             raise ValueError(f"{checkpoint} holds no config.json; name an ARM folder with --checkpoint.")
-    elif checkpoint and revision is not None:
+        return
+    if revision is not None:
         raise ValueError(f"{checkpoint} is a folder and has no revision {revision}; leave --revision out.")
+    try:
+        kind = json.loads((checkpoint / "config.json").read_bytes())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"The config.json of {checkpoint} states no model_type; name an ARM folder.") from error
+    if kind not in arguments.kinds:
+        kinds = " or ".join(arguments.kinds)
+        raise ValueError(f"{checkpoint} holds a model of type {kind}, not {kinds}; name an ARM folder.")
 
 
 def load_pipeline(task: str, arguments: argparse.Namespace):
     """The pipeline of a task.
 
     Raises:
-        ValueError: a device that torch does not know or that is not there; and what loading raises.
+        ValueError: a device that torch does not know or that is not there, a checkpoint that lacks tensors.
+        SafetensorError: a file of weights is damaged; and what loading raises.
     """
     import torch
     from transformers import pipeline
@@ -70,12 +116,20 @@ def load_pipeline(task: str, arguments: argparse.Namespace):
             raise ValueError(f"--device {arguments.device} cannot be used: {why}") from error
     given = {"revision": arguments.revision} if arguments.revision is not None else {}
     model = arguments.checkpoint.as_posix()
-    return pipeline(task, model=model, dtype=arguments.dtype, device=arguments.device, **given)
+    try:
+        return pipeline(task, model=model, dtype=arguments.dtype, device=arguments.device, **given)
+    except ValueError as error:
+        *tracebacks, last = str(error).strip().splitlines()  # of each way that transformers tried to load the model
+        if not any(line.startswith("Traceback") for line in tracebacks):
+            raise
+        raise ValueError(last.partition(": ")[2] or last) from error
 
 
 def check_picture(name: str) -> None:
     """Raises FileNotFoundError if it is neither a file nor an address."""
-    if not name.startswith(("http://", "https://", "data:")) and not Path(name).exists():
+    from ..fetching_arm import ADDRESS
+
+    if not ADDRESS.match(name) and not name.startswith("data:") and not Path(name).exists():
         raise FileNotFoundError(f"no such file: {name}")
 
 

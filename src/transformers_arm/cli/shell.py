@@ -13,7 +13,12 @@ from types import TracebackType
 
 from ..extras import MissingExtra
 
-ERRORS = (ValueError, TypeError, OSError, MissingExtra)  # what is told in a line; anything else is a bug
+ERRORS = (ValueError, OSError, MemoryError, MissingExtra)  # what is told in a line; anything else is a bug
+IMPORTED_ERRORS = (  # and these, by their modules: who raised one has imported it
+    ("torch", "OutOfMemoryError"),
+    ("safetensors", "SafetensorError"),
+    ("transformers_arm.rewards.errors", "RewardError"),
+)
 TRACEBACK = "TRANSFORMERS_ARM_TRACEBACK"
 STATUSES = f"""\
 exit status: 0 done, 1 an error, told in a line, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more,
@@ -28,9 +33,16 @@ def _terminate(number: int, frame) -> None:
     raise Terminated
 
 
+def _told_errors() -> tuple[type[Exception], ...]:
+    """Kinds of exceptions that are told in a line."""
+    if os.environ.get(TRACEBACK):
+        return ()
+    return (*ERRORS, *(getattr(sys.modules[name], kind) for name, kind in IMPORTED_ERRORS if name in sys.modules))
+
+
 class Printed:
-    """The standard output, which remembers why it could not be written: argparse keeps that to itself, and a pipe may
-    be another.
+    """Standard output or error, which remembers why it could not be written: argparse keeps that to itself, and a pipe
+    may be another.
     """
 
     def __init__(self, stream):
@@ -43,7 +55,7 @@ class Printed:
         try:
             return method(*arguments)
         except OSError as error:
-            self.error = error
+            self.error = self.error or error
             raise
 
     def write(self, text: str) -> int:
@@ -64,24 +76,24 @@ class Printed:
 class Shell:
     """A context in which a command runs: it tells what is raised there, and has a status for it.
 
-    SystemExit passes, and so does what is none of `errors`: its traceback is what a report of a bug needs.
+    SystemExit passes, and so does what is no expected error: its traceback is what a report of a bug needs.
 
     Args:
         name: of the command.
-        errors: kinds of exceptions that are told in a line, unless TRANSFORMERS_ARM_TRACEBACK is set.
 
     Attributes:
         status: to exit with.
     """
 
-    def __init__(self, name: str, errors: tuple[type[Exception], ...] = ERRORS):
-        self.name, self.errors = name, () if os.environ.get(TRACEBACK) else errors
-        self.status, self.kept = 0, "nothing was written"
-        self._handlers, self._printed = {}, None
+    def __init__(self, name: str):
+        self.name, self.status, self.kept = name, 0, None
+        self._handlers, self._out, self._err = {}, None, None
 
     def __enter__(self) -> "Shell":
         if sys.stdout is not None:
-            sys.stdout = self._printed = Printed(sys.stdout)
+            sys.stdout = self._out = Printed(sys.stdout)
+        if sys.stderr is not None:
+            sys.stderr = self._err = Printed(sys.stderr)
         # Whoever ignores a signal, or has a handler for it, keeps that. A process of several would wait for the others
         # and run no handler of Python's: SIGTERM ends it as it is.
         usual = {signal.SIGINT: signal.default_int_handler}
@@ -96,8 +108,12 @@ class Shell:
     def _leave(self, number: int, frame) -> None:
         """Ends the process before anything is begun: what is imported then takes an exception for the end of C++."""
         with suppress(OSError):
-            os.write(2, f"{self.name}: interrupted; {self.kept}.\n".encode())
+            os.write(2, f"{self.name}: {self._interrupted}\n".encode())
         os._exit(128 + number)
+
+    @property
+    def _interrupted(self) -> str:
+        return f"interrupted; {self.kept}." if self.kept else "interrupted."
 
     def begin(self, kept: str | None = None) -> None:
         """From now on there is work, which an interruption ends by an exception.
@@ -105,7 +121,7 @@ class Shell:
         Args:
             kept: what remains of it, in words, if anything does.
         """
-        self.kept = kept or self.kept
+        self.kept = kept
         raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
         for number in self._handlers:
             signal.signal(number, raising[number])
@@ -113,17 +129,18 @@ class Shell:
     def __exit__(self, kind, error: BaseException | None, trace: TracebackType | None) -> bool:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        unwritten = self._printed and self._printed.close_if_broken()
-        sys.stdout = self._printed and self._printed.stream
-        if unwritten is not None and (error in (None, unwritten) or isinstance(error, SystemExit)):
-            if isinstance(unwritten, BrokenPipeError):
-                self.status = 128 + 13  # SIGPIPE, which Python ignores; Windows has no name for it
-            else:
-                self._tell(f"what was printed cannot be written: {unwritten.strerror}.", 1)
+        unwritten = self._out and self._out.close_if_broken()
+        unread = self._err and self._err.close_if_broken()  # nor can it be told what went wrong
+        sys.stdout, sys.stderr = self._out and self._out.stream, self._err and self._err.stream
+        if unwritten is None or not (error in (None, unwritten) or isinstance(error, SystemExit)):
+            unwritten = unread if isinstance(error, _told_errors()) else None
+        if isinstance(unwritten, BrokenPipeError):
+            self.status = 128 + 13  # SIGPIPE, which Python ignores; Windows has no name for it
+        elif unwritten is not None:
+            self._tell(f"what was printed cannot be written: {unwritten.strerror}.", 1)
         elif isinstance(error, KeyboardInterrupt):
-            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-            self._tell(f"interrupted; {self.kept}.", 128 + number)
-        elif isinstance(error, self.errors):
+            self._tell(self._interrupted, 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+        elif isinstance(error, _told_errors()):
             self._tell(str(error), 1)
         return self.status != 0
 

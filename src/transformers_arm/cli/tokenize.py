@@ -12,7 +12,8 @@ KEPT = "what is written stays, and the same command goes on"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("dataset", help="folder, Hub id, or parquet or tar files; its columns: docs/data.md")
     command.add_argument("--output", type=Path, required=True, help="folder to write, or to go on with")
-    add_checkpoint(command, "--vq", help=f"folder of an ARM or of a tokenizer (default: {CHECKPOINT})")
+    help_of_checkpoint = f"folder of an ARM or of a tokenizer (default: {CHECKPOINT})"
+    add_checkpoint(command, "--vq", help=help_of_checkpoint, kinds=("arm", "arm_vq"))
     command.add_argument("--config", help="which configuration of a Hub dataset")
     command.add_argument("--split", default="train", help="(default: %(default)s)")
     command.add_argument(

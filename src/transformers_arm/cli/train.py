@@ -4,7 +4,8 @@ import argparse
 import sys
 from importlib import import_module
 
-from ..extras import MissingExtra, require
+from ..extras import require
+from .shared import Once
 from .shell import Shell
 
 HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, pretrain, sft or grpo"
@@ -29,15 +30,6 @@ class StageHelp(argparse.Action):
         parser.exit()
 
 
-class Once(argparse.Action):
-    """An option that is given once."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is given twice; a training has one recipe.")
-        setattr(namespace, self.dest, values)
-
-
 def add_recipe(command: argparse.ArgumentParser, stage: str) -> None:
     """The arguments of a stage."""
     command.add_argument("-h", "--help", action=StageHelp, nargs=0, help="every field of its recipe, and leave")
@@ -50,7 +42,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     of_stages = command.add_subparsers(required=True, metavar="STAGE")
     for stage in STAGES:
         add_recipe(of_stages.add_parser(stage, add_help=False), stage)
-    command.set_defaults(checkpoint=None)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,13 +52,9 @@ def launch(stage: str) -> None:
     """The command line of a launcher in trainers/, whose stage is known."""
     parser = argparse.ArgumentParser(add_help=False)
     add_recipe(parser, stage)
-    with Shell(parser.prog, errors=()) as shell:
+    with Shell(parser.prog) as shell:
+        arguments = parser.parse_args()
         shell.begin(KEPT)
-        try:
-            run(parser.parse_args())
-        except MissingExtra as error:
-            sys.exit(f"{parser.prog}: {error}")
-        except stages().RecipeError as error:  # said without where the code found it
-            sys.exit(f"{parser.prog}: {error}")
+        run(arguments)
     if shell.status:
         sys.exit(shell.status)

@@ -4,7 +4,6 @@ Knows nothing about what is asked, nor about asking again.
 """
 
 import asyncio
-import importlib
 import logging
 import os
 import re
@@ -14,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from huggingface_hub import ChatCompletionOutput, get_async_session
-from huggingface_hub.errors import HTTPError
 
+from ..fetching_arm import httpx
 from .credentials import Address, without_credentials
 from .event_loops import PerLoop
 
@@ -27,8 +26,8 @@ _ABOUT_FORM = re.compile(
     r"response.?format|json.?(schema|object|mode)|structured.?output|grammar|guided", re.IGNORECASE
 )
 _NO_KEY = "EMPTY"  # what local servers' users write
-_http = importlib.import_module(HTTPError.__module__)  # httpx or httpx2, by the hub's version
-HTTPStatusError = _http.HTTPStatusError
+_MAX_RESPONSE = 2**22  # bytes
+_OF_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
 
 
 def _format_field(form: str | None, schema: Mapping) -> dict:
@@ -39,7 +38,7 @@ def _format_field(form: str | None, schema: Mapping) -> dict:
     return {"response_format": {"type": form, **of_schema}}
 
 
-class _ShownURL(_http.URL):
+class _ShownURL(httpx.URL):
     """The URL of a request as logs and errors may show it. It is sent whole."""
 
     def __str__(self) -> str:
@@ -56,7 +55,7 @@ async def _show_less(request) -> None:
 class _OnLoop:
     """What an endpoint has on one event loop."""
 
-    client: _http.AsyncClient | None = None
+    client: httpx.AsyncClient | None = None
     users: int = 0
     first_answer: asyncio.Event | None = None
 
@@ -94,8 +93,8 @@ class Endpoint:
         self._address = Address(base_url, "base_url")
         self.shown, self._route = self._address.bare, _route(self._address.bare)
         try:
-            _http.URL(self.shown)
-        except _http.InvalidURL as error:
+            httpx.URL(self.shown)
+        except httpx.InvalidURL as error:
             raise ValueError(
                 f"base_url is {self.shown!r}: {error}; give one such as http://localhost:8000/v1."
             ) from error
@@ -120,7 +119,7 @@ class Endpoint:
     def without_credentials(self, text: str) -> str:
         return without_credentials(text, self._secrets)
 
-    def _new_client(self) -> _http.AsyncClient:
+    def _new_client(self) -> httpx.AsyncClient:
         client = get_async_session()  # the Hub's, with its users' proxies and certificates
         # Without the Hub's hooks: under HF_HUB_OFFLINE=1 they would forbid a judge on one's own machine as well.
         client.event_hooks = {"request": [_show_less]}
@@ -132,7 +131,7 @@ class Endpoint:
         return client
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[_http.AsyncClient]:
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         """What `ask` takes; one for all who ask at a time on this loop, closed by the last of them."""
         here = self._loops.here()
         here.client = here.client or self._new_client()
@@ -156,7 +155,7 @@ class Endpoint:
             await here.first_answer.wait()
 
     async def ask(
-        self, client: _http.AsyncClient, messages: list[dict], schema: Mapping, limit: float
+        self, client: httpx.AsyncClient, messages: list[dict], schema: Mapping, limit: float
     ) -> ChatCompletionOutput:
         """One answer, within `limit` seconds a request.
 
@@ -172,7 +171,7 @@ class Endpoint:
                 with self._lock:
                     self.requests += 1
                 # Not the client's own timeout: that one starts anew with every byte.
-                response = await asyncio.wait_for(client.post(self._route, json=body), limit)
+                response = await asyncio.wait_for(self._post(client, body), limit)
                 if not self._steps_down(response, form):
                     response.raise_for_status()
                     self._is_known = True
@@ -181,7 +180,18 @@ class Endpoint:
             if (event := self._loops.here().first_answer) is not None:
                 event.set()
 
-    def _steps_down(self, response: _http.Response, form: int) -> bool:
+    async def _post(self, client: httpx.AsyncClient, body: dict) -> httpx.Response:
+        """A response, of no more bytes than any answer has."""
+        async with client.stream("POST", self._route, json=body) as response:
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > _MAX_RESPONSE:
+                    raise ValueError(f"The response has more than {_MAX_RESPONSE:,} bytes; no answer has")
+        headers = [(name, value) for name, value in response.headers.items() if name not in _OF_TRANSFER]
+        return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
+
+    def _steps_down(self, response: httpx.Response, form: int) -> bool:
         """Whether a response refuses this form of answer; then a weaker one is asked for from now on."""
         if response.status_code not in _REFUSED_STATUS or form + 1 == len(_FORMS):
             return False
@@ -190,5 +200,6 @@ class Endpoint:
         with self._lock:
             if self._form == form:
                 self._form += 1
-                logger.info("%s refuses response_format %s; %s from now on.", self.shown, *_FORMS[form : form + 2])
+                weaker = _FORMS[form + 1] or "none"
+                logger.info("%s refuses response_format %s; %s from now on.", self.shown, _FORMS[form], weaker)
         return True

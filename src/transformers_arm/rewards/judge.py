@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from huggingface_hub import ChatCompletionOutput
-from huggingface_hub.errors import HTTPError
 from PIL import Image
 
+from ..fetching_arm import httpx
 from .credentials import without_credentials
-from .endpoint import Endpoint, HTTPStatusError
+from .endpoint import Endpoint
 from .errors import RewardError
 from .event_loops import PerLoop
 from .in_flight import InFlight, Work
@@ -32,11 +32,16 @@ from .score_cache import ScoreCache
 logger = logging.getLogger(__name__)
 
 _MIN_JUDGEMENTS = 10  # a share of failures among fewer says little
+_AGAIN = {"type": "text", "text": "Answer with the JSON object alone."}  # where an answer had none
 _PASSING_STATUS = (408, 409, 429)  # and every 5xx
 
 
 class JudgeError(RewardError):
     """Too many judgements failed."""
+
+
+class _NoScores(ValueError):
+    """An answer without scores."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def _retry_after(header: str) -> float:
 
 
 def _scores_in(response: ChatCompletionOutput, rubric: Rubric) -> Scores:
-    """The scores that a response gives. Raises ValueError where it gives none."""
+    """The scores that a response gives. Raises _NoScores where it gives none."""
     try:
         choice = response.choices[0]
         message, content = choice.message, choice.message.content
@@ -97,13 +102,13 @@ def _scores_in(response: ChatCompletionOutput, rubric: Rubric) -> Scores:
         message = content = None
     if not isinstance(content, str):
         if any(getattr(message, name, None) for name in ("reasoning", "reasoning_content")):
-            raise ValueError("The response has reasoning and no text after it; raise max_tokens in `sampling`")
-        raise ValueError("The response has no text at choices[0].message.content")
+            raise _NoScores("The response has reasoning and no text after it; raise max_tokens in `sampling`")
+        raise _NoScores("The response has no text at choices[0].message.content")
     try:
         return rubric.parse(content)
     except ValueError as error:
         cut = ", cut off by max_tokens of `sampling`" if choice.finish_reason == "length" else ""
-        raise ValueError(f"{error}, in the answer {content!r}{cut}") from error
+        raise _NoScores(f"{error}, in the answer {content!r}{cut}") from error
 
 
 class VLMJudge:
@@ -373,13 +378,18 @@ class VLMJudge:
                 return _scores_in(response, rubric)
             except asyncio.TimeoutError:
                 reason = f"No response within {limit:.3g} s."
-            except HTTPStatusError as error:
+            except httpx.HTTPStatusError as error:
                 status = error.response.status_code
                 reason = f"HTTP {status} {error.response.reason_phrase}: {error.response.text}"
                 if status not in _PASSING_STATUS and status < 500:
                     return self._fail(reason)
                 pause = max(pause, _retry_after(error.response.headers.get("retry-after", "")))
-            except (HTTPError, ValueError) as error:
+            except _NoScores as error:
+                reason = f"{error}."
+                if _AGAIN in messages[-1]["content"]:
+                    return self._fail(f"Asked for JSON alone, too: {reason}")
+                messages = [*messages[:-1], {**messages[-1], "content": [*messages[-1]["content"], _AGAIN]}]
+            except (httpx.HTTPError, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}."
             if attempt < self.retries:
                 if time.monotonic() + pause >= end:

@@ -10,13 +10,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 _MAX_SCORE = 10
-_MAX_ANSWER = 1_000_000  # characters
-_FLAT_OBJECT = re.compile(r"\{[^{}]*\}")  # scores are numbers: their object holds no other. Found in linear time
-_DECODER = json.JSONDecoder(object_pairs_hook=tuple)  # shows keys given twice
+_MAX_ANSWER = 100_000  # characters
+_MAX_BRACES = 200  # that open no object: each costs a look at what follows
+_TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 _REASONING = re.compile(r"<think(?:ing)?>|\[THINK\]|◁think▷")
 _REASONING_END = re.compile(r"</think(?:ing)?>|\[/THINK\]|◁/think▷")
 
 Scores = dict[str, float | None]
+
+
+def _objects(text: str) -> list[list[tuple[str, object]]]:
+    """The JSON objects in a text, nested ones before theirs, as pairs, which show keys given twice."""
+    found, wrong = [], 0
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: found.append(pairs) or dict(pairs))
+    start = text.find("{")
+    while start >= 0:
+        complete = len(found)
+        try:
+            _, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            del found[complete:]  # they are met again
+            end, wrong = start + 1, wrong + 1
+            if wrong > _MAX_BRACES:
+                raise ValueError(f"More than {_MAX_BRACES} braces that open no JSON object") from None
+        start = text.find("{", end)
+    return found
 
 
 def _mean(scores: Mapping[str, float]) -> float:
@@ -75,44 +93,46 @@ class Rubric:
         }
 
     def parse(self, answer: str) -> Scores:
-        """The scores in a judge's answer: the one JSON object that has all criteria and no more.
+        """The scores in a judge's answer: the one JSON object that has all criteria, as numbers or as texts of them.
 
-        Whatever stands around it is not looked at: prose, code fences, another object. Reasoning between `<think>` and
-        `</think>` may hold drafts and is left out. The object may be repeated, but two different ones are none.
+        Whatever stands in it besides or around it is not looked at: prose, code fences, another object. Reasoning
+        between `<think>` and `</think>` may hold drafts and is left out. The object may be repeated, but two different
+        ones are none.
 
         Raises:
             ValueError: no such object, different ones, scores that are no numbers in 0..10, reasoning without an end,
-                an answer beyond a million characters.
+                an answer beyond 100,000 characters.
         """
         if len(answer) > _MAX_ANSWER:
             raise ValueError(f"An answer of {len(answer)} characters, more than {_MAX_ANSWER}")
         *reasoning, said = _REASONING_END.split(answer)
         if not reasoning and _REASONING.search(said):
             raise ValueError("Reasoning that does not end; raise max_tokens, or what stands for it, in `sampling`")
-        given = list(filter(None, map(self._scores, _FLAT_OBJECT.findall(said))))
+        given = list(filter(None, map(self._scores, _objects(_TRAILING_COMMA.sub("", said)))))
         if not given:
             raise ValueError(f"Not one JSON object with the keys {', '.join(self.criteria)}")
         if any(scores != given[0] for scores in given):
             raise ValueError(f"{len(given)} JSON objects with different scores")
         return given[0]
 
-    def _scores(self, text: str) -> Scores | None:
-        """The scores in braces, None where they hold anything else. Raises ValueError where they cannot be scores."""
-        try:
-            pairs = _DECODER.decode(text)
-        except (ValueError, RecursionError):
-            return None
+    def _scores(self, pairs: list[tuple[str, object]]) -> Scores | None:
+        """The scores in an object, None where it lacks some. Raises ValueError where they cannot be scores."""
+        pairs = [(key, value) for key, value in pairs if key in self.criteria]
         if {key for key, _ in pairs} != set(self.criteria):
             return None
         if len(pairs) > len(self.criteria):
             raise ValueError("A key given twice")
-        for key, score in pairs:
-            is_number = isinstance(score, int | float) and not isinstance(score, bool)
-            if not (score is None and key in self.optional or is_number and 0 <= score <= _MAX_SCORE):
-                raise ValueError(f"{key} is {score!r}, not a number in 0..{_MAX_SCORE}")
-        if all(score is None for _, score in pairs):
+        scores = {}
+        for key, said in pairs:
+            try:
+                scores[key] = None if said is None and key in self.optional else float(said)
+            except (TypeError, ValueError, OverflowError):
+                scores[key] = math.nan
+            if isinstance(said, bool) or scores[key] is not None and not 0 <= scores[key] <= _MAX_SCORE:
+                raise ValueError(f"{key} is {said!r}, not a number in 0..{_MAX_SCORE}")
+        if all(score is None for score in scores.values()):
             raise ValueError("Every score is null")
-        return {key: score if score is None else float(score) for key, score in pairs}
+        return scores
 
     def reward(self, scores: Scores) -> float:
         """One reward in 0..1. Raises ValueError where `combine` leaves that range."""

@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 
+from ..whole_files import write_whole
 from .rubrics import Rubric, Scores
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ class ScoreCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".writing", delete=False) as file:
-                json.dump(scores, file)
-            os.replace(file.name, self.folder / f"{key}.json")
+            write_whole(self.folder / f"{key}.json", json.dumps(scores))
         except OSError as error:  # a full disk costs money, not the run
             logger.warning("A judgement could not be written to the cache: %s", error)

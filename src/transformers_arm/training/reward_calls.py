@@ -8,14 +8,18 @@ import functools
 import inspect
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from numbers import Real
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 import torch
 
+from ..fetching_arm import in_thread
 from ..rewards.errors import RewardError
 
 logger = logging.getLogger(__name__)
@@ -28,25 +32,34 @@ class _Late(Exception):
     """A reward did not answer in time."""
 
 
-def _called_in_time(call: Callable, timeout: float | None):
-    """The result of a call, on the same device; raises _Late after `timeout` seconds. A thread that hangs is left."""
-    if timeout is None:
-        return call()
-    future: Future = Future()
+def _beside(call: Callable) -> Future:
+    """A call in a thread of its own, on the same device."""
     device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
 
-    def run() -> None:
-        try:
-            if device is not None:
-                torch.accelerator.set_device_index(device)
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
+    def run():
+        if device is not None:
+            torch.accelerator.set_device_index(device)
+        return call()
 
-    Thread(target=run, daemon=True).start()
+    return in_thread(run)
+
+
+def _called_in_time(call: Callable, timeout: float | None):
+    """The result of a call; raises _Late after `timeout` seconds. A thread that hangs is left."""
+    if timeout is None:
+        return call()
+    future = _beside(call)
     if not wait([future], timeout).done:
         raise _Late(f"did not answer within {timeout} s")
     return future.result()
+
+
+def _is_async(call: Callable) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
 
 
 class GuardedReward:
@@ -60,7 +73,12 @@ class GuardedReward:
         reward: takes `prompts`, `images`, ... as keywords and returns a list of float or None. It may have a method
             `start` that takes `prompts`, `images`, `source_images` and `task`; see there.
         timeout: seconds a call may take; None sets no limit. A reward whose `limits_itself` is true has none.
+
+    Raises:
+        ValueError: `start` is a coroutine function and the reward is none, or the other way round.
     """
+
+    is_async = False
 
     def __init__(self, reward: Callable, timeout: float | None = None):
         self.reward, self.timeout = reward, None if getattr(reward, "limits_itself", False) else timeout
@@ -68,6 +86,13 @@ class GuardedReward:
         while isinstance(plain, functools.partial):
             plain = plain.func
         self.__name__ = getattr(plain, "__name__", type(plain).__name__)
+        start = getattr(reward, "start", None)
+        self._start = start if callable(start) else None  # else it is something of the reward's own
+        if self._start is not None and _is_async(start) != self.is_async:
+            raise ValueError(
+                f"Of reward {self.__name__} either `start` or the call is a coroutine function; make both so, or none."
+            )
+        self._starts, self._worker, self._began = SimpleQueue(), None, None
         parameters = inspect.signature(reward).parameters.values()
         takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
         self.keywords = None if takes_all else {parameter.name for parameter in parameters}
@@ -77,6 +102,9 @@ class GuardedReward:
         self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT_CALLS)
 
     def __call__(self, prompts: Sequence[str], **columns) -> list[float | None]:
+        with suppress(Empty):  # what is yet to start is asked for now
+            while True:
+                self._starts.get_nowait()
         try:
             call = functools.partial(self.reward, **self._taken(prompts=prompts, **columns))
             return self._checked(_called_in_time(call, self.timeout), len(prompts))
@@ -88,30 +116,39 @@ class GuardedReward:
 
     def start(self, **columns) -> None:
         """Shows the reward some of the pictures that it will be asked for, while others are still drawn: its own
-        `start`, if it has one, is called beside the training, within the time limit. A failure is only logged: the
-        call is yet to come.
+        `start`, if it has one, is called beside the training, one batch after the other, and no more once one exceeds
+        the time limit. A failure is only logged: the call is yet to come.
         """
-        if (start := getattr(self.reward, "start", None)) is not None:
-            Thread(target=self._started, args=(start, columns), daemon=True).start()
+        if self._start is None:
+            return
+        began = self._began
+        if self.timeout is not None and began is not None and time.monotonic() - began > self.timeout:
+            return self._not_started(_Late(f"did not end within {self.timeout} s"))
+        self._worker = self._worker or _beside(self._work)
+        self._starts.put(columns)
 
-    def _started(self, start: Callable, columns: dict) -> None:
-        try:
-            _called_in_time(functools.partial(start, **columns), self.timeout)
-        except Exception as error:
-            self._not_started(error)
+    def _work(self) -> None:
+        """Starts what is to start, in the one thread for it."""
+        while True:
+            columns = self._starts.get()
+            self._began = time.monotonic()
+            try:
+                self._start(**columns)
+            except Exception as error:
+                self._not_started(error)
+            self._began = None
 
     def _not_started(self, error: Exception) -> None:
-        what = str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
-        logger.warning("Reward %s could not start early: %s", self.__name__, what, exc_info=error)
+        logger.warning("Reward %s could not start early: %s", self.__name__, _said(error), exc_info=error)
 
     def _failure(self, error: Exception, count: int) -> list[None]:
         if isinstance(error, RewardError):
             self.stop = error
         self.failed += count
         self.asked += count
-        what = str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
-        self.last_error = what
-        logger.warning("Reward %s: %s; its %d samples go without it.", self.__name__, what, count, exc_info=error)
+        self.last_error = _said(error)
+        said = (self.__name__, self.last_error, count)
+        logger.warning("Reward %s: %s; its %d samples go without it.", *said, exc_info=error)
         return [None] * count
 
     def _checked(self, values, count: int) -> list[float | None]:
@@ -159,18 +196,20 @@ class AsyncGuardedReward(GuardedReward):
     Each runs on an event loop of its own, so that one that blocks holds up neither the others nor its time limit.
     """
 
+    is_async = True
+
     def __init__(self, reward: Callable, timeout: float | None = None):
         super().__init__(reward, timeout)
         self.loop = asyncio.new_event_loop()
         Thread(target=self.loop.run_forever, daemon=True).start()
 
     def start(self, **columns) -> None:
-        if (start := getattr(self.reward, "start", None)) is not None:
-            asyncio.run_coroutine_threadsafe(self._started(start, columns), self.loop)
+        if self._start is not None:
+            asyncio.run_coroutine_threadsafe(self._started(columns), self.loop)
 
-    async def _started(self, start: Callable, columns: dict) -> None:
+    async def _started(self, columns: dict) -> None:
         try:
-            await asyncio.wait_for(start(**columns), self.timeout)
+            await asyncio.wait_for(self._start(**columns), self.timeout)
         except TimeoutError:
             self._not_started(_Late(f"did not end within {self.timeout} s"))
         except Exception as error:

@@ -55,6 +55,7 @@ def test_a_refused_form_is_stepped_down_from_once(endpoint, new_judge, caplog, t
     assert types_asked(endpoint) == asked + [last] * 7
     assert judge.requests == len(asked) + 7 and judge.failures == 0
     assert caplog.text.count("refuses response_format") == len(asked) - 1
+    assert f"; {last or 'none'} from now on." in caplog.text
     score(judge, images=[picture(50)])  # remembered
     assert types_asked(endpoint)[-1] == last and judge.requests == len(asked) + 8
 

@@ -95,6 +95,8 @@ def test_cache_answers_the_second_time_and_another_process(endpoint, new_judge, 
     files = list((tmp_path / "cache").iterdir())
     assert len(files) == 3 and all(file.suffix == ".json" for file in files)
     assert SECRET not in "".join(file.read_text() for file in files)
+    (tmp_path / "plain").touch()
+    assert all(file.stat().st_mode == (tmp_path / "plain").stat().st_mode for file in files)  # others may read them
 
 
 def test_a_hit_encodes_no_picture(endpoint, new_judge, tmp_path):

@@ -37,7 +37,8 @@ def drop_mid_body(handler):
         (stall, "No response within 0.5 s"),
         (dribble, "No response within 0.5 s"),
         (drop_mid_body, "RemoteProtocolError"),
-        ("?", "ValueError"),
+        ("?", "Not one JSON object"),
+        (lambda handler: handler.send(200, " " * 2**23), "The response has more than 4,194,304 bytes"),
     ],
 )
 def test_what_can_pass_is_asked_again(endpoint, new_judge, trouble, reason):
@@ -113,6 +114,15 @@ def test_trl_awaits_it_on_its_own_loop(endpoint, new_judge):
     rows = {"prompts": ["p"], "images": [picture()], "source_images": [[]], "task": ["text_to_image"]}
     assert asyncio.run_coroutine_threadsafe(judge(**rows), loop).result(30) == [pytest.approx(REWARD)]
     shutdown_event_loop_in_daemon(thread, loop)
+
+
+def test_an_answer_without_scores_is_asked_for_json_alone_once(endpoint, new_judge):
+    endpoint.script = ["?", GOOD, "?", "?"]
+    judge = new_judge(retries=5)
+    assert score(judge) == [pytest.approx(REWARD)] and score(judge) == [None]
+    texts = [payload["messages"][1]["content"][-1].get("text") for payload in endpoint.payloads]
+    assert texts == [None, "Answer with the JSON object alone."] * 2
+    assert "Asked for JSON alone, too: Not one JSON object" in judge._last_error
 
 
 # When it stops

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 from transformers_arm.rewards import RewardError
+from transformers_arm.training.reward_calls import AsyncGuardedReward, GuardedReward
 
 
 def test_rewards_get_pictures_and_every_column(train):
@@ -184,6 +186,47 @@ def test_a_start_that_fails_or_hangs_takes_nothing_along(train, caplog):
     assert "Reward FailingOnAThread could not start early: OSError: no disk yet" in caplog.text
     time.sleep(0.5)
     assert "Reward Failing could not start early: did not end within 0.9 s" in caplog.text
+
+
+def test_starts_that_hang_leave_one_thread(caplog):
+    class Hanging:
+        def start(self, **_):
+            time.sleep(5)
+
+        def __call__(self, images, **_):
+            return brightness(images)
+
+    reward, before = GuardedReward(Hanging(), 0.1), threading.active_count()
+    for _ in range(50):
+        reward.start(prompts=["a"])
+        time.sleep(0.005)
+    assert threading.active_count() == before + 1
+    assert "Reward Hanging could not start early: did not end within 0.1 s" in caplog.text
+    assert reward(["a"], images=[SCENE]) == pytest.approx(brightness([SCENE]))
+
+
+class Timed:
+    """Has a `start` that is none of the trainer's."""
+
+    start = 3.0
+
+    def __call__(self, images, **_):
+        return brightness(images)
+
+
+def test_a_start_that_is_no_function_is_left_alone(caplog):
+    GuardedReward(Timed(), 1).start(prompts=["a"])
+    assert "could not start early" not in caplog.text
+
+
+@pytest.mark.parametrize(("guard", "kind"), [(GuardedReward, Timed), (AsyncGuardedReward, Early)])
+def test_a_start_of_another_kind_than_its_reward_is_refused(guard, kind):
+    class Mixed(kind):
+        pass
+
+    Mixed.start = EarlyOnAThread.start if kind is Early else Early.start
+    with pytest.raises(ValueError, match="Of reward Mixed either `start` or the call is a coroutine function"):
+        guard(Mixed())
 
 
 def raises(**_):
