@@ -6,6 +6,7 @@ import pytest
 from datasets import load_dataset
 from mixture_sources import cut, streamed_texts, texts
 
+from transformers_arm.data.columns import check_dataset
 from transformers_arm.data.input_files import rows_of
 from transformers_arm.data.renaming import check_whole
 from transformers_arm.data.row_errors import RowError
@@ -42,3 +43,15 @@ def test_lines_that_are_no_json_are_rows_that_say_so(tmp_path):
     assert [row.get("prompt") for row in rows] == ["a", None, "b"]
     with pytest.raises(RowError, match="Row 1: the line '{' is no JSON: Expecting property name"):
         check_whole(rows[1], 1)
+
+
+def test_check_dataset_names_bad_lines_and_files_that_end_early(tmp_path):
+    rows = [json.dumps({"prompt": "a", "answer": "b"})] * 3
+    (tmp_path / "0.jsonl").write_text("\n".join([*rows, '{"prompt": "c']))
+    dataset = load_dataset("json", data_files=str(tmp_path / "0.jsonl"), split="train", streaming=True)
+    with pytest.raises(ValueError, match="1 of 4 rows cannot be used:\nRow 3: the line '.*' is no JSON"):
+        check_dataset(dataset)
+    dataset = streamed_texts(tmp_path, [3, 3])
+    cut(tmp_path / "01.parquet", 300)
+    with pytest.raises(ValueError, match="01.parquet ends early, after 0 rows"):
+        check_dataset(dataset)

@@ -27,6 +27,7 @@ from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
 from .conversations import message
 from .pictures import Written, fetcher_for, read_picture, rgb_picture
+from .renaming import check_whole
 from .row_errors import SHOWN_ROWS, RowError, as_row_error, row_error
 
 COLUMNS = ("task", "prompt", "answer", "source_image", "source_images", "image", "messages", "images")
@@ -304,12 +305,15 @@ def check_dataset(
     Raises:
         ValueError: rows cannot be used; says how many, and of the first ten what is wrong.
     """
+    from .input_files import rows_of  # which needs `undecoded`
+
     prepare = rgb_picture if image_processor is None else image_processor
     fetcher = fetcher_for(dataset, local_files)
     tasks, problems, rows = Counter(), [], 0
-    for rows, row in enumerate(undecoded(dataset), 1):
+    for rows, row in enumerate(rows_of(dataset), 1):
         try:
             with as_row_error(rows - 1):
+                check_whole(row, rows - 1)
                 row_conversation(row, rows - 1, prepare, fetcher)
                 tasks["messages" if row.get("messages") is not None else row_task(row, rows - 1)] += 1
         except RowError as error:

@@ -310,20 +310,13 @@ def _strings(value) -> Iterator[str]:
             yield from _strings(each)
 
 
-def all_files(dataset: IterableDataset) -> list[str]:
-    """All files that a streamed dataset reads, in order, as far as they are known; none of a generator's."""
-    values = [getattr(source, "kwargs", {}).values() for source in _sources_of(dataset._ex_iterable)]
-    listed = [value for value in chain.from_iterable(values) if isinstance(value, list | tuple)]
-    return list(dict.fromkeys(chain.from_iterable(map(_strings, listed))))
-
-
-def file_names(dataset: IterableDataset) -> list[str] | None:
-    """The files that a streamed dataset's shards are, in order; None where they are not known to be files."""
+def file_names(dataset: IterableDataset) -> list[str]:
+    """The files that a streamed dataset reads, in order, as far as they are known; none of a generator's."""
     names = []
     for source in _sources_of(dataset._ex_iterable):  # `datasets` does not say it otherwise
-        lists = [value for value in getattr(source, "kwargs", {}).values() if isinstance(value, list)]
-        names += next((list(each) for each in lists if each and all(isinstance(name, str) for name in each)), [])
-    return names if len(names) == dataset.num_shards else None
+        lists = (value for value in getattr(source, "kwargs", {}).values() if isinstance(value, list | tuple))
+        names += next(filter(None, map(list, map(_strings, lists))), [])
+    return names
 
 
 def with_rows_undecoded(dataset: IterableDataset) -> IterableDataset:
@@ -333,15 +326,15 @@ def with_rows_undecoded(dataset: IterableDataset) -> IterableDataset:
     builder = getattr(function, "__self__", None)
     if isinstance(builder, Json) and (files := line_files(builder, str(dataset.split))):
         return streamed_lines(files, downloading(builder)) if len(files) == dataset.num_shards else dataset
-    if not isinstance(builder, WebDataset) or (tars := file_names(dataset)) is None:
+    if not isinstance(builder, WebDataset) or len(tars := file_names(dataset)) != dataset.num_shards:
         return dataset
     return streamed_tars(tars, downloading(builder))
 
 
 def shard_names(dataset: IterableDataset) -> list[str]:
     """What messages call the shards of a streamed dataset: the files that they are, or else their numbers."""
-    files = dataset.num_shards
-    return file_names(dataset) or [f"file {number} of {files}" for number in range(1, files + 1)]
+    names, shards = file_names(dataset), dataset.num_shards
+    return names if len(names) == shards else [f"file {number} of {shards}" for number in range(1, shards + 1)]
 
 
 def rows_of(dataset: Dataset | IterableDataset) -> Iterator[dict]:

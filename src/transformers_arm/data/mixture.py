@@ -27,18 +27,27 @@ from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import digest, of_files, of_first_row, of_rows
-from .input_files import IndexedRaw, all_files, is_of_reader, open_dataset, shard_names, steps_of, with_rows_undecoded
+from .input_files import (
+    LOADING,
+    IndexedRaw,
+    file_names,
+    is_of_reader,
+    open_dataset,
+    shard_names,
+    steps_of,
+    with_rows_undecoded,
+)
 from .pictures import fetcher_for, rgb_picture
 from .renaming import arranged, check_rename
-from .row_errors import FEWEST_ROWS, RowError, as_row_error, file_error
+from .row_errors import FEWEST_ROWS, RowError, as_row_error, check_skipped, file_error
 from .world import find_world
 
 logger = logging.getLogger(__name__)
 
-SHOWN_ROWS = 3  # skipped rows that a stream logs of each source and reason
+SHOWN_OF_A_REASON = 3  # skipped rows that a stream logs of each source and reason
 PLACES = (  # arguments of load_dataset that say where data lie and how they are loaded, not what they are
     *("path", "data_dir", "data_files", "cache_dir", "token", "storage_options", "download_config", "download_mode"),
-    *("num_proc", "keep_in_memory", "verification_mode", "save_infos"),
+    *LOADING,
 )
 EMPTY_EPOCHS = 100  # a stream may find no row for; with fewer rows than streams it often does
 
@@ -171,7 +180,7 @@ class StreamedRows:
     def made_of(self) -> dict:
         """What its order and its rows depend on."""
         found = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "shards": self.dataset.num_shards}
-        files, steps = all_files(self.dataset), steps_of(self.dataset._ex_iterable)
+        files, steps = dict.fromkeys(file_names(self.dataset)), steps_of(self.dataset._ex_iterable)
         found |= {"files": of_files(files)} if files else {"first_row": of_first_row(self.dataset)}
         return found | ({"steps": steps} if steps else {})
 
@@ -420,7 +429,9 @@ class Mixture:
                     sample = encode(drop_conditions(rng, conversation, **(source.condition_dropout or {})))
             except RowError as error:
                 state = state._replace(skipped={**state.skipped, name: self._skipped(state, name, error)})
-                self._check_skipped(state, name, stream, error)
+                total, whose = sum(state.skipped[name].values()), f"rows that stream {stream} read of source '{name}'"
+                shown = f"They are {state.skipped[name]}. The last: {error.file or name}: {error}"
+                check_skipped(self.max_skipped, max(state.read[name], FEWEST_ROWS), total, shown, whose)
             else:
                 yield name, sample, state
 
@@ -428,20 +439,9 @@ class Mixture:
     def _skipped(state: MixtureState, name: str, error: RowError) -> dict[str, int]:
         """The counts of a source's skipped rows by reason, with one more; the first are logged."""
         skipped = counted(state.skipped.get(name, {}), error.reason)
-        if skipped[error.reason] <= SHOWN_ROWS:
+        if skipped[error.reason] <= SHOWN_OF_A_REASON:
             logger.warning("Source '%s', %sskipped: %s", name, f"{error.file}: " if error.file else "", error)
         return skipped
-
-    def _check_skipped(self, state: MixtureState, name: str, stream: int, error: RowError) -> None:
-        """Raises a ValueError if more rows of a source were skipped than `max_skipped` allows."""
-        skipped, read = state.skipped[name], state.read[name]
-        total, of = sum(skipped.values()), max(read, FEWEST_ROWS)
-        if total > self.max_skipped * of:
-            raise ValueError(
-                f"Source '{name}': {total} of the first {read} rows that stream {stream} read cannot be used, more "
-                f"than the share {self.max_skipped} of {of}: {skipped}. Last, "
-                f"{f'{error.file}: ' if error.file else ''}{error} Repair the source, or raise max_skipped."
-            ) from error
 
     @cached_property
     def made_of(self) -> dict:

@@ -31,6 +31,7 @@ from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from ..fetching_arm import Fetcher
+from ..whole_files import whole_file, write_whole
 from .columns import COLUMNS, SOURCES, TASKS, read_list, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .file_errors import until_broken
@@ -221,12 +222,10 @@ class Tokenizing:
             tally.check_skipped(self.job.max_skipped, rows, skipped)
 
     def write(self, file: Path, results: list[dict], about: dict) -> None:
-        aside = file.with_name(f".{file.name}.{os.getpid()}")
         schema = SCHEMA.with_metadata(SCHEMA.metadata | {METADATA: json.dumps(about)})
-        with pq.ParquetWriter(aside, schema) as writer:
+        with whole_file(file) as aside, pq.ParquetWriter(aside, schema) as writer:
             if results:  # `datasets` cannot read a row group without rows
                 writer.write_table(pa.Table.from_pylist(results, schema=schema))
-        aside.replace(file)
 
     def source(self, number: int, source: InputFile, first: int, step: int) -> None:
         """Writes every `step`-th window of a source, from the `first` on, that has no file yet."""
@@ -317,9 +316,7 @@ def write_report(output: Path, begun: dict, sources: list[InputFile]) -> dict:
             ended_early.append({"file": about["source"], "rows": rows, "problem": about["problem"]})
     finished = sum(is_finished(files, number) for number in range(len(sources)))
     report = begun | {"complete": finished == len(sources), **vars(tally), "ended_early": ended_early}
-    aside = output / f".{REPORT}"
-    aside.write_text(json.dumps(report, indent=2) + "\n")
-    aside.replace(output / REPORT)
+    write_whole(output / REPORT, json.dumps(report, indent=2) + "\n")
     return report
 
 

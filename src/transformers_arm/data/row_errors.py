@@ -79,9 +79,10 @@ def as_row_error(index: int | str, column: str = "", *, file: str = "") -> Itera
         raise row_error(index, column, problem, reason, file=file) from error
 
 
-def file_error(rows: int, error: Exception, name: str = "the file") -> RowError:
+def file_error(rows: int, error: Exception | str, name: str = "the file") -> RowError:
     """The error of a file of which only so many rows can be read."""
-    cause = RowError(f"{name} ends early, after {rows} rows ({type(error).__name__}: {error}). Replace it.")
+    said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    cause = RowError(f"{name} ends early, after {rows} rows ({said}). Replace it.")
     cause.reason = "file ends early"
     return cause
 
@@ -109,12 +110,22 @@ class Tally:
 
     def check_skipped(self, share: float, rows: int, skipped: int) -> None:
         """Raises a ValueError if more than this share of the rows was skipped."""
-        if skipped > share * rows:
-            shown = "\n".join(f"{example['file']}: {example['problem']}" for example in self.examples)
-            raise ValueError(
-                f"{skipped} of {rows} rows cannot be used, more than max_skipped {share} allows. Mend the dataset, "
-                f"or go on with a larger max_skipped. The first:\n{shown}"
-            )
+        shown = "\n".join(f"{example['file']}: {example['problem']}" for example in self.examples)
+        check_skipped(share, rows, skipped, f"The first:\n{shown}")
+
+
+def check_skipped(share: float, rows: int, skipped: int, shown: str, whose: str = "rows") -> None:
+    """Raises a ValueError if more than this share of rows was skipped.
+
+    Args:
+        shown: which rows they were, in sentences.
+        whose: what the rows are.
+    """
+    if skipped > share * rows:
+        raise ValueError(
+            f"{skipped} of {rows} {whose} cannot be used, more than max_skipped {share} allows. Mend the dataset, or "
+            f"go on with a larger max_skipped. {shown}"
+        )
 
 
 def check_share(max_skipped: float) -> None:

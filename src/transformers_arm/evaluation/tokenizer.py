@@ -33,7 +33,7 @@ from ..data.file_errors import until_broken
 from ..data.input_files import InputFile
 from ..data.pictures import read_picture
 from ..data.renaming import arranged
-from ..data.row_errors import RowError, Tally, as_row_error, row_error
+from ..data.row_errors import FEWEST_ROWS, RowError, Tally, as_row_error, file_error, row_error
 from ..data.visual_tokenizer import load_tokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..extras import require
@@ -52,7 +52,6 @@ COLUMNS = ("image", "caption", "label")
 RENAME = dict.fromkeys(("image", "jpg", "jpeg", "png", "webp"), "image")
 RENAME |= dict.fromkeys(("caption", "txt", "text", "prompt"), "caption") | dict.fromkeys(("label", "cls"), "label")
 WINDOW = 1000  # captions that false ones are drawn from
-FEWEST_ROWS = 100  # that tell whether there are pictures at all
 
 
 # --- the tokenizer ---------------------------------------------------------------------------------------------------
@@ -174,9 +173,7 @@ def dataset_pictures(
                 picture = Picture(error)
             yield picture._replace(file=source.name, row=row, fetcher=fetcher)
         if problems:
-            error = RowError(f"the file ends early, after {row + 1} rows ({problems[0]}). Replace it.")
-            error.reason = "file ends early"
-            yield Picture(error, file=source.name, row=row + 1)
+            yield Picture(file_error(row + 1, problems[0]), file=source.name, row=row + 1)
 
 
 def _picture(columns: dict, row: int, rename: Mapping[str, str]) -> Picture:

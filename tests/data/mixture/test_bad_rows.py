@@ -50,7 +50,7 @@ def test_bad_rows_are_skipped_counted_and_named(caplog):
 
 def test_too_many_bad_rows_stop_the_training():
     mixture = Mixture({"edits": Source(broken_edits())}, seed=0, streams=1, max_skipped=0.05)
-    with pytest.raises(ValueError, match=r"Source 'edits': 6 of the first \d+ rows that stream 0 read cannot be used"):
+    with pytest.raises(ValueError, match="6 of 100 rows that stream 0 read of source 'edits' cannot.*They are"):
         list(islice(mixture.draw(0), 50))
 
 
