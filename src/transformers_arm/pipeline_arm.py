@@ -131,7 +131,9 @@ def load_detokenizer(
         )
     from .detokenizer_arm_pixel import ArmPixelDetokenizer  # here: diffusers takes a while to import
 
-    detokenizer = ArmPixelDetokenizer.from_pretrained(folder, torch_dtype=dtype)  # a later cast would be warned of
+    detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
+    for part in torch_parts(detokenizer):
+        torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast
     detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
     return detokenizer
 
