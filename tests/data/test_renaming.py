@@ -1,10 +1,12 @@
 """One rule for names of columns: old names go, the first that holds something counts, dots reach inside."""
 
+import gzip
 import json
+import tracemalloc
 
 import pytest
 
-from transformers_arm.data.renaming import arranged, check_rename
+from transformers_arm.data.renaming import MAX_BYTES, arranged, check_rename
 from transformers_arm.data.row_errors import RowError
 
 
@@ -110,3 +112,16 @@ def test_a_rename_that_would_do_nothing_is_refused():
         check_rename({"caption": "promt"}, columns)
     with pytest.raises(ValueError, match="No row has captoin or txt, which should be 'prompt': they have png, json"):
         check_rename({"captoin": "prompt", "txt": "prompt", "png": "image"}, columns, ["png", "json"])
+
+
+@pytest.mark.parametrize("name", ["txt.gz", "png.gz"])
+def test_what_a_member_unpacks_to_is_bounded(name):
+    """A few kilobytes of a tar must not take a worker's memory."""
+    bomb = gzip.compress(bytes(20 * MAX_BYTES), 9)
+    assert len(bomb) < MAX_BYTES / 40
+    tracemalloc.start()
+    with pytest.raises(RowError, match=f"^Row 7, column 'prompt': .* unpacks to more than {MAX_BYTES:,} bytes"):
+        arranged({name: member(name, bomb)}, 7, {name: "prompt"})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * MAX_BYTES

@@ -42,7 +42,7 @@ from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
-from .pictures import FROM_TRUSTED, fetcher_for
+from .pictures import FROM_TRUSTED, fetcher_for, sources_of
 from .renaming import BROKEN
 from .row_errors import file_error
 
@@ -284,11 +284,6 @@ def _before(examples) -> list:
     return [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
 
 
-def _sources_of(examples) -> Iterator[object]:
-    """Where a streamed dataset begins: what no other of its steps stands before."""
-    yield from chain.from_iterable(map(_sources_of, _before(examples))) if _before(examples) else [examples]
-
-
 def is_of_reader(error: BaseException) -> bool:
     """Whether an error that a streamed dataset raised is of what reads its files, and not of a step behind that."""
     frames = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
@@ -313,7 +308,7 @@ def _strings(value) -> Iterator[str]:
 def file_names(dataset: IterableDataset) -> list[str]:
     """The files that a streamed dataset reads, in order, as far as they are known; none of a generator's."""
     names = []
-    for source in _sources_of(dataset._ex_iterable):  # `datasets` does not say it otherwise
+    for source in sources_of(dataset._ex_iterable):  # `datasets` does not say it otherwise
         lists = (value for value in getattr(source, "kwargs", {}).values() if isinstance(value, list | tuple))
         names += next(filter(None, map(list, map(_strings, lists))), [])
     return names

@@ -16,10 +16,12 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
+from ..fetching_arm import FROM_OUTSIDE
 from .file_errors import BROKEN_FILE_ERRORS
 from .row_errors import row_error
 
 BROKEN = "\n"  # the column of a row that could not be decoded where it was read, which says why
+MAX_BYTES = FROM_OUTSIDE.max_bytes  # that a compressed member may unpack to
 DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
 
 
@@ -121,7 +123,9 @@ def _member(value):
         return value
     path, content = str(value.get("path")), value["bytes"]
     if compression := infer_compression(path):
-        path, content = path.rpartition(".")[0], compr[compression](BytesIO(content), mode="rb").read()
+        path, content = path.rpartition(".")[0], compr[compression](BytesIO(content), mode="rb").read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_BYTES:,} bytes. Store it in parts, or drop the row.")
     extension = path.rpartition(".")[2].lower()
     if extension in DECODED:
         return WebDataset.DECODERS[extension](content)
