@@ -427,6 +427,7 @@ def test_only_the_first_frame_is_decoded():
 
 def test_errors_show_long_and_odd_names_in_part():
     assert shown("http://" + "me:hush@example.com/a@b") == "http://example.com/a@b"
+    assert shown("https://example.com/a.png?sig=hush&v=1") == "https://example.com/a.png?..."
     assert shown("A" * 1000) == "A" * 80 + "..." and shown("a\nb") == "a?b"
 
 

@@ -51,9 +51,12 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def shown(source: str) -> str:
-    """A path, an address or a text as errors show it: in one line, without password, and not too long."""
+    """A path, an address or a text as errors show it: in one line, not too long, and of an address neither user and
+    password nor the query, in which signatures stand.
+    """
     if match := ADDRESS.match(source):
-        source = match[0] + NAMED.sub("", source[match.end() :], count=1)
+        bare, mark, query = NAMED.sub("", source[match.end() :], count=1).partition("?")
+        source = f"{match[0]}{bare}{mark}{'...' if query else ''}"
     source = source if len(source) <= LONGEST_NAME else f"{source[:80]}..."
     return "".join(character if character.isprintable() else "?" for character in source)
 
