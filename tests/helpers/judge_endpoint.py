@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -32,6 +33,21 @@ class Endpoint(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         pass  # clients that gave up
+
+
+@contextmanager
+def serving():
+    """An `Endpoint` at work."""
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):

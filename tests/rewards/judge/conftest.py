@@ -1,23 +1,15 @@
 """A server for judges, and judges that ask it."""
 
-import threading
-
 import pytest
-from judge_endpoint import SECRET, Endpoint
+from judge_endpoint import SECRET, serving
 
 from transformers_arm.rewards.judge import VLMJudge
 
 
 @pytest.fixture
 def endpoint():
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Rewards: what they get, how they are weighed, and what becomes of bad ones."""
 
 import asyncio
+import json
 import math
 import threading
 import time
@@ -10,11 +11,12 @@ import pytest
 import torch
 from datasets import Value
 from grpo_requests import MIXED, SCENE, brightness, dataset_of, logged, rollout
+from judge_endpoint import REWARD, serving
 from PIL import Image as PILImage
 from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
-from transformers_arm.rewards import RewardError
+from transformers_arm.rewards import RewardError, VLMJudge
 from transformers_arm.training.reward_calls import AsyncGuardedReward, GuardedReward
 
 
@@ -160,6 +162,25 @@ def test_a_reward_may_start_while_later_pictures_are_drawn(train, kind):
     plain = train(brightness, max_steps=0, decode_batch_size=1)
     rollout(plain)
     assert torch.equal(plain._rewards, trainer._rewards)
+
+
+def test_a_judge_begins_while_later_pictures_are_drawn_and_is_asked_once_of_each(train):
+    with serving() as endpoint:
+        judge = VLMJudge("judge-model", endpoint.url, api_key="none")
+        rows = [{"prompt": f"a red circle {number}"} for number in range(4)]
+        trainer = train(judge, rows, max_steps=0, decode_batch_size=1)
+        render, drawn = trainer._render, []
+
+        def noting(requests):
+            render(requests)
+            drawn.append(time.monotonic())
+
+        trainer._render = noting
+        rollout(trainer)
+    assert drawn[0] < endpoint.times[0] < drawn[-1]
+    assert len(endpoint.times) == judge.requests == len({json.dumps(payload) for payload in endpoint.payloads})
+    assert judge.requests + judge.cache_hits == len(drawn) and not judge.failures
+    assert trainer._rewards.flatten().tolist() == pytest.approx([REWARD] * len(drawn))
 
 
 def test_a_start_that_fails_or_hangs_takes_nothing_along(train, caplog):
