@@ -3,6 +3,8 @@
 import os
 import runpy
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,10 @@ os.environ.update(
 collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
 
 ROOT = Path(__file__).parents[1]
+
+# What is started in the background of a shell ignores Ctrl-C, and so would all that the tests start and interrupt.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -153,4 +153,4 @@ def test_a_served_model_that_babbles_fails(judges, base_url, caplog, name, max_t
     with pytest.raises(JudgeError, match="1 of the last 1 judgements failed"):
         asyncio.run(judge(**rows))
     assert judge.criteria_scores == [None] and judge.failures == 1
-    assert "2 requests failed. ValueError" in caplog.text
+    assert "Asked for JSON alone, too: Not one JSON object" in caplog.text
