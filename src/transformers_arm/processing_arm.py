@@ -295,9 +295,9 @@ class ArmProcessor(ProcessorMixin):
             rendered str, or a list of them.
 
         Raises:
-            ValueError: no messages; or with `tokenize`, what would bring in unchecked text.
+            ValueError: no messages; with `tokenize`, what would bring in unchecked text, or a picture that cannot or may
+                not be opened.
             TypeError: with `tokenize`, messages, or something in them, of a type that they cannot have.
-            The errors of pictures that cannot be opened are those of `ArmImageProcessor`.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template, tools, documents, **kwargs)
