@@ -295,8 +295,8 @@ class ArmProcessor(ProcessorMixin):
             rendered str, or a list of them.
 
         Raises:
-            ValueError: no messages; with `tokenize`, what would bring in unchecked text, or a picture that cannot or may
-                not be opened.
+            ValueError: no messages; with `tokenize`, what would bring in unchecked text, or a picture that cannot, or
+                may not, be opened.
             TypeError: with `tokenize`, messages, or something in them, of a type that they cannot have.
         """
         if not tokenize:
