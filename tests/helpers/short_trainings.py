@@ -5,16 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import TrainerCallback
+from vq_pretraining import SMALL
 
 WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1}
-MODEL = {
-    "num_projection_layers": 1,
-    "fsq_levels": [2] * 6,
-    "pixel_num_layers": 1,
-    "pixel_hidden_size": 32,
-    "pixel_num_heads": 2,
-    **{f"{name}_loss_weight": weight for name, weight in WEIGHTS.items()},
-}
+MODEL = SMALL | {f"{name}_loss_weight": weight for name, weight in WEIGHTS.items()}
 COMPLETE = {
     *("model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
     *("trainer_state.json", "training_args.bin"),

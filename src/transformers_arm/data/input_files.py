@@ -42,7 +42,7 @@ from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
-from .pictures import FROM_TRUSTED, fetcher_for, sources_of
+from .pictures import FROM_TRUSTED, fetcher_for, sources_of, steps_before
 from .renaming import BROKEN
 from .row_errors import file_error
 
@@ -279,20 +279,15 @@ def open_dataset(
     )
 
 
-def _before(examples) -> list:
-    """What a step of a streamed dataset takes its rows from; of where they begin nothing."""
-    return [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
-
-
 def is_of_reader(error: BaseException) -> bool:
     """Whether an error that a streamed dataset raised is of what reads its files, and not of a step behind that."""
     frames = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
-    return any(isinstance(each, _BaseExamplesIterable) and not _before(each) for each in frames)
+    return any(isinstance(each, _BaseExamplesIterable) and not steps_before(each) for each in frames)
 
 
 def steps_of(examples) -> list[str]:
     """What was done to a streamed dataset, from its `_ex_iterable` to where it begins: `of_step` each."""
-    before = _before(examples)
+    before = steps_before(examples)
     return [of_step(examples), *chain.from_iterable(map(steps_of, before))] if before else []
 
 

@@ -120,9 +120,14 @@ def _was_sent(dataset: Dataset) -> bool:
     return any((folder / DATASET_STATE_JSON_FILENAME).is_file() for folder in folders)
 
 
+def steps_before(examples) -> list:
+    """What a step of a streamed dataset takes its rows from; of where they begin nothing."""
+    return [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
+
+
 def sources_of(examples) -> Iterator[object]:
     """Where a streamed dataset begins: what no other of its steps stands before."""
-    before = [*getattr(examples, "ex_iterables", ()), *filter(None, [getattr(examples, "ex_iterable", None)])]
+    before = steps_before(examples)
     for each in before:
         yield from sources_of(each)
     if not before:

@@ -20,9 +20,8 @@ from ..modeling_arm import ArmForCausalLM, ArmModel
 from ..modeling_arm_vq import ArmVQModel
 from ..pipeline_arm import DETOKENIZER_FOLDER
 from ..processing_arm import ArmProcessor
-from .files import read_json
+from .files import PACKAGE, read_json
 
-PACKAGE = Path(__file__).parents[1]
 MODELS = {
     ArmVQConfig.model_type: {"AutoConfig": ArmVQConfig, "AutoModel": ArmVQModel},
     ArmConfig.model_type: {
