@@ -19,10 +19,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig, check_parts
-from .generation_arm import IMAGE_GENERATION, ArmGenerationMixin
+from .generation_arm import ArmGenerationMixin
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
 from .loss_arm import RoutedLinear, check_shared_table, positions_at_once, row_logits, row_losses
 from .modeling_arm_vq import ArmVQModel
+from .sampling_arm import IMAGE_GENERATION
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
 ROWS_AT_ONCE = 8192  # of those, in fp32: 112 MiB at 3584 wide

@@ -18,7 +18,7 @@ from generation_requests import (
     with_pictures,
 )
 
-from transformers_arm.generation_arm import guided_logits, sample_tokens
+from transformers_arm.sampling_arm import guided_logits
 
 
 def warped(logits, temperature=1.0, top_k=0, top_p=1.0):
@@ -359,9 +359,3 @@ def test_images_of_a_prompt_stand_next_to_each_other(shared):
     assert torch.equal(greedy, draw(shared, ids, **GREEDY).repeat_interleave(3, 0))
     sampled = draw(shared, ids, (4, 4), num_return_sequences=3)
     assert torch.equal(sampled[:, :6], ids.repeat_interleave(3, 0)) and len(sampled.unique(dim=0)) == 6
-
-
-def test_sampling_rows_with_a_generator_each_is_sampling_each_row():
-    scores = torch.randn(4, 9)
-    together = sample_tokens(scores, [seed(number) for number in range(4)])
-    assert together.tolist() == [int(sample_tokens(scores[[n]], seed(n))) for n in range(4)]

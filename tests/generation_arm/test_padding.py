@@ -4,7 +4,7 @@ import pytest
 import torch
 from generation_requests import GREEDY, PLAIN, draw, image_part, left_padded, pictures, prompts, with_pictures
 
-from transformers_arm.generation_arm import padded_left
+from transformers_arm.prompts_arm import padded_left
 
 LENGTHS = (3, 7, 5)
 

@@ -9,8 +9,8 @@ from generation_requests import GREEDY, PLAIN, draw, opening_bias, prompts, seed
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig, TextIteratorStreamer, TextStreamer
 
-from transformers_arm.generation_arm import IMAGE_GENERATION
 from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.sampling_arm import IMAGE_GENERATION
 
 
 @pytest.fixture(scope="module")

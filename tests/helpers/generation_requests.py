@@ -3,7 +3,7 @@
 import torch
 from transformers import LogitsProcessor
 
-from transformers_arm.generation_arm import stack_left_padded
+from transformers_arm.prompts_arm import stack_left_padded
 
 CODES = 16  # few, so that distributions can be counted
 PLAIN = {"guidance_scale": 1, "image_guidance_scale": 1}

@@ -19,12 +19,11 @@ def sampling(arguments: argparse.Namespace, pictures: int = 1) -> dict:
     """
     import torch
 
-    from ..generation_arm import IMAGE_GENERATION, ArmGenerationMixin
+    from ..sampling_arm import IMAGE_GENERATION, ImageSampling
 
     names = ("guidance_scale", "image_guidance_scale", "temperature", "height", "width")
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    settings = {name: given.get(name, default) for name, default in IMAGE_GENERATION.items()}
-    ArmGenerationMixin._image_warpers(**settings)  # which checks them
+    ImageSampling(**{name: value for name, value in given.items() if name in IMAGE_GENERATION})  # which checks them
     seeds = range(arguments.seed, arguments.seed + pictures)
     if not 0 <= seeds[0] <= seeds[-1] < SEEDS:
         raise ValueError(f"--seed {arguments.seed} and the seeds that follow must be in 0..{SEEDS - 1}.")

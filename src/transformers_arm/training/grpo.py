@@ -26,9 +26,9 @@ from ..data.pictures import fetcher_for
 from ..data.row_errors import Skipping
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.sheets import picture_sheet
-from ..generation_arm import stack_left_padded
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
+from ..prompts_arm import stack_left_padded
 from ..rewards.errors import RewardError
 from ..sizes.adapters import check_adapters, without_adapters
 from .grpo_config import ArmGRPOConfig

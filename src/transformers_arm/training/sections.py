@@ -13,7 +13,7 @@ from transformers import GenerationConfig, TrainingArguments
 
 from ..data.mixture import Source
 from ..data.world import World, find_world
-from ..generation_arm import IMAGE_GENERATION
+from ..sampling_arm import IMAGE_GENERATION
 from ..sizes.adapters import lora_config, quantization
 from .callbacks import SamplesCallback, WorldScoresCallback
 from .recipe import Section, explained_values, section

@@ -1,0 +1,226 @@
+"""Prompts of images, checked and prepared: what stands before the first code, and what the whole draw needs to know.
+
+Knows nothing about how codes are drawn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from transformers import CompileConfig
+
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig
+from .decoding_arm import Prefix
+from .sampling_arm import ImageSampling, uniforms
+
+
+def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of ids and mask [B, T_i] -> ids and mask [sum of B, longest T], padded on the left."""
+    longest = max(ids.shape[1] for ids, _ in prompts)
+    padded = [
+        [torch.nn.functional.pad(part, (longest - part.shape[1], 0)) for part in (ids, mask)] for ids, mask in prompts
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*padded, strict=True))
+
+
+def padded_left(
+    ids: torch.LongTensor, mask: torch.Tensor | None, pad_token_id: int | None, name: str
+) -> tuple[torch.LongTensor, torch.Tensor]:
+    """Prompts [B, T] padded on any side -> the same padded on the left, and their mask: positions come from the mask.
+
+    Args:
+        mask: 1 where a prompt is, 0 where it is padded; None says that nothing is.
+        pad_token_id: what padding commonly is.
+        name: of the prompts, for errors.
+
+    Raises:
+        ValueError: the mask has another shape, or there is none and padding stands at an end of a prompt.
+    """
+    if mask is None:
+        if pad_token_id is not None and ids.numel() and (ids[:, [0, -1]] == pad_token_id).any():
+            raise ValueError(
+                f"{name} begins or ends with the padding {pad_token_id} in some rows, and there is no attention mask "
+                "to say what is a prompt; pass the mask that the processor gave with it."
+            )
+        return ids, torch.ones_like(ids)
+    if mask.shape != ids.shape:
+        raise ValueError(f"The attention mask of {name} {list(mask.shape)} must be {list(ids.shape)}, as they.")
+    order = mask.bool().long().argsort(dim=1, stable=True)  # of each row the padding, then the prompt
+    return ids.gather(1, order.to(ids.device)), mask.gather(1, order)
+
+
+@dataclass
+class ImageArguments:
+    """What `generate(generation_mode="image")` takes beside prompts and `ImageSampling`.
+
+    Args:
+        image_grid: (H, W), each 1..128 tokens.
+        attention_mask: of the prompts [B, T], where some are padded.
+        negative_prompt_ids, negative_prompt_attention_mask: the prompts without their conditions [B, T']; needed
+            unless `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
+        image_prompt_ids, image_prompt_attention_mask: the prompts with their images and without their text [B, T''];
+            makes it editing, with three branches.
+        edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of the last picture of the prompts,
+            which must have this grid, stand in the result. The model draws on from its own draws: those tokens were
+            read from the whole source, so they tell of what has to change, and it would be drawn again.
+        num_return_sequences: images a prompt, next to each other in the result.
+        generator: of the sampling, on any device: one, or a list with one for each image, which makes each
+            independent of its batch.
+        streamer: its `put` gets the opening, each row of image tokens [B, W] as it is done, and the closing.
+        return_dict_in_generate: returns `GenerateDecoderOnlyOutput` with `sequences`.
+        output_scores: and with `scores`: for each of the H*W steps, what was sampled from, over the codes alone: fp32
+            [B * num_return_sequences, codebook size].
+        compile_config: transformers' `CompileConfig`: compiles the step of decoding. That takes about a minute at
+            arm-7b's size, once for each batch size and a few lengths of sequences, and pays where many images follow.
+
+    Raises:
+        ValueError: the grid or the number of sequences is outside its bounds.
+    """
+
+    image_grid: tuple[int, int] | None = None
+    attention_mask: torch.Tensor | None = None
+    negative_prompt_ids: torch.LongTensor | None = None
+    negative_prompt_attention_mask: torch.Tensor | None = None
+    image_prompt_ids: torch.LongTensor | None = None
+    image_prompt_attention_mask: torch.Tensor | None = None
+    edit_mask: torch.BoolTensor | None = None
+    num_return_sequences: int = 1
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    streamer: object = None
+    return_dict_in_generate: bool = False
+    output_scores: bool = False
+    compile_config: CompileConfig | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.image_grid, Sequence) or len(self.image_grid) != 2:
+            raise ValueError(f"generation_mode='image' needs image_grid=(H, W), in tokens, not {self.image_grid!r}.")
+        height, width = self.image_grid
+        if not all(isinstance(side, Integral) and 1 <= side <= MAX_GRID_SIDE for side in self.image_grid):
+            raise ValueError(
+                f"Grid {height}x{width} is outside what shape tokens can state (1..{MAX_GRID_SIDE} a side, whole "
+                "numbers of tokens)."
+            )
+        self.image_grid = int(height), int(width)
+        if not isinstance(self.num_return_sequences, Integral) or self.num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences {self.num_return_sequences} must be a whole number, 1 or more.")
+        if self.compile_config is not None and not isinstance(self.compile_config, CompileConfig):
+            raise ValueError(
+                f"compile_config must be a transformers.CompileConfig, not {self.compile_config!r}; CompileConfig() "
+                "compiles with torch's defaults."
+            )
+
+
+@dataclass
+class ImageRequest:
+    """Images that are ready to be drawn.
+
+    Args:
+        prompts: [B, T], as they stand in the result.
+        opening: ids that open each image.
+        prefix: the prompts of all branches, opened.
+        uniform: [images, H*W], what the codes are chosen by.
+        kept: [images, H*W], tokens that stand in the result whatever is drawn, and -1; None if there are none.
+    """
+
+    arguments: ImageArguments
+    sampling: ImageSampling
+    prompts: torch.LongTensor
+    opening: list[int]
+    prefix: Prefix
+    uniform: torch.Tensor
+    kept: torch.LongTensor | None
+
+    @property
+    def steps(self) -> int:
+        """Codes that have to be drawn: after the last that counts none are."""
+        if self.kept is None or self.arguments.output_scores:
+            return self.uniform.shape[1]
+        drawn = (self.kept < 0).any(0).nonzero()
+        return int(drawn[-1]) + 1 if len(drawn) else 0
+
+
+def image_request(
+    model,
+    input_ids: torch.LongTensor | None,
+    arguments: ImageArguments,
+    sampling: ImageSampling,
+    image_tokens: torch.LongTensor | None = None,
+) -> ImageRequest:
+    """Checks prompts of images, and puts those of all branches of guidance together.
+
+    Args:
+        model: an `ArmForCausalLM`.
+        input_ids: prompts [B, T], up to where the image opens.
+        image_tokens: what stands in place of the placeholders of `input_ids` [n], for those of `image_prompt_ids`.
+
+    Raises:
+        ValueError: prompts, masks or generators that do not go together.
+        TypeError: another kind of generator.
+    """
+    branches = image_branches(model, input_ids, arguments, sampling, image_tokens)
+    (height, width), copies, config = arguments.image_grid, arguments.num_return_sequences, model.config
+    prompts, images = branches[0][0], len(branches[0][0]) * copies
+    kept = None
+    if arguments.edit_mask is not None:
+        kept = kept_tokens(config, prompts, arguments.edit_mask, height, width).repeat_interleave(copies, 0)
+    uniform = uniforms(images, height * width, arguments.generator, prompts.device)
+    opening = config.image_opening(height, width)
+    ids, mask = stack_left_padded(branches)
+    ids = torch.cat([ids, ids.new_tensor(opening).expand(len(ids), 3)], 1)
+    prefix = Prefix(ids, torch.nn.functional.pad(mask, (0, 3), value=1), len(branches), copies)
+    return ImageRequest(arguments, sampling, prompts, opening, prefix, uniform, kept)
+
+
+def image_branches(
+    model, input_ids, arguments: ImageArguments, sampling: ImageSampling, image_tokens: torch.LongTensor | None
+) -> list[tuple[torch.LongTensor, torch.Tensor]]:
+    """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
+    if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
+        raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
+    branches = {"input_ids": (input_ids, arguments.attention_mask)}
+    image_prompt = arguments.image_prompt_ids, arguments.image_prompt_attention_mask
+    editing = image_prompt[0] is not None
+    scales = ["guidance_scale", "image_guidance_scale"] if editing else ["guidance_scale"]
+    if guiding := [f"{name} {getattr(sampling, name)}" for name in scales if getattr(sampling, name) != 1]:
+        if arguments.negative_prompt_ids is None:
+            raise ValueError(
+                f"{' and '.join(guiding)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes "
+                f"them, and {'=1 and '.join(scales)}=1 does without."
+            )
+        branches |= {"image_prompt_ids": image_prompt} if editing else {}
+        branches["negative_prompt_ids"] = arguments.negative_prompt_ids, arguments.negative_prompt_attention_mask
+    for name, (ids, _) in branches.items():
+        if ids.ndim != 2 or len(ids) != len(input_ids):
+            raise ValueError(
+                f"{name} {list(ids.shape)} must be [{len(input_ids)}, T]: one prompt for each in input_ids."
+            )
+    pad = model.generation_config.pad_token_id
+    built = {name: padded_left(*branch, pad, name) for name, branch in branches.items()}
+    if image_tokens is not None and "image_prompt_ids" in built:
+        ids, mask = built["image_prompt_ids"]
+        ids = model.model.place_image_tokens(ids, image_tokens, "The pictures of input_ids")
+        built["image_prompt_ids"] = ids, mask
+    return [tuple(part.to(model.device) for part in branch) for branch in built.values()]
+
+
+def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
+    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
+    expected = [len(input_ids), height, width]
+    if not isinstance(edit_mask, torch.Tensor) or edit_mask.dtype != torch.bool:
+        kind = getattr(edit_mask, "dtype", type(edit_mask).__name__)
+        raise ValueError(f"edit_mask must be a bool tensor {expected}, not {kind}; True is where the model draws.")
+    if list(edit_mask.shape) != expected:
+        raise ValueError(f"edit_mask {list(edit_mask.shape)} must be {expected}: the grid of each prompt's image.")
+    opening = input_ids.new_tensor(config.image_opening(height, width))
+    length = len(opening) + height * width
+    ids = torch.nn.functional.pad(input_ids, (length, 0), value=-1)  # room for a picture that is not there
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    last = torch.where(ids >= config.visual_token_offset, positions, length).amax(-1, keepdim=True)
+    pictures = ids.gather(1, last + torch.arange(1 - length, 1, device=ids.device))
+    if not (pictures[:, : len(opening)] == opening).all():
+        raise ValueError(
+            "edit_mask keeps tokens of the last picture of each prompt, but not every prompt of input_ids has one "
+            f"of grid {height}x{width}; give each its source at that size."
+        )
+    return pictures[:, len(opening) :].masked_fill(edit_mask.flatten(1).to(ids.device), -1)
