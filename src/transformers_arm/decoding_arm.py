@@ -7,7 +7,7 @@ for. A model whose layers are not Qwen2's own, or are on several devices, draws 
 prompts, pictures and grammars.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,6 +24,8 @@ logger = logging.get_logger(__name__)
 
 COMPILED_PLACES = 256  # what compiled steps have a multiple of: one compilation serves many lengths
 COMPILED_SHAPES = 64  # before torch gives up; by default 8
+JOINED_ON_CPU = 2**30  # bytes of weights that are copied there
+SPREAD_HEADS = 64  # rows times heads of keys and values
 RECORDED_STEPS = 16  # fewer are not worth recording, which takes the time of a few
 
 
@@ -99,7 +101,7 @@ class ShortSteps:
 
     def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1):
         device, self.decoder, self.fixed = own.hidden_states.device, own.decoder, fixed
-        self.length = own.positions.shape[1]
+        self.length, self.joined = own.positions.shape[1], joined_weights(own.decoder)
         self.places = -(-(self.length + count) // multiple) * multiple
         self.keys, self.values = [], []
         for layer in own.cache.layers:
@@ -122,13 +124,15 @@ class ShortSteps:
     def step(self, tokens: torch.LongTensor, through: Callable | None = None) -> torch.Tensor:
         """Tokens [rows] -> hidden states after them, by `through_layers`, compiled or not."""
         if self.fixed:
-            places, mask = self.places, (self.columns <= self.position)[None, None, None]
-            mask = mask if self.written is None else mask & self.written
+            places, seen = self.places, (self.columns <= self.position)[None, None, None]
+            seen = seen if self.written is None else seen & self.written
+            # Added to what is attended to: of a mask of bools each layer would make this.
+            mask = torch.zeros_like(seen, dtype=self.cos.dtype).masked_fill(~seen, -torch.inf)
         else:
             self.length += 1
             places, mask = self.length, None if self.written is None else self.written[..., : self.length]
         hidden_states = (through or through_layers)(
-            self.decoder, tokens, self.position, places, self.keys, self.values, self.cos, self.sin, mask
+            self.decoder, self.joined, tokens, self.position, places, self.keys, self.values, self.cos, self.sin, mask
         )
         self.position.add_(1)
         return hidden_states
@@ -136,6 +140,7 @@ class ShortSteps:
 
 def through_layers(
     decoder: nn.Module,
+    joined: list[tuple] | None,
     tokens: torch.LongTensor,
     position: torch.LongTensor,
     places: int,
@@ -143,40 +148,89 @@ def through_layers(
     values: list[torch.Tensor],
     cos: torch.Tensor,
     sin: torch.Tensor,
-    mask: torch.BoolTensor | None,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """One token a row through all layers of a decoder for which `takes_short_steps`.
 
     Args:
+        joined: see `joined_weights`.
         tokens: [rows]; position: [1], where they stand.
         places: how many are attended to, the token's own and those before it, or with a mask more.
         keys, values: of each layer [rows, heads of keys and values, all places, head_dim]; written at `position`.
         cos, sin: [all places, head_dim] of the rotary positions; the first half of the sine has its sign changed.
-        mask: [rows or 1, 1, 1, places], where is attended to; None is everywhere.
+        mask: [rows or 1, 1, 1, places], what is added where, or where is attended to; None is everywhere.
 
     Returns:
         [rows, hidden_size], normed.
     """
     hidden_states = decoder.embed_tokens(tokens)
     cos, sin = cos.index_select(0, position), sin.index_select(0, position)
-    for layer, layer_keys, layer_values in zip(decoder.layers, keys, values, strict=True):
-        attention = layer.self_attn
-        rows, heads, _, dim = layer_keys.shape
+    for number, (layer, layer_keys, layer_values) in enumerate(zip(decoder.layers, keys, values, strict=True)):
+        attention, mlp, (rows, heads, _, dim) = layer.self_attn, layer.mlp, layer_keys.shape
+        of_attention, of_mlp = (None, None) if joined is None else joined[number]
         normed = norm(layer.input_layernorm, hidden_states)
-        query = rotated(attention.q_proj(normed).view(rows, -1, dim), cos, sin)
-        key = rotated(attention.k_proj(normed).view(rows, heads, dim), cos, sin)
+        query, key, value = projected(query_key_value(layer), of_attention, normed)
+        query, key = (rotated(each.view(rows, -1, dim), cos, sin) for each in (query, key))
         layer_keys.index_copy_(2, position, key[:, :, None])
-        layer_values.index_copy_(2, position, attention.v_proj(normed).view(rows, heads, 1, dim))
-        attended = scaled_dot_product_attention(
-            query.view(rows, heads, -1, dim),
-            layer_keys[:, :, :places],
-            layer_values[:, :, :places],
-            attn_mask=mask,
-            scale=attention.scaling,
-        )
+        layer_values.index_copy_(2, position, value.view(rows, heads, 1, dim))
+        query = query.view(rows, heads, -1, dim) * attention.scaling
+        attended = attend(query, layer_keys[:, :, :places], layer_values[:, :, :places], mask)
         hidden_states = hidden_states + attention.o_proj(attended.reshape(rows, -1))
-        hidden_states = hidden_states + layer.mlp(norm(layer.post_attention_layernorm, hidden_states))
+        normed = norm(layer.post_attention_layernorm, hidden_states)
+        gate, up = projected(gate_up(layer), of_mlp, normed)
+        hidden_states = hidden_states + mlp.down_proj(mlp.act_fn(gate) * up)
     return norm(decoder.norm, hidden_states)
+
+
+def query_key_value(layer: Qwen2DecoderLayer) -> list[nn.Module]:
+    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+
+
+def gate_up(layer: Qwen2DecoderLayer) -> list[nn.Module]:
+    return [layer.mlp.gate_proj, layer.mlp.up_proj]
+
+
+def joined_weights(decoder: nn.Module) -> list[tuple] | None:
+    """Of each layer weight and bias of one product for queries, keys and values, and of one for gate and up.
+
+    They are copies, for as long as something is drawn: made anew each time, so that they are never old, in the time
+    of a step. A tenth of a step is saved. None where there is no room for them, or where something stands in place of
+    the linear layers.
+    """
+    groups = [(query_key_value(layer), gate_up(layer)) for layer in decoder.layers]
+    linears = [each for pair in groups for group in pair for each in group]
+    if not all(is_only(each, nn.Linear) for each in linears):
+        return None
+    device = linears[0].weight.device
+    size = sum(each.weight.nbytes for each in linears)
+    if size > (torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else JOINED_ON_CPU):
+        return None
+    return [tuple(joined(group) for group in pair) for pair in groups]
+
+
+def joined(linears: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    biases = [each.bias for each in linears]
+    bias = None if any(each is None for each in biases) else torch.cat(biases)
+    return torch.cat([each.weight for each in linears]), bias
+
+
+def projected(linears: list[nn.Module], together: tuple | None, states: torch.Tensor) -> Sequence[torch.Tensor]:
+    """What linear layers make of states [rows, n]: by one product where their weights are joined."""
+    if together is None:
+        return [each(states) for each in linears]
+    return nn.functional.linear(states, *together).split([each.out_features for each in linears], -1)
+
+
+def attend(query, keys, values, mask: torch.Tensor | None) -> torch.Tensor:
+    """Scaled queries [rows, heads of keys and values, group, head_dim] -> what they attend to, of the same shape.
+
+    On a GPU one kernel goes over the places of a row and head: where those are few, most of it would stand idle, and
+    two products and a softmax spread over the places.
+    """
+    if query.is_cuda and query.shape[0] * query.shape[1] <= SPREAD_HEADS:
+        weights = (query @ keys.mT + mask).softmax(-1, dtype=torch.float32)
+        return weights.to(values.dtype) @ values
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
 
 
 def norm(module: Qwen2RMSNorm, hidden_states: torch.Tensor) -> torch.Tensor:
