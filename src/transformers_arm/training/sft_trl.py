@@ -158,7 +158,7 @@ class RowEncoder:
         vq_model = self.model.vq_model
 
         def encode(alike: list[torch.Tensor]) -> torch.LongTensor:
-            return vq_model.encode(torch.stack(alike).to(vq_model.device, vq_model.dtype)).codes.cpu()
+            return vq_model.get_codes(torch.stack(alike).to(vq_model.device, vq_model.dtype)).cpu()
 
         return picture_tokens(pictures, encode, self.model.config)
 

@@ -5,9 +5,11 @@ import json
 
 import PIL.Image
 import pytest
+import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from picture_rows import drawing, pictures_in_folder_and_archive
 from sft_rows import CONVERSATIONS, dataset_of, losses, rows
+from tiny_arm import pixels, runs_of
 
 from transformers_arm.data.columns import row_conversation
 from transformers_arm.data.conversations import ConversationCollator
@@ -36,6 +38,15 @@ def test_ids_are_those_of_the_processor_s_chat_template(new_trainer, processor):
         if "pixel_values" in inputs:
             ids = trainer.model.model.fill_image_tokens(ids, inputs["pixel_values"])
         assert trainer.train_dataset[index]["input_ids"] == ids[0].tolist()
+
+
+def test_nothing_behind_the_quantizer_runs(new_model, processor):
+    model = new_model()
+    encoder, pictures = RowEncoder(model, processor), pixels(3, 48, 48)
+    expected = model.vq_model.encode(pictures).codes + model.config.visual_token_offset
+    behind = runs_of(model.vq_model.up_blocks)
+    assert torch.equal(torch.stack(encoder.image_tokens(list(pictures))), expected)
+    assert behind == []
 
 
 def test_pictures_of_any_size_are_sized_by_the_image_processor(new_trainer, processor):
