@@ -12,7 +12,8 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLInpaintPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
-from pipeline_requests import Listening
+from pipeline_requests import Listening, pictures_prepared
+from tiny_arm import runs_of
 from transformers import pipeline
 
 from transformers_arm import ArmForCausalLM, ArmPipeline, ArmPixelDetokenizer, ArmProcessor
@@ -70,6 +71,12 @@ def test_pictures_are_edited_as_by_image_editing(pipe, edit):
     sampling = {"guidance_scale": 2.0, "image_guidance_scale": 1.5}
     edited = pipe(INSTRUCTION, image=picture(100, 80), generator=seeds(0), **FAST, **sampling).images
     assert same(edited, [edit(picture(100, 80), INSTRUCTION, generator=seeds(0), **sampling)])
+
+
+def test_each_picture_is_prepared_and_encoded_once(pipe, monkeypatch):
+    prepared, encoded = pictures_prepared(monkeypatch), runs_of(pipe.model.vq_model.vision_model)
+    pipe([INSTRUCTION] * 2, image=[picture(100, 80), picture(seed=1)], **FAST)
+    assert prepared == encoded == [2]
 
 
 def test_one_picture_or_prompt_serves_several(pipe, edit):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_arm import runs_of
 from transformers import AutoConfig, AutoModel
 from transformers.models.siglip.modeling_siglip import SiglipAttention
 from vector_quantize_pytorch import FSQ
@@ -261,6 +262,22 @@ def test_a_list_of_pictures_of_one_size_is_encoded_as_their_tensor(model):
         assert isinstance(listed[field], list) and torch.equal(torch.stack(listed[field]), stacked[field])
 
 
+def test_codes_alone_are_those_of_encode_and_nothing_behind_the_quantizer_runs(model):
+    model = copy.deepcopy(model)
+    batch = pictures(5, 48, 64)
+    mixed = [pictures(1, *size, seed=size[0])[0] for size in ((48, 48), (16, 96), (48, 48))]
+    expected, of_each = model.encode(batch), model.encode(mixed)
+    behind = [runs_of(part) for part in (model.up_projection, model.up_blocks)]
+    codes = model.get_codes(batch)
+    assert codes.dtype == torch.int64 and torch.equal(codes, expected.codes)
+    assert all(map(torch.equal, model.get_codes(mixed), of_each.codes)) and len(of_each.codes) == 3
+    encoded = model.encode(mixed, output_z_q=False)
+    assert encoded.z_q is None and all(map(torch.equal, encoded.features, of_each.features))
+    recorded = [model(batch, output_z_q=z_q, output_hidden_states=True).hidden_states for z_q in (False, True)]
+    assert all(map(torch.equal, *recorded)) and 0 < len(recorded[0]) < len(recorded[1])
+    assert behind == [[5], [5]]
+
+
 def test_half_precision_keeps_codes_exact_through_decoding(config):
     torch.manual_seed(0)
     model = ArmVQModel(config).to(torch.bfloat16).eval()
@@ -305,6 +322,8 @@ def test_no_pictures_and_lists_where_one_size_is_needed_are_refused(model):
     for nothing in ([], torch.zeros(0, 3, 48, 48)):
         with pytest.raises(ValueError, match="pixel_values holds no pictures"):
             model.encode(nothing)
+        with pytest.raises(ValueError, match="pixel_values holds no pictures"):
+            model.get_codes(nothing)
     with pytest.raises(ValueError, match=r"one tensor \[B, 3, H, W\], got a list; `encode` takes lists"):
         model([torch.zeros(3, 48, 48)])
     with pytest.raises(ValueError, match="48x50 is not a multiple of the 16 px patch"):

@@ -138,8 +138,8 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
         """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]; of a list [3, H, W], a list."""
         device, dtype, offset = self.vq_model.device, self.vq_model.dtype, self.config.visual_token_offset
         if isinstance(pixel_values, torch.Tensor):
-            return self.vq_model.encode(pixel_values.to(device, dtype)).codes + offset
-        codes = self.vq_model.encode([picture.to(device, dtype) for picture in pixel_values]).codes
+            return self.vq_model.get_codes(pixel_values.to(device, dtype)) + offset
+        codes = self.vq_model.get_codes([picture.to(device, dtype) for picture in pixel_values])
         return [grid + offset for grid in codes]
 
     def fill_image_tokens(

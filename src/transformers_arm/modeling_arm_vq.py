@@ -29,11 +29,12 @@ class ArmVQOutput(ModelOutput):
     Of a list of pictures each field is a list, with a member [h, w, ...] a picture.
 
     Args:
-        z_q: [B, h, w, hidden_size], the quantized representation.
+        z_q: [B, h, w, hidden_size], the quantized representation; None where it was not asked for.
         codes: int64 [B, h, w], each in 0..codebook_size-1.
         features: [B, h, w, hidden_size], the SigLIP features `z_q` was made from.
         channels: [B, h, w, len(fsq_levels)], what entered the quantizer.
-        hidden_states, attentions: on request, of the blocks before the quantizer and then of those after it.
+        hidden_states, attentions: on request, of the blocks before the quantizer and then of those after it, if they
+            ran.
     """
 
     z_q: torch.FloatTensor | list[torch.FloatTensor] | None = None
@@ -218,8 +219,13 @@ class ArmVQModel(ArmVQPreTrainedModel):
             )
 
     @capture_outputs
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> ArmVQOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_z_q: bool = True, **kwargs: Unpack[TransformersKwargs]
+    ) -> ArmVQOutput:
         """pixel_values [B, 3, H, W] in -1..1, sides multiples of the patch -> `ArmVQOutput`.
+
+        Args:
+            output_z_q: False runs nothing behind the quantizer, which codes do not depend on.
 
         Raises:
             ValueError: a shape that is no batch of RGB pictures on the patch grid.
@@ -234,7 +240,7 @@ class ArmVQModel(ArmVQPreTrainedModel):
         channels = self.channel_norm(channels.flatten(0, 1)).view(batch, height, width, -1)
         values, codes = self.quantizer(channels)
         return ArmVQOutput(
-            z_q=self.up_project(values),
+            z_q=self.up_project(values) if output_z_q else None,
             codes=codes,
             features=features.view(batch, height, width, -1),
             channels=channels,
@@ -249,12 +255,13 @@ class ArmVQModel(ArmVQPreTrainedModel):
         return self.up_norm(hidden_states).view(batch, height, width, -1)
 
     @torch.no_grad()
-    def encode(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> ArmVQOutput:
+    def encode(self, pixel_values: torch.Tensor | Sequence[torch.Tensor], output_z_q: bool = True) -> ArmVQOutput:
         """Pictures in -1..1 -> codes and `z_q`, without gradients.
 
         Args:
             pixel_values: [B, 3, H, W]; or a list of [3, H, W] of any sizes, of which those of one size are encoded
                 together and every field of the output is a list in the pictures' order.
+            output_z_q: as `forward`.
 
         Raises:
             ValueError: no pictures, or as `forward`.
@@ -262,20 +269,29 @@ class ArmVQModel(ArmVQPreTrainedModel):
         if not len(pixel_values):
             raise ValueError("pixel_values holds no pictures; pass at least one.")
         if isinstance(pixel_values, torch.Tensor):
-            return self._encode(pixel_values)
+            return self._encode(pixel_values, output_z_q)
 
-        def encode_alike(alike: list[torch.Tensor]) -> Iterable[tuple[torch.Tensor, ...]]:
-            encoded = self._encode(torch.stack(alike))
-            return zip(encoded.z_q, encoded.codes, encoded.features, encoded.channels, strict=True)
+        def encode_alike(alike: list[torch.Tensor]) -> Iterable[dict[str, torch.Tensor]]:
+            encoded = self._encode(torch.stack(alike), output_z_q)
+            names = [name for name in ("z_q", "codes", "features", "channels") if name in encoded]
+            return ({name: encoded[name][place] for name in names} for place in range(len(alike)))
 
-        encoded = zip(*encoded_by_size(pixel_values, encode_alike), strict=True)
-        z_q, codes, features, channels = (list(field) for field in encoded)
-        return ArmVQOutput(z_q=z_q, codes=codes, features=features, channels=channels)
+        encoded = encoded_by_size(pixel_values, encode_alike)
+        return ArmVQOutput(**{name: [each[name] for each in encoded] for name in encoded[0]})
 
-    def _encode(self, pixel_values: torch.Tensor) -> ArmVQOutput:
+    def get_codes(
+        self, pixel_values: torch.Tensor | Sequence[torch.Tensor]
+    ) -> torch.LongTensor | list[torch.LongTensor]:
+        """Pictures -> their codes alone, [B, h, w], or of a list each [h, w]: those of `encode`, in less time.
+
+        Args and errors as `encode`.
+        """
+        return self.encode(pixel_values, output_z_q=False).codes
+
+    def _encode(self, pixel_values: torch.Tensor, output_z_q: bool) -> ArmVQOutput:
         """`forward` in the weights' own precision: under autocast some codes would be others."""
         with torch.autocast(self.device.type, enabled=False):
-            return self(pixel_values.to(self.device), return_dict=True)
+            return self(pixel_values.to(self.device), output_z_q=output_z_q, return_dict=True)
 
     @torch.no_grad()
     @under_hooks

@@ -7,6 +7,7 @@ it can hold no control token. Knows nothing about the model, nor about how codes
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from numbers import Integral
 
@@ -58,6 +59,13 @@ PADDING_ARGUMENTS = (
     *("padding", "max_length", "pad_to_multiple_of", "padding_side"),
     *("return_attention_mask", "return_tensors"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture that the image processor has prepared, [3, H, W], for messages that show it once more."""
+
+    pixel_values: torch.Tensor
 
 
 class ArmProcessor(ProcessorMixin):
@@ -230,7 +238,11 @@ class ArmProcessor(ProcessorMixin):
                 )
 
     def _process_images(self, images: ImageInput, return_tensors=None, **kwargs):
-        pixel_values = [torch.as_tensor(each) for each in self.image_processor(images, **kwargs).pixel_values]
+        pictures = flatten_images(images)
+        if pictures and all(isinstance(each, Prepared) for each in pictures):
+            pixel_values = [each.pixel_values for each in pictures]
+        else:
+            pixel_values = [torch.as_tensor(each) for each in self.image_processor(images, **kwargs).pixel_values]
         processed = {"pixel_values": pixel_values}
         replacements = [self.replace_image_token(processed, index, **kwargs) for index in range(len(pixel_values))]
         if len({each.shape for each in pixel_values}) == 1:
@@ -374,6 +386,8 @@ class ArmProcessor(ProcessorMixin):
             )
 
         inputs = encode([text + part for text, part in zip(texts, parts, strict=True)])
+        prepared = map(Prepared, inputs.get("pixel_values", ()))
+        parts = [[part | {"image": next(prepared)} for part in each] for each in parts]
         branches = {"negative": [[] for _ in prompts]} | ({} if images is None else {"image": parts})
         for name, contents in branches.items():
             branch = encode(contents)

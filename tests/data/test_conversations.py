@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from tiny_arm import runs_of
 from transformers import AutoTokenizer
 
 from transformers_arm import ArmVQModel
@@ -156,6 +157,12 @@ def test_pictures_keep_their_order_when_sizes_alternate(collator):
     grids = collator.image_tokens(images)
     for grid, image in zip(grids, images, strict=True):
         assert tuple((grid.flatten() - collator.config.visual_token_offset).tolist()) == codes(collator, image)
+
+
+def test_nothing_behind_the_quantizer_runs(collator):
+    behind, before = (runs_of(part) for part in (collator.vq_model.up_blocks, collator.vq_model.down_blocks))
+    collator.image_tokens([drawing(seed=0), drawing(16, 32), drawing(seed=1)])
+    assert (behind, before) == ([], [2, 1])
 
 
 def test_codes_and_pixels_stand_in_one_batch_and_give_the_same_ids(collator):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
+from tiny_arm import runs_of
 from transformers import AutoTokenizer, SiglipModel
 
 from transformers_arm.data.collators import ImageTextCollator, siglip_input_ids, to_pixel_values
@@ -193,6 +194,17 @@ def test_scores_are_those_of_the_pictures_shown(tokenizer, folder, inception_fil
     due = fidelity_scores(returned, originals) | {"rfid": fid(returned, originals, inception_file)["fid"]}
     assert {name: scores[name] for name in due} == pytest.approx(due)
     assert scores["psnr"] > 25  # of scenes from the world that the tokenizer was trained on
+
+
+def test_nothing_behind_the_quantizer_runs_where_nothing_is_measured_of_it(tokenizer):
+    alone = Tokenizer(tokenizer.model, tokenizer.image_processor, None)
+    behind = runs_of(tokenizer.model.up_blocks)
+    tokenizer_scores(alone, world_pictures(3))
+    assert behind == []
+    tokenizer_scores(alone, world_pictures(3), siglip=SIGLIP)
+    assert behind == [3]
+    tokenizer.reconstruct([picture.image for picture in world_pictures(2)])  # once, of codes
+    assert behind == [3, 2]
 
 
 def test_tokens_bits_and_codebook_use_by_hand(encoder):

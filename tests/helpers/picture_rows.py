@@ -60,3 +60,10 @@ def pictures_in_folder_and_archive(folder, count=3):
     lines = [f"{number}.png,picture {number}\n" for number in range(count)]
     (plain / "metadata.csv").write_text("file_name,prompt\n" + "".join(lines))
     return plain, Path(shutil.make_archive(folder / "pictures", "zip", plain))
+
+
+def streamed_lines(file, rows, broken=()):
+    """A file of JSON lines, streamed, of which those at some places are cut off."""
+    lines = map(json.dumps, rows)
+    file.write_text("\n".join(line[: len(line) // 2] if place in broken else line for place, line in enumerate(lines)))
+    return load_dataset("json", data_files=str(file), split="train", streaming=True)

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from transformers_arm.image_processing_arm import ArmImageProcessor, flatten_images
+
 PROMPT, INSTRUCTION = "a red circle above a blue square", "make the red circle green"
 FAST = {"num_inference_steps": 1, "decoder_guidance_scale": 1.0}
 
@@ -47,3 +49,15 @@ class Listening:
             return self.results[-1]
 
         monkeypatch.setattr(model, "generate", generate)
+
+
+def pictures_prepared(monkeypatch):
+    """A list that gets the number of pictures of each call of an image processor's `preprocess`."""
+    calls, plain = [], ArmImageProcessor.preprocess
+
+    def preprocess(self, images, *args, **kwargs):
+        calls.append(len(flatten_images(images)))
+        return plain(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(ArmImageProcessor, "preprocess", preprocess)
+    return calls

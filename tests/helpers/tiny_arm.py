@@ -70,3 +70,10 @@ def with_placeholders(config, grids):
 def assert_same_weights(ours, theirs):
     ours, theirs = ours.state_dict(), theirs.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours)
+
+
+def runs_of(module):
+    """A list that every forward pass of a module adds to."""
+    runs = []
+    module.register_forward_hook(lambda _, args, output: runs.append(len(args[0])))
+    return runs

@@ -4,7 +4,18 @@ import shutil
 
 import pytest
 import torch
-from tiny_arm import assemble, assert_close, can_follow, logits_of, mixed, picture, pixels, text, with_placeholders
+from tiny_arm import (
+    assemble,
+    assert_close,
+    can_follow,
+    logits_of,
+    mixed,
+    picture,
+    pixels,
+    runs_of,
+    text,
+    with_placeholders,
+)
 from torch import nn
 from transformers import AutoTokenizer, DynamicCache, Qwen2ForCausalLM
 
@@ -196,6 +207,17 @@ def test_placeholders_become_the_codes_of_stacked_pictures(shared):
     ):
         assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss)
     assert torch.equal(shared.model(ids, pixel_values=images)[0], shared.model(filled)[0])
+
+
+def test_for_placeholders_nothing_behind_the_quantizer_runs(model):
+    ids, images = torch.tensor([with_placeholders(model.config, [(2, 3), (2, 3)])] * 2), pixels(4)
+    expected = model.vq_model.encode(images).codes + model.config.visual_token_offset
+    behind, tower = runs_of(model.vq_model.up_blocks), runs_of(model.vq_model.down_blocks)
+    for given in (images, list(images)):
+        assert all(map(torch.equal, model.model.get_image_tokens(given), expected))
+        model(ids, pixel_values=given)
+        model.generate(ids, pixel_values=given, max_new_tokens=1)
+    assert behind == [] and tower == [4] * 6
 
 
 def test_placeholders_become_the_codes_of_pictures_of_mixed_sizes(shared):

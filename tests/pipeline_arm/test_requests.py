@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pipeline_requests import FAST, INSTRUCTION, PROMPT, Listening, assert_same, differ, picture, seeds
+from pipeline_requests import (
+    FAST,
+    INSTRUCTION,
+    PROMPT,
+    Listening,
+    assert_same,
+    differ,
+    picture,
+    pictures_prepared,
+    seeds,
+)
+from tiny_arm import runs_of
 from torch.utils.data import Dataset
 from transformers import pipeline
 
@@ -162,6 +173,15 @@ def test_sources_of_any_sizes_and_kinds_are_edited_in_one_list(edit, tmp_path):
     sources = [picture(100, 80, "RGBA"), str(tmp_path / "source.png"), np.zeros((50, 20, 3), np.uint8)]
     edited = edit(sources, [INSTRUCTION, "remove the circle", ""], batch_size=3)
     assert [each.size for each in edited] == [(100, 80), (17, 90), (20, 50)]
+
+
+def test_each_source_is_prepared_and_encoded_once(edit, monkeypatch):
+    tokenizer, prepared = edit.model.vq_model, pictures_prepared(monkeypatch)
+    encoded, decoded = runs_of(tokenizer.vision_model), runs_of(tokenizer.up_blocks)
+    edit([picture(100, 80), picture(30, 30, seed=1), picture()], INSTRUCTION, batch_size=2, num_images_per_prompt=2)
+    assert prepared == [2, 1] == encoded and decoded == [4, 2]
+    edit(picture(), INSTRUCTION, mask=np.ones((48, 48), bool))
+    assert prepared == [2, 1, 1] == encoded
 
 
 def test_sources_are_read_at_the_size_asked_for(edit, monkeypatch):

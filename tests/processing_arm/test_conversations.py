@@ -5,6 +5,7 @@ import random
 import PIL.Image
 import pytest
 import torch
+from pipeline_requests import pictures_prepared
 from processor_inputs import PLACEHOLDER, drawing, special_tokens, user
 
 from transformers_arm.data.conversations import drop_conditions, message
@@ -241,6 +242,24 @@ def test_several_images_a_prompt_follow_it_in_order(processor, model, collator, 
     assert rows["input"] == [trained_branch(collator, request, "nothing") for request in requests]
     alone = branches(processor, model, processor.image_generation_inputs("merge", images[0]))
     assert alone["input"] == rows["input"][:1]
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_aspect_ratio": True}])
+def test_each_image_is_prepared_once_for_all_branches(processor, monkeypatch, options):
+    wide = PIL.Image.fromarray(drawing(1)).resize((96, 32))
+    images = [[wide, drawing(0)], [wide], [drawing(2)]]
+    prepared = pictures_prepared(monkeypatch)
+    inputs = processor.image_generation_inputs(["merge", "redraw", "a dot"], images, **options)
+    assert prepared == [4]
+    asked = [[part for part in user(*each)[0]["content"]] for each in images]
+    alone = processor.apply_chat_template(
+        [[{"role": "user", "content": content}] for content in asked],
+        **{"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True},
+        processor_kwargs={"padding": True, "images_kwargs": options},
+    )
+    assert torch.equal(inputs["image_prompt_ids"], alone["input_ids"])
+    assert torch.equal(inputs["image_prompt_attention_mask"], alone["attention_mask"])
+    assert all(map(torch.equal, inputs["pixel_values"], alone["pixel_values"])) and len(alone["pixel_values"]) == 4
 
 
 def test_image_sizes_are_the_image_processors_arguments(processor):

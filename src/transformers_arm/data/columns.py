@@ -168,6 +168,7 @@ def row_conversation(
         RowError: the row cannot be used; names row, column, value and fix. What else it may raise, `as_row_error`
             takes for the row's.
     """
+    check_whole(row, index)
     read = partial(read_picture, prepare=prepare, fetcher=fetcher)
     if row.get("messages") is not None:
         return _messages(row, index, read)
@@ -313,7 +314,6 @@ def check_dataset(
     for rows, row in enumerate(rows_of(dataset), 1):
         try:
             with as_row_error(rows - 1):
-                check_whole(row, rows - 1)
                 row_conversation(row, rows - 1, prepare, fetcher)
                 tasks["messages" if row.get("messages") is not None else row_task(row, rows - 1)] += 1
         except RowError as error:

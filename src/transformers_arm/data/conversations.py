@@ -158,7 +158,7 @@ class ConversationCollator:
 
         def encode(alike: list[np.ndarray]) -> torch.LongTensor:
             pixel_values = to_pixel_values(alike).to(self.vq_model.device, self.vq_model.dtype)
-            return self.vq_model.encode(pixel_values).codes
+            return self.vq_model.get_codes(pixel_values)
 
         return picture_tokens(images, encode, self.config)
 

@@ -43,7 +43,7 @@ from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
 from .pictures import FROM_TRUSTED, fetcher_for, sources_of, steps_before
-from .renaming import BROKEN
+from .renaming import BROKEN, BROKEN_FILE
 from .row_errors import file_error
 
 SAMPLE = Features({"key": Value("string"), "members": List({"name": Value("string"), "bytes": Value("large_binary")})})
@@ -194,7 +194,7 @@ def line_files(builder: DatasetBuilder, split: str) -> list[str]:
     return [] if first == "{" or first.startswith("[") else files  # one text that spreads over lines
 
 
-def line_row(sample: Mapping[str, str], names: Mapping[str, None]) -> dict:
+def line_row(sample: Mapping[str, str], names: Mapping[str, None], file: str = "") -> dict:
     """A line of JSON, as `LINE` has it, as a row with these columns in any case; one that is none as `BROKEN` says."""
     line = sample["line"]
     try:
@@ -202,14 +202,14 @@ def line_row(sample: Mapping[str, str], names: Mapping[str, None]) -> dict:
     except (ValueError, RecursionError) as error:
         row, problem = None, f"no JSON: {error}"
     if not isinstance(row, dict):
-        return {BROKEN: f"the line {line[:80]!r} is {problem}. Mend it, or drop it."}
+        return {BROKEN: f"the line {line[:80]!r} is {problem}. Mend it, or drop it.", BROKEN_FILE: file}
     return {**names, **row}
 
 
 def line_rows(files: list[str], names: Mapping[str, None], download_config: DownloadConfig | None) -> Iterator[dict]:
     """The rows of files of JSON lines, one after the other."""
     for file in files:
-        yield from (line_row(line, names) for line in line_samples(file, download_config))
+        yield from (line_row(line, names, file) for line in line_samples(file, download_config))
 
 
 def line_names(lines: Iterable[dict]) -> dict[str, None]:
@@ -319,6 +319,11 @@ def with_rows_undecoded(dataset: IterableDataset) -> IterableDataset:
     if not isinstance(builder, WebDataset) or len(tars := file_names(dataset)) != dataset.num_shards:
         return dataset
     return streamed_tars(tars, downloading(builder))
+
+
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns of a dataset; of a stream that does not say, those of its first row that is not `BROKEN`."""
+    return dataset.column_names or list(next((row for row in dataset if BROKEN not in row), ()))
 
 
 def shard_names(dataset: IterableDataset) -> list[str]:

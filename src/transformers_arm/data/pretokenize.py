@@ -170,7 +170,7 @@ class Tokenizing:
         size, encoded = self.job.batch_size, []
         for start in range(0, len(alike), size):
             pixel_values = torch.stack(alike[start : start + size]).to(self.vq_model.device, self.vq_model.dtype)
-            encoded.extend(self.vq_model.encode(pixel_values).codes.cpu().numpy().astype(np.uint16))
+            encoded.extend(self.vq_model.get_codes(pixel_values).cpu().numpy().astype(np.uint16))
         return [{"codes": grid.ravel(), "height": grid.shape[0], "width": grid.shape[1]} for grid in encoded]
 
     def read(self, row: dict, index: int, fetcher: Fetcher) -> tuple[dict, str | None, list[dict]]:

@@ -20,7 +20,8 @@ from ..fetching_arm import FROM_OUTSIDE
 from .file_errors import BROKEN_FILE_ERRORS
 from .row_errors import row_error
 
-BROKEN = "\n"  # the column of a row that could not be decoded where it was read, which says why
+# The columns of a row that could not be decoded where it was read: why, and of which file it is ("" if unknown).
+BROKEN, BROKEN_FILE = "\n", "\n\n"
 MAX_BYTES = FROM_OUTSIDE.max_bytes  # that a compressed member may unpack to
 DECODED = ("txt", "text", "json", "jsn")  # members of tars that may hold what columns do
 
@@ -54,7 +55,7 @@ def check_rename(rename: Mapping[str, str], columns: Iterable[str], names: Itera
 def check_whole(row: Mapping, index: int | str) -> None:
     """Raises a RowError if a row could not be decoded where it was read."""
     if BROKEN in row:
-        raise row_error(index, "", row[BROKEN], "undecodable")
+        raise row_error(index, "", row[BROKEN], "undecodable", file=row[BROKEN_FILE])
 
 
 def arranged(

@@ -158,9 +158,10 @@ class Skipping:
 
     def skip(self, error: RowError) -> None:
         """Passes over the row of an error."""
-        self.tally.skip(self.name, error)
+        where = f"{self.name}, {error.file}" if error.file else self.name
+        self.tally.skip(where, error)
         if self.tally.skipped.total() <= SHOWN_ROWS:
-            logger.warning("%s, skipped: %s", self.name, error)
+            logger.warning("%s, skipped: %s", where, error)
 
     def check(self, read: int) -> None:
         """Counts rows as read. Raises a ValueError if too many of all were skipped."""

@@ -124,7 +124,7 @@ class Tokenizer:
 
     def reconstruct(self, images: list[np.ndarray], *, seed: int = 0) -> tuple[np.ndarray, list[Image.Image]]:
         """uint8 pictures [H, W, 3] of one size -> codes [N, h, w] and the pictures they give back."""
-        codes = self.model.encode(to_pixel_values(images).to(self.model.device)).codes
+        codes = self.model.get_codes(to_pixel_values(images).to(self.model.device))
         generator = torch.Generator().manual_seed(seed)
         return codes.cpu().numpy(), self.detokenizer(codes=codes, generator=generator).images
 
@@ -464,7 +464,7 @@ def tokenizer_scores(
     with tqdm(desc="Tokenizer", total=count, unit=" pictures") as bar:
         while batch := list(islice(readable, batch_size)):
             for numbers, alike, pixel_values in _alike(batch):
-                encoded = tokenizer.model.encode(pixel_values.to(device))
+                encoded = tokenizer.model.encode(pixel_values.to(device), output_z_q=bool(fidelity or zero_shot))
                 counts += code_counts(encoded.codes.cpu().numpy(), codebook_size)
                 pixels += pixel_values[:, 0].numel()
                 if zero_shot is not None:

@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import is_async_callable
 
+from ..data.input_files import with_rows_undecoded
 from ..data.pictures import fetcher_for
 from ..data.row_errors import Skipping
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
@@ -195,6 +196,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         self._fetchers["eval"] = fetcher_for(rows, self.args.local_files)
+        if isinstance(eval_dataset, IterableDataset):
+            eval_dataset = with_rows_undecoded(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
 
     @property

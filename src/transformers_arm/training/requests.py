@@ -11,7 +11,9 @@ from datasets import Dataset, IterableDataset
 from ..configuration_arm import MAX_GRID_SIDE
 from ..data.columns import SOURCES, read_text, row_task, source_pictures, undecoded
 from ..data.conversations import is_codes
+from ..data.input_files import with_rows_undecoded
 from ..data.pictures import RowFetcher, fetcher_for, rgb_picture
+from ..data.renaming import check_whole
 from ..data.row_errors import Skipping, as_row_error, row_error
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
@@ -41,10 +43,11 @@ def read_request(
     """A row's task, and its source images as `prepare` makes them, opened by `fetcher` (`data/pictures.py`).
 
     Raises:
-        RowError: no prompt, an unknown task, a task without the image it needs, an image that cannot be read, or a
-            column whose meaning is open; names the row.
+        RowError: a line that is no JSON, no prompt, an unknown task, a task without the image it needs, an image that
+            cannot be read, or a column whose meaning is open; names the row.
     """
     with as_row_error(index):
+        check_whole(row, index)
         for name in ("image", "images"):
             if name in row:
                 problem = (
@@ -107,7 +110,7 @@ def usable_requests(
         return found
 
     if streamed:
-        return undecoded(dataset, SOURCES).filter(is_usable_in_stream, with_indices=True)
+        return undecoded(with_rows_undecoded(dataset), SOURCES).filter(is_usable_in_stream, with_indices=True)
     known = ("prompt", "task", *SOURCES, "image", "images", "height", "width")
     rows = undecoded(dataset.select_columns([column for column in dataset.column_names if column in known]))
     usable = [index for index, row in enumerate(rows) if is_usable(row, index)]

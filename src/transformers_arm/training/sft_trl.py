@@ -31,6 +31,7 @@ from ..data.conversations import (
     pictures_of,
     pixel_values_of,
 )
+from ..data.input_files import column_names, with_rows_undecoded
 from ..data.pictures import fetcher_for
 from ..data.row_errors import Skipping, check_share, row_error
 from ..data.visual_tokenizer import weights_fingerprint
@@ -99,6 +100,11 @@ class ArmSFTConfig(SFTConfig):
             self.ddp_find_unused_parameters = False  # every trainable parameter has a gradient, whatever the batch
 
 
+def in_one_column(row: dict) -> dict:
+    """A row as its only column, beside its own: `datasets` removes columns by names that all rows must have."""
+    return {"row": row}
+
+
 class RowEncoder:
     """Batches of rows -> `input_ids` and `labels`, exactly those of `ConversationCollator` for the same conversations.
 
@@ -158,7 +164,7 @@ class RowEncoder:
         vq_model = self.model.vq_model
 
         def encode(alike: list[torch.Tensor]) -> torch.LongTensor:
-            return vq_model.encode(torch.stack(alike).to(vq_model.device, vq_model.dtype)).codes.cpu()
+            return vq_model.get_codes(torch.stack(alike).to(vq_model.device, vq_model.dtype)).cpu()
 
         return picture_tokens(pictures, encode, self.model.config)
 
@@ -190,6 +196,10 @@ class RowEncoder:
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list[list[int]]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        return self.encoded(rows, indices)
+
+    def encoded(self, rows: list[dict], indices: list[int]) -> dict[str, list[list[int]]]:
+        """The same for rows that need not have the same columns."""
         usable, encoded = [], []
         for index, row in zip(indices, rows, strict=True):
             with self.skipping.row(index):
@@ -279,10 +289,10 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
 
     def _encode(self, dataset, args: ArmSFTConfig, name: str):
         """Rows -> `input_ids` and `labels`, kept in the cache of `datasets`; rows that have them stay as they are."""
-        columns = dataset.column_names or list(next(iter(dataset)))
-        if "input_ids" in columns:
-            return dataset
         streamed = isinstance(dataset, IterableDataset)
+        rows = with_rows_undecoded(dataset) if streamed else dataset
+        if "input_ids" in (columns := column_names(rows)):
+            return dataset
         encoder = RowEncoder(
             self._arm,
             self._processor,
@@ -292,16 +302,17 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLoss
             fetcher=fetcher_for(dataset, args.local_files),
             skipping=Skipping(f"{name} dataset", args.max_skipped, None if streamed else len(dataset)),
         )
-        dataset = undecoded(dataset)
-        options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "remove_columns": columns}
+        dataset = undecoded(rows)
+        options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "features": ENCODED}
         if streamed:
-            return dataset.map(encoder, features=ENCODED, **options)
+            whole = dataset.map(in_one_column).select_columns("row")
+            return whole.map(encoder.encoded, input_columns="row", remove_columns="row", **options)
         home = self._arm.vq_model.device
         with args.main_process_first(desc=f"encoding of the {name} dataset"):
             self._arm.vq_model.to(args.device)
             dataset = dataset.map(
                 encoder,
-                features=ENCODED,
+                remove_columns=columns,
                 new_fingerprint=encoder.fingerprint(dataset),
                 desc=f"Encoding {name} dataset",
                 **options,

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from datasets import Dataset, List, Value
 from pretokenize_datasets import NOWHERE, ROW, drawn_rows, load, png
+from tiny_arm import runs_of
 
 from transformers_arm import ArmForCausalLM, ArmImageProcessor, ArmProcessor
 from transformers_arm.data.columns import check_dataset, row_conversation
@@ -75,6 +76,18 @@ def test_conversations_keep_their_pictures_in_their_places(new_worker):
     for part, expected in zip((said[0], said[2], said[3]), alone, strict=True):
         assert part["image"].flatten().tolist() == expected["codes"].tolist()
     assert row_conversation(written[1], 1)[1]["content"] == [{"type": "text", "text": "hello"}]
+
+
+def test_nothing_behind_the_quantizer_runs(new_worker):
+    worker = new_worker(["prompt", "image"])
+    alike = [
+        worker.pixel_values(PIL.Image.fromarray(render_scene(sample_editing_pair(random.Random(n)).source)))
+        for n in range(4)
+    ]
+    expected = worker.vq_model.encode(torch.stack(alike)).codes
+    behind, before = (runs_of(part) for part in (worker.vq_model.up_blocks, worker.vq_model.down_blocks))
+    codes = [each["codes"].reshape(each["height"], each["width"]) for each in worker.encode(alike)]
+    assert np.array_equal(codes, expected) and (behind, before) == ([], [3, 1])
 
 
 def test_lists_that_are_json_text_become_lists_of_codes(new_worker):

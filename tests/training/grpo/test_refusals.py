@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset, Image
 from grpo_requests import MIXED, SCENE, TINY, brightness, dataset_of, logged
+from picture_rows import streamed_lines
 
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
 from transformers_arm.training.requests import read_request
@@ -152,6 +153,27 @@ def test_a_side_that_no_grid_has_is_refused_before_training(train, height):
 def test_a_stream_too_short_for_one_generation_is_an_error(train):
     with pytest.raises(ValueError, match="Nothing was trained: .* 2 prompts"):
         train(dataset=dataset_of(MIXED[:1]).to_iterable_dataset())
+
+
+def test_a_broken_line_of_a_stream_costs_its_row_alone(train, tmp_path, caplog):
+    prompts = [{"prompt": f"{number} red circles"} for number in range(9)]
+    stream, seen = streamed_lines(tmp_path / "rows.jsonl", prompts, broken=[1]), []
+
+    def reward(images, prompts, **_):
+        seen.extend(prompts)
+        return brightness(images)
+
+    trainer = train(reward, dataset=stream, max_skipped=0.02, max_steps=4, per_device_eval_batch_size=8)
+    assert trainer.state.global_step == 4
+    assert sorted(seen) == [each["prompt"] for place, each in enumerate(prompts) if place != 1 for _ in range(4)]
+    assert f"train_dataset, {tmp_path}/rows.jsonl, skipped: Row 1: the line" in caplog.text
+
+
+def test_a_broken_line_of_what_is_evaluated_gives_way_to_another_prompt(train, tmp_path, caplog):
+    stream = streamed_lines(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}] * 2, broken=[1])
+    trainer = train(max_steps=0, max_skipped=0.02, per_device_eval_batch_size=8)
+    assert trainer.evaluate(stream)["eval_reward"] > 0
+    assert f"eval_dataset, {tmp_path}/rows.jsonl, skipped: Row with prompt None: the line" in caplog.text
 
 
 def test_streamed_prompts_are_trained_on(train):

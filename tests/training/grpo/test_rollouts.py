@@ -6,6 +6,8 @@ import pytest
 import torch
 from datasets import Value, load_dataset
 from grpo_requests import MIXED, SCENE, TINY, brightness, dataset_of, rollout
+from pipeline_requests import pictures_prepared
+from tiny_arm import runs_of
 from trl import GRPOTrainer
 
 from transformers_arm import ArmForCausalLM
@@ -45,6 +47,15 @@ def test_prompts_are_what_generate_gets_from_the_processor(train):
     )
     expected = trainer.arm.model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])[0]
     assert first.tolist() == [*expected.tolist(), *trainer.arm.config.image_opening(3, 3)]
+
+
+def test_sources_are_prepared_and_encoded_once_a_prompt(train, monkeypatch):
+    trainer = train(max_steps=0)
+    prepared, encoded = pictures_prepared(monkeypatch), runs_of(trainer.arm.vq_model.vision_model)
+    behind = runs_of(trainer.arm.vq_model.up_blocks)
+    rollout(trainer)  # two edits among four prompts
+    assert prepared == encoded == [2]
+    assert sum(behind) == 4 * len(MIXED)  # the samples, as they are rendered
 
 
 def test_rollouts_ignore_the_folders_generation_config(train, arm_folder):

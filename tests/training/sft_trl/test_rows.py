@@ -5,9 +5,11 @@ import json
 
 import PIL.Image
 import pytest
+import torch
 from datasets import Dataset, load_dataset, load_from_disk
-from picture_rows import drawing, pictures_in_folder_and_archive
+from picture_rows import drawing, pictures_in_folder_and_archive, streamed_lines
 from sft_rows import CONVERSATIONS, dataset_of, losses, rows
+from tiny_arm import pixels, runs_of
 
 from transformers_arm.data.columns import row_conversation
 from transformers_arm.data.conversations import ConversationCollator
@@ -36,6 +38,15 @@ def test_ids_are_those_of_the_processor_s_chat_template(new_trainer, processor):
         if "pixel_values" in inputs:
             ids = trainer.model.model.fill_image_tokens(ids, inputs["pixel_values"])
         assert trainer.train_dataset[index]["input_ids"] == ids[0].tolist()
+
+
+def test_nothing_behind_the_quantizer_runs(new_model, processor):
+    model = new_model()
+    encoder, pictures = RowEncoder(model, processor), pixels(3, 48, 48)
+    expected = model.vq_model.encode(pictures).codes + model.config.visual_token_offset
+    behind = runs_of(model.vq_model.up_blocks)
+    assert torch.equal(torch.stack(encoder.image_tokens(list(pictures))), expected)
+    assert behind == []
 
 
 def test_pictures_of_any_size_are_sized_by_the_image_processor(new_trainer, processor):
@@ -136,6 +147,39 @@ def test_a_row_that_cannot_be_used_costs_itself_alone(new_trainer, caplog, strea
     found = list(new_trainer(broken).train_dataset)
     assert found == [row for number, row in enumerate(new_trainer(whole).train_dataset) if number != 3]
     assert "train dataset, skipped: Row 3, column 'prompt': ' ' is blank" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [0, 3])
+def test_a_broken_line_of_a_stream_costs_its_row_alone(new_trainer, tmp_path, caplog, broken):
+    made = [{"prompt": f"what is {number}?", "answer": "a number"} for number in range(40)]
+    made[35]["note"] = "a column of no other row"
+    stream = streamed_lines(tmp_path / "rows.jsonl", made, broken=[broken])
+    whole = new_trainer(Dataset.from_list(made)).train_dataset
+    trainer = new_trainer(stream, eval_dataset=stream)
+    for dataset in (trainer.train_dataset, trainer.eval_dataset):
+        assert list(dataset) == [row for number, row in enumerate(whole) if number != broken]
+    for name in ("train", "eval"):
+        assert f"{name} dataset, {tmp_path}/rows.jsonl, skipped: Row {broken}: the line" in caplog.text
+    assert "is no JSON: Expecting ',' delimiter" in caplog.text
+    trainer.train()
+    assert len(losses(trainer)) == 2
+
+
+def test_columns_that_only_later_lines_of_a_stream_have_are_no_obstacle(new_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers_arm.data.input_files.LOOKED_AT", 2)
+    made = [{"prompt": f"what is {number}?", "answer": "a number"} for number in range(6)]
+    made[4]["note"] = "a column that the first lines do not have"
+    stream = streamed_lines(tmp_path / "rows.jsonl", made, broken=[3])
+    found = list(new_trainer(stream).train_dataset)
+    assert len(found) == 5 and all(set(row) == {"input_ids", "labels"} for row in found)
+
+
+def test_too_many_broken_lines_of_a_stream_end_the_run_and_are_named(new_trainer, tmp_path):
+    made = [{"prompt": f"what is {number}?", "answer": "a number"} for number in range(8)]
+    stream = streamed_lines(tmp_path / "rows.jsonl", made, broken=[2, 5])
+    named = r"2 of 100 rows cannot be used, more than max_skipped 0.01 .*\n.*rows.jsonl: Row 2: the line .*\n.*Row 5: "
+    with pytest.raises(ValueError, match=named):
+        list(new_trainer(stream, config={"max_skipped": 0.01}).train_dataset)
 
 
 def test_the_share_of_rows_that_may_be_lost_is_the_caller_s(new_trainer):
