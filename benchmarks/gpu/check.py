@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Thread
 
 import torch
+from measuring import card
 
 from transformers_arm.evaluation.results import write_result
 
@@ -43,16 +44,16 @@ FULL = {
 }
 
 
-def commands_of(section: str, output: Path, card: str, toy: bool, compiled: bool) -> list[list[str]]:
+def commands_of(section: str, output: Path, device: str, toy: bool, compiled: bool) -> list[list[str]]:
     """What a section runs, one after the other."""
     sizes = {name: options.split() for name, options in (TOY if toy else FULL).items()}
     compiling = ["--compile"] if compiled else []
 
     def script(file: Path, name: str, *options: str) -> list[str]:
-        return [sys.executable, str(file), *options, "--output", str(output / f"{name}_{card}.json")]
+        return [sys.executable, str(file), *options, "--output", str(output / f"{name}_{device}.json")]
 
     if section == "decoding":
-        picture = ["--plot", str(output / f"speed_decoding_{card}.png")]
+        picture = ["--plot", str(output / f"speed_decoding_{device}.png")]
         alone = ["--without", "plain", "janus", "emu3"]
         return [
             script(SPEED / "same_tokens.py", "same_tokens", *compiling),
@@ -151,16 +152,16 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    card = re.sub(r"\W+", "_", (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu").lower())
+    name = card()
     arguments.output.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]}
     sections = {}
     for section in arguments.sections:
         print(f"\n== {section}, at most {arguments.limits[section]:g} s ==", flush=True)
-        commands = commands_of(section, arguments.output, card, arguments.toy, arguments.compile)
+        commands = commands_of(section, arguments.output, name, arguments.toy, arguments.compile)
         sections[section] = run_section(commands, arguments.limits[section])
-        fields = {"card": card, "toy": arguments.toy, "versions": versions, "sections": sections}
-        write_result(arguments.output / f"check_{card}.json", **fields)
+        fields = {"card": name, "toy": arguments.toy, "versions": versions, "sections": sections}
+        write_result(arguments.output / f"check_{name}.json", **fields)
     print("\n| section | status | s | limit |\n|---|---|---|---|")
     for section, found in sections.items():
         print(f"| {section} | {found['status']} | {found['seconds']} | {found['limit']:g} |")

@@ -19,7 +19,7 @@ has_all() { # is everything of NEEDED importable?
 }
 
 # The repository stands first, before a wheel of it.
-export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD/src:$PWD/benchmarks/speed${PYTHONPATH:+:$PYTHONPATH}"
 if ! has_all; then
     export PYTHONPATH="$PYTHONPATH:$SITE"
     if ! has_all; then

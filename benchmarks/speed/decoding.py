@@ -18,6 +18,7 @@ A share of products or bandwidth is 1 where nothing else takes time; neither cou
 
 import argparse
 import statistics
+import sys
 from functools import partial
 
 import torch
@@ -59,19 +60,30 @@ def contestants(arguments, models: dict, batch: int, weights: list[torch.Tensor]
     return calls | {"products": lambda: [step() for _ in range(count)]}
 
 
-def warm_up(calls: dict, batch: int, count: int) -> None:
-    """Calls each once, and holds that every contestant draws as many tokens."""
-    for name, call in calls.items():
-        drawn = call()
+def warm_up(calls: dict, batch: int, count: int) -> dict[str, str]:
+    """Calls each once, and holds that every contestant draws as many tokens; takes out those of transformers that
+    cannot, and says why.
+    """
+    errors = {}
+    for name in list(calls):
+        try:
+            drawn = calls[name]()
+        except Exception as error:
+            if name not in ("Janus", "Emu3"):
+                raise
+            errors[name] = f"{type(error).__name__}: {error}"
+            del calls[name]
+            continue
         if name != "products" and (shape := list(drawn.shape)) != [batch, count]:
             raise RuntimeError(f"{name} drew {shape} image tokens, not {[batch, count]}.")
+    return errors
 
 
 def measure(arguments, models: dict, batch: int, bandwidth: float) -> dict:
     """Of each contestant ms a step and image tokens a second; how many times as fast as each ours is."""
     count, weights = arguments.grid[0] * arguments.grid[1], weights_of(models["ours"])
     calls = contestants(arguments, models, batch, weights)
-    warm_up(calls, batch, count)
+    errors = warm_up(calls, batch, count)
     seconds = alternating(calls, arguments.repeats)
     median = {name: statistics.median(each) for name, each in seconds.items()}
     read = sum(weight.numel() * weight.element_size() for weight in weights)
@@ -83,23 +95,23 @@ def measure(arguments, models: dict, batch: int, bandwidth: float) -> dict:
         "tokens_a_second": {name: batch * count / each for name, each in median.items()},
         "shares": {name: {other: median[other] / median[name] for other in median} for name in ours},
         "seconds": seconds,
+        "errors": errors,
         "weights_bytes": read,
     }
 
 
 def plot(rows: list[dict], file: str) -> None:
     """Bars of tokens a second, a block a batch; the longest of each block spans it."""
-    names = list(rows[0]["tokens_a_second"])
     left, wide, high, line = 130, 420, 18, 18
-    block = high * len(names) + 2 * line
+    block = high * max(len(row["tokens_a_second"]) for row in rows) + 2 * line
     page = Image.new("RGB", (left + wide + 110, block * len(rows) + line), "white")
     draw = ImageDraw.Draw(page)
     for number, row in enumerate(rows):
         top = number * block + line // 2
         draw.text((8, top), f"{row['batch']} pictures at a time: image tokens a second", fill="black")
         longest = max(row["tokens_a_second"].values())
-        for place, name in enumerate(names):
-            value, above = row["tokens_a_second"][name], top + line + place * high
+        for place, (name, value) in enumerate(row["tokens_a_second"].items()):
+            above = top + line + place * high
             color = "#2a6fb0" if name.startswith("ours") else "#b8b8b8"
             draw.text((8, above + 2), name, fill="black")
             draw.rectangle((left, above + 2, left + wide * value / longest, above + high - 3), fill=color)
@@ -161,6 +173,9 @@ if __name__ == "__main__":
             write_result(arguments.output, **fields)
         if arguments.plot:
             plot(rows, arguments.plot)
+    errors = {name: error for row in rows for name, error in row["errors"].items()}
     print(
         f"{bandwidth / 1e9:,.1f} GB/s read and written by a copy; {rows[0]['weights_bytes'] / 1e9:.2f} GB of weights"
     )
+    if errors:
+        sys.exit("\n".join(f"{name} drew nothing: {error}" for name, error in errors.items()))

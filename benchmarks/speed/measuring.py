@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from transformers.initialization import no_init_weights
 
 
 def device() -> str:
@@ -70,7 +69,7 @@ def replayed(call: Callable) -> Callable:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+    return lambda kept=call: graph.replay()  # the call keeps the tensors that the graph reads
 
 
 def products(weights: Sequence[torch.Tensor], rows: int) -> Callable:
@@ -87,6 +86,8 @@ def products(weights: Sequence[torch.Tensor], rows: int) -> Callable:
 
 def random_model(make: Callable[[], torch.nn.Module], dtype: torch.dtype) -> torch.nn.Module:
     """A model made on the device, with weights that keep activations finite: norms are ones, matrices small."""
+    from transformers.initialization import no_init_weights  # what only measures starts without it
+
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -12,6 +12,7 @@ from transformers import (
     Emu3ForConditionalGeneration,
     JanusConfig,
     JanusForConditionalGeneration,
+    StaticCache,
 )
 
 from transformers_arm.configuration_arm import ArmConfig
@@ -114,7 +115,10 @@ def draw_arm(model, ids, nothing, mask, grid, **sampling) -> torch.LongTensor:
 
 
 def draw_janus(model, ids, nothing, mask, grid, **sampling) -> torch.LongTensor:
-    sampling |= {"do_sample": True, "max_new_tokens": grid[0] * grid[1], "use_cache": True}
+    count = grid[0] * grid[1]
+    # What it would make itself; transformers 5.17 cannot.
+    cache = StaticCache(config=model.config.text_config, max_cache_len=ids.shape[1] + count)
+    sampling |= {"do_sample": True, "max_new_tokens": count, "past_key_values": cache}
     return model.generate(inputs=ids, attention_mask=mask, generation_mode="image", **sampling)
 
 

@@ -70,14 +70,14 @@ def measure(model: torch.nn.Module, row: dict[str, torch.LongTensor], steps: int
 
 def of_step(model, attention: str, length: int, arguments, rate: float) -> dict:
     """A row of the table: what was measured, or why nothing was."""
-    model.set_attn_implementation({"": attention, "vq_config": "sdpa"})
     row = packed_row(model.config, length, arguments.words, tuple(arguments.grid))
     matrices = sum(weight.numel() for weight in model.model.layers.parameters() if weight.ndim == 2)
     flops = model_flops(model.config, matrices, row)
     found = {"attention": attention, "tokens": length, "model_flops": flops}
     try:
+        model.set_attn_implementation({"": attention, "vq_config": "sdpa"})
         found |= measure(model, row, arguments.steps)
-    except Exception as error:  # one that does not fit, or does not compile, leaves the others
+    except Exception as error:  # one that is not installed, or does not fit, leaves the others
         return found | {"error": f"{type(error).__name__}: {error}"}
     speed = {"tokens_a_second": length / found["seconds"], "flops_share": flops / found["seconds"] / rate}
     return found | speed
