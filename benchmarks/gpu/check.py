@@ -24,7 +24,7 @@ from transformers_arm.evaluation.results import write_result
 
 ROOT = Path(__file__).parents[2]
 SPEED, GPU = ROOT / "benchmarks" / "speed", ROOT / "benchmarks" / "gpu"
-LIMITS = {"decoding": 180, "training": 80, "scores": 50, "grpo": 50, "suite": 600}  # seconds
+LIMITS = {"decoding": 170, "training": 100, "scores": 45, "grpo": 45, "suite": 600}  # seconds
 DEFAULT = ("decoding", "training", "scores", "grpo")
 VERSIONS = ("torch", "transformers", "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "trl")
 KEPT_LINES = 20  # of a section's output

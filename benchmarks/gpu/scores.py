@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers.utils import logging
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
@@ -50,7 +49,6 @@ if __name__ == "__main__":
     parser.add_argument("--items", type=int, default=120, help="held-out items a score")
     parser.add_argument("--output", help="JSON file to write")
     arguments = parser.parse_args()
-    logging.disable_progress_bar()
     published = json.loads((Path(arguments.model) / "results" / "arm_tiny.json").read_text())
     arm = Arm.from_pretrained(arguments.model)
     arm.model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -36,7 +36,7 @@ def test_a_section_that_takes_too_long_is_killed_and_told_and_the_next_one_runs(
     assert told["versions"]["torch"] and told["hardware"] and told["date"]
     decoding, training = told["sections"].values()
     assert (decoding["status"], training["status"]) == ("timed out", "ok")
-    assert decoding["seconds"] < 3 and [step["exit"] for step in training["steps"]] == [0]
+    assert decoding["seconds"] < 10 and [step["exit"] for step in training["steps"]] == [0]
     (result,) = tmp_path.glob("speed_training_*.json")
     assert json.loads(result.read_text())["rows"][0]["tokens_a_second"] > 0
     assert "| decoding | timed out | " in done.stdout and "| training | ok | " in done.stdout
