@@ -7,9 +7,11 @@ for. A model whose layers are not Qwen2's own, or are on several devices, draws 
 prompts, pictures and grammars.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -24,7 +26,6 @@ logger = logging.get_logger(__name__)
 
 COMPILED_PLACES = 256  # what compiled steps have a multiple of: one compilation serves many lengths
 COMPILED_SHAPES = 64  # before torch gives up; by default 8
-JOINED_ON_CPU = 2**30  # bytes of weights that are copied there
 SPREAD_HEADS = 64  # rows times heads of keys and values
 RECORDED_STEPS = 16  # fewer are not worth recording, which takes the time of a few
 
@@ -100,8 +101,9 @@ class ShortSteps:
     """
 
     def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1):
-        device, self.decoder, self.fixed = own.hidden_states.device, own.decoder, fixed
-        self.length, self.joined = own.positions.shape[1], joined_weights(own.decoder)
+        device, self.fixed = own.hidden_states.device, fixed
+        self.length = own.positions.shape[1]
+        self.parts = own.decoder.embed_tokens, parts_of(own.decoder.layers), norm_of(own.decoder.norm)
         self.places = -(-(self.length + count) // multiple) * multiple
         self.keys, self.values = [], []
         for layer in own.cache.layers:
@@ -132,15 +134,93 @@ class ShortSteps:
             self.length += 1
             places, mask = self.length, None if self.written is None else self.written[..., : self.length]
         hidden_states = (through or through_layers)(
-            self.decoder, self.joined, tokens, self.position, places, self.keys, self.values, self.cos, self.sin, mask
+            *self.parts, tokens, self.position, places, self.keys, self.values, self.cos, self.sin, mask
         )
         self.position.add_(1)
         return hidden_states
 
 
+class LayerParts(NamedTuple):
+    """What a step takes of a layer: linear layers and norms as functions of states [rows, n].
+
+    `attention` gives queries, keys and values, `gated` gate and up.
+    """
+
+    input_norm: Callable
+    attention: Callable
+    scaling: float
+    o_proj: Callable
+    mlp_norm: Callable
+    gated: Callable
+    act_fn: Callable
+    down_proj: Callable
+
+
+def parts_of(layers: Iterable[Qwen2DecoderLayer]) -> list[LayerParts]:
+    join = may_join(layers)
+    return [
+        LayerParts(
+            norm_of(layer.input_layernorm),
+            together([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], join),
+            layer.self_attn.scaling,
+            linear_of(layer.self_attn.o_proj),
+            norm_of(layer.post_attention_layernorm),
+            together([layer.mlp.gate_proj, layer.mlp.up_proj], join),
+            layer.mlp.act_fn,
+            linear_of(layer.mlp.down_proj),
+        )
+        for layer in layers
+    ]
+
+
+def may_join(layers: Iterable[Qwen2DecoderLayer]) -> bool:
+    """Whether there is room on a GPU for copies of weights, by which one product takes the place of several.
+
+    They are made anew for each draw, in the time of a step, and save a tenth of each. A CPU gains nothing.
+    """
+    weights = [p for layer in layers for name, p in layer.named_parameters() if "o_proj" not in name]
+    weights = [weight for weight in weights if weight.ndim == 2]
+    device = weights[0].device
+    return device.type == "cuda" and sum(each.nbytes for each in weights) < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def linear_of(linear: nn.Module) -> Callable:
+    """A linear layer as a function; what stands in its place, such as an adapter, as it is."""
+    return (
+        partial(torch.nn.functional.linear, weight=linear.weight, bias=linear.bias)
+        if is_only(linear, nn.Linear)
+        else linear
+    )
+
+
+def together(linears: list[nn.Module], join: bool) -> Callable:
+    """Linear layers as one function; by one product if they are joined."""
+    if not join or not all(is_only(each, nn.Linear) for each in linears):
+        functions = [linear_of(each) for each in linears]
+        return lambda states: [function(states) for function in functions]
+    sizes = [each.out_features for each in linears]
+    weight, biases = torch.cat([each.weight for each in linears]), [each.bias for each in linears]
+    bias = None if any(each is None for each in biases) else torch.cat(biases)
+    return lambda states: torch.nn.functional.linear(states, weight, bias).split(sizes, -1)
+
+
+def norm_of(module: Qwen2RMSNorm) -> Callable:
+    return partial(norm, weight=module.weight, epsilon=module.variance_epsilon)
+
+
+def norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """RMS norm; torch's own takes four times as long for few rows on a CPU."""
+    if states.device.type != "cpu":
+        return rms_norm(states, weight.shape, weight, epsilon)
+    wide = states.float()
+    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()
+    return (wide * torch.rsqrt(squares / len(weight) + epsilon)).to(states.dtype) * weight
+
+
 def through_layers(
-    decoder: nn.Module,
-    joined: list[tuple] | None,
+    embed: nn.Module,
+    layers: list[LayerParts],
+    last_norm: Callable,
     tokens: torch.LongTensor,
     position: torch.LongTensor,
     places: int,
@@ -153,7 +233,6 @@ def through_layers(
     """One token a row through all layers of a decoder for which `takes_short_steps`.
 
     Args:
-        joined: see `joined_weights`.
         tokens: [rows]; position: [1], where they stand.
         places: how many are attended to, the token's own and those before it, or with a mask more.
         keys, values: of each layer [rows, heads of keys and values, all places, head_dim]; written at `position`.
@@ -163,62 +242,20 @@ def through_layers(
     Returns:
         [rows, hidden_size], normed.
     """
-    hidden_states = decoder.embed_tokens(tokens)
+    states = embed(tokens)
     cos, sin = cos.index_select(0, position), sin.index_select(0, position)
-    for number, (layer, layer_keys, layer_values) in enumerate(zip(decoder.layers, keys, values, strict=True)):
-        attention, mlp, (rows, heads, _, dim) = layer.self_attn, layer.mlp, layer_keys.shape
-        of_attention, of_mlp = (None, None) if joined is None else joined[number]
-        normed = norm(layer.input_layernorm, hidden_states)
-        query, key, value = projected(query_key_value(layer), of_attention, normed)
-        query, key = (rotated(each.view(rows, -1, dim), cos, sin) for each in (query, key))
+    for layer, layer_keys, layer_values in zip(layers, keys, values, strict=True):
+        rows, heads, _, dim = layer_keys.shape
+        query, key, value = layer.attention(layer.input_norm(states))
+        query, key = rotated(query.view(rows, -1, dim), cos, sin), rotated(key.view(rows, -1, dim), cos, sin)
         layer_keys.index_copy_(2, position, key[:, :, None])
         layer_values.index_copy_(2, position, value.view(rows, heads, 1, dim))
-        query = query.view(rows, heads, -1, dim) * attention.scaling
+        query = query.view(rows, heads, -1, dim) * layer.scaling
         attended = attend(query, layer_keys[:, :, :places], layer_values[:, :, :places], mask)
-        hidden_states = hidden_states + attention.o_proj(attended.reshape(rows, -1))
-        normed = norm(layer.post_attention_layernorm, hidden_states)
-        gate, up = projected(gate_up(layer), of_mlp, normed)
-        hidden_states = hidden_states + mlp.down_proj(mlp.act_fn(gate) * up)
-    return norm(decoder.norm, hidden_states)
-
-
-def query_key_value(layer: Qwen2DecoderLayer) -> list[nn.Module]:
-    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
-
-
-def gate_up(layer: Qwen2DecoderLayer) -> list[nn.Module]:
-    return [layer.mlp.gate_proj, layer.mlp.up_proj]
-
-
-def joined_weights(decoder: nn.Module) -> list[tuple] | None:
-    """Of each layer weight and bias of one product for queries, keys and values, and of one for gate and up.
-
-    They are copies, for as long as something is drawn: made anew each time, so that they are never old, in the time
-    of a step. A tenth of a step is saved. None where there is no room for them, or where something stands in place of
-    the linear layers.
-    """
-    groups = [(query_key_value(layer), gate_up(layer)) for layer in decoder.layers]
-    linears = [each for pair in groups for group in pair for each in group]
-    if not all(is_only(each, nn.Linear) for each in linears):
-        return None
-    device = linears[0].weight.device
-    size = sum(each.weight.nbytes for each in linears)
-    if size > (torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else JOINED_ON_CPU):
-        return None
-    return [tuple(joined(group) for group in pair) for pair in groups]
-
-
-def joined(linears: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    biases = [each.bias for each in linears]
-    bias = None if any(each is None for each in biases) else torch.cat(biases)
-    return torch.cat([each.weight for each in linears]), bias
-
-
-def projected(linears: list[nn.Module], together: tuple | None, states: torch.Tensor) -> Sequence[torch.Tensor]:
-    """What linear layers make of states [rows, n]: by one product where their weights are joined."""
-    if together is None:
-        return [each(states) for each in linears]
-    return nn.functional.linear(states, *together).split([each.out_features for each in linears], -1)
+        states = states + layer.o_proj(attended.reshape(rows, -1))
+        gate, up = layer.gated(layer.mlp_norm(states))
+        states = states + layer.down_proj(layer.act_fn(gate) * up)
+    return last_norm(states)
 
 
 def attend(query, keys, values, mask: torch.Tensor | None) -> torch.Tensor:
@@ -231,10 +268,6 @@ def attend(query, keys, values, mask: torch.Tensor | None) -> torch.Tensor:
         weights = (query @ keys.mT + mask).softmax(-1, dtype=torch.float32)
         return weights.to(values.dtype) @ values
     return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-
-
-def norm(module: Qwen2RMSNorm, hidden_states: torch.Tensor) -> torch.Tensor:
-    return rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
 
 
 def rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -375,13 +408,15 @@ def draw_codes(
     yield drawing.choose(hidden_states)
     step = drawing.step
     for number in range(1, count):
-        drawn = None
-        if number == 1 and through is not None:
-            drawn = attempted(step, "compile")
-            drawing.through = None if drawn is None else through
-        if number == 2 and short and on_gpu and count >= RECORDED_STEPS:
-            step = attempted(drawing.recorded, "record") or step
-        yield drawn or step()
+        with torch.inference_mode() if short else nullcontext():  # not where others' modules may keep what they make
+            drawn = None
+            if number == 1 and through is not None:
+                drawn = attempted(step, "compile")
+                drawing.through = None if drawn is None else through
+            if number == 2 and short and on_gpu and count >= RECORDED_STEPS:
+                step = attempted(drawing.recorded, "record") or step
+            drawn = drawn or step()
+        yield drawn
 
 
 def attempted(call: Callable, what: str):
