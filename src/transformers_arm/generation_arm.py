@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .configuration_arm import MAX_GRID_SIDE
-from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor
+from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
 
 GENERATION_MODES = ("text", "image", "interleaved")
@@ -197,7 +197,12 @@ class ArmGenerationMixin(GenerationMixin):
         for name in IMAGE_ARGUMENTS:
             if kwargs.pop(name, None) is not None:
                 raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
-        grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
+        if generation_mode == "text" and not (input_ids is not None and ends_in_an_image(self.config, input_ids)):
+            grammar = TextGrammarLogitsProcessor(self.config, self.device)
+            # Every token to come is text, and so is what follows it. (Of what a custom loop writes, nobody knows.)
+            kwargs |= {"text_follows": True} if kwargs.get("custom_generate") is None else {}
+        else:
+            grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
         processors = LogitsProcessorList([*(logits_processor or []), grammar])
         with evaluating(self):
             return super().generate(input_ids, generation_config, processors, **kwargs)
@@ -207,13 +212,17 @@ class ArmGenerationMixin(GenerationMixin):
         grammar of `generate`'s mode, counting down to the final `max_length`, or else that text opens no image.
         """
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
-        grammars = [isinstance(each, ImageGrammarLogitsProcessor) for each in processors]
-        if not any(grammars):
-            return LogitsProcessorList([TextGrammarLogitsProcessor(self.config), *processors])
+        if not any(isinstance(each, TextGrammarLogitsProcessor | ImageGrammarLogitsProcessor) for each in processors):
+            return LogitsProcessorList([TextGrammarLogitsProcessor(self.config, self.device), *processors])
         length = generation_config.max_length
         return LogitsProcessorList(
-            each.until(length) if is_grammar else each for each, is_grammar in zip(processors, grammars, strict=True)
+            each.until(length) if isinstance(each, ImageGrammarLogitsProcessor) else each for each in processors
         )
+
+    def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs):
+        """As in transformers, but for `text_follows`: an assistant finds out by itself, or is no ARM at all."""
+        shared = {name: value for name, value in model_kwargs.items() if name != "text_follows"}
+        return super()._get_candidate_generator(*args, model_kwargs=shared, **kwargs)
 
     def _generate_image(
         self,
