@@ -198,7 +198,7 @@ class ArmGenerationMixin(GenerationMixin):
             if kwargs.pop(name, None) is not None:
                 raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
         if generation_mode == "text" and not (input_ids is not None and ends_in_an_image(self.config, input_ids)):
-            grammar = TextGrammarLogitsProcessor(self.config, self.device)
+            grammar = TextGrammarLogitsProcessor(self.config)
             # Every token to come is text, and so is what follows it. (Of what a custom loop writes, nobody knows.)
             kwargs |= {"text_follows": True} if kwargs.get("custom_generate") is None else {}
         else:
@@ -213,7 +213,7 @@ class ArmGenerationMixin(GenerationMixin):
         """
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         if not any(isinstance(each, TextGrammarLogitsProcessor | ImageGrammarLogitsProcessor) for each in processors):
-            return LogitsProcessorList([TextGrammarLogitsProcessor(self.config, self.device), *processors])
+            return LogitsProcessorList([TextGrammarLogitsProcessor(self.config), *processors])
         length = generation_config.max_length
         return LogitsProcessorList(
             each.until(length) if isinstance(each, ImageGrammarLogitsProcessor) else each for each in processors
