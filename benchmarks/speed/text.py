@@ -22,7 +22,7 @@ from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 
 SIZES = {
-    "tiny": {"layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2},
+    "tiny": {"layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4},
     "small": {"layers": 4, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4},
     "arm-7b": {"layers": 28},
 }

@@ -46,7 +46,7 @@ class TextGrammarLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         scores = scores.clone()  # those that came may be returned as logits
         for start, stop in self.spans:
-            scores[:, start:stop] = -inf
+            scores[:, start:stop].fill_(-inf)
         return scores
 
 
@@ -84,7 +84,7 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
 
         allowed = text.repeat(1, scores.shape[1])
         for start, stop in image_spans(config):
-            allowed[:, start:stop] = False
+            allowed[:, start:stop].fill_(False)
         if self.images and room >= 5:  # start, height, width, token, end
             allowed[:, config.vision_start_token_id] = text[:, 0]
         # Side 1 is always allowed: an image that the prompt opens may not fit at all.
