@@ -24,6 +24,10 @@ from transformers_arm.modeling_arm import ArmForCausalLM
 SIZES = {
     "tiny": {"layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4},
     "small": {"layers": 4, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4},
+    "0.5b": {  # Qwen2.5-0.5B's
+        **{"layers": 24, "hidden_size": 896, "intermediate_size": 4864},
+        **{"num_attention_heads": 14, "num_key_value_heads": 2},
+    },
     "arm-7b": {"layers": 28},
 }
 WAYS = {

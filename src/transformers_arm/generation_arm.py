@@ -128,7 +128,8 @@ def evaluating(model: torch.nn.Module):
     A model that many threads share is in evaluation mode, and nothing is set then: one in training is its trainer's.
     """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:  # setting what is set already takes milliseconds, of each call
+        model.eval()
     try:
         with torch.autocast(model.device.type, enabled=False):
             yield

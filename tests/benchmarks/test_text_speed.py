@@ -46,3 +46,8 @@ def test_stock_qwen2_writes_what_arm_writes():
             model.generate(ids, **arguments)
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1]
+
+
+def test_text_was_written_within_five_percent_of_stock_qwen2_s_time():
+    result = json.loads((BENCHMARKS / "results" / "speed_text.json").read_text())
+    assert result["rows"]["greedy"]["ratio"] <= 1.05
