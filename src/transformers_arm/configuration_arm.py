@@ -30,7 +30,7 @@ def check_parts(config: PreTrainedConfig, attn_implementation) -> None:
 class CheckedPartsMixin:
     """A configuration that refuses an `attn_implementation` for a part that it lacks; transformers passes over it."""
 
-    @PreTrainedConfig._attn_implementation.setter  # its own getter, which torch.compile can read
+    @PreTrainedConfig._attn_implementation.setter  # its getter as it is: each layer asks, and torch.compile follows it
     def _attn_implementation(self, value):
         check_parts(self, value)
         PreTrainedConfig._attn_implementation.fset(self, value)

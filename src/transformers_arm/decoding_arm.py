@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 COMPILED_PLACES = 256  # what compiled steps have a multiple of: one compilation serves many lengths
 COMPILED_SHAPES = 64  # before torch gives up; by default 8
 SPREAD_HEADS = 64  # rows times heads of keys and values
+NOT_COMPILED = set()  # ways of compiling that have failed
 RECORDED_STEPS = 16  # fewer are not worth recording, which takes the time of a few
 
 
@@ -398,8 +399,8 @@ def draw_codes(
         fixed, multiple = on_gpu, 1
         if compile_config is not None:
             fixed, multiple, options = True, COMPILED_PLACES, compile_config.options
-            options = tuple(options.items()) if options else None
-            through = compiled_layers(compile_config.backend, compile_config.mode, options)
+            way = compile_config.backend, compile_config.mode, tuple(options.items()) if options else None
+            through = None if way in NOT_COMPILED else compiled_layers(*way)
         steps = ShortSteps(own, prefix.copies, count, fixed=fixed, multiple=multiple)
     else:
         steps = own.copied(prefix.copies)
@@ -412,7 +413,8 @@ def draw_codes(
             drawn = None
             if number == 1 and through is not None:
                 drawn = attempted(step, "compile")
-                drawing.through = None if drawn is None else through
+                if drawn is None:
+                    drawing.through = NOT_COMPILED.add(way)
             if number == 2 and short and on_gpu and count >= RECORDED_STEPS:
                 step = attempted(drawing.recorded, "record") or step
             drawn = drawn or step()

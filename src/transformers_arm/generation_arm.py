@@ -15,7 +15,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .decoding_arm import draw_codes
-from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor
+from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
 from .prompts_arm import ImageArguments, ImageRequest, image_request, padded_left
 from .sampling_arm import IMAGE_GENERATION, ImageSampling
@@ -64,7 +64,8 @@ def evaluating(model: torch.nn.Module):
     A model that many threads share is in evaluation mode, and nothing is set then: one in training is its trainer's.
     """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:  # setting what is set already takes milliseconds, of each call
+        model.eval()
     try:
         with torch.autocast(model.device.type, enabled=False):
             yield
@@ -96,8 +97,8 @@ class ArmGenerationMixin(GenerationMixin):
             generation_mode: `"text"`: transformers' `generate`, with all its arguments, that opens no image;
                 `"interleaved"`: the same, and the model may open images and choose their shapes; one sampling for
                 text and images, without guidance;
-                `"image"`: one image of `image_grid` a prompt; see `ImageArguments` and
-                `ImageSampling` for its arguments.
+                `"image"`: one image of `image_grid` a prompt; its arguments are those of `ImageArguments` and
+                `ImageSampling`.
             pixel_values: pictures for the placeholders of the prompts; see `ArmModel.fill_image_tokens`.
             kwargs: what transformers' `generate` takes.
 
@@ -115,21 +116,7 @@ class ArmGenerationMixin(GenerationMixin):
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
             self._image_arguments(generation_config, kwargs)  # checked before pictures are read
-        image_tokens, pad = None, self.generation_config.pad_token_id
-        if kwargs.get("attention_mask") is not None and input_ids is not None and input_ids.ndim == 2:
-            input_ids, kwargs["attention_mask"] = padded_left(input_ids, kwargs["attention_mask"], pad, "input_ids")
-        if pixel_values is not None:
-            placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
-            image_tokens = input_ids[placeholders == self.config.image_token_id]
-        without = {"input_ids": input_ids, "negative_prompt_ids": kwargs.get("negative_prompt_ids")}
-        if pixel_values is None:
-            without["image_prompt_ids"] = kwargs.get("image_prompt_ids")
-        for name, ids in without.items():
-            if ids is not None and (ids == self.config.image_token_id).any():
-                raise ValueError(
-                    f"{name} hold placeholders (id {self.config.image_token_id}) but there are no pixel_values for "
-                    "them; pass those that the processor gave, which are of input_ids and image_prompt_ids."
-                )
+        input_ids, image_tokens = self._with_pictures(input_ids, pixel_values, kwargs)
         if generation_mode == "image":
             arguments, sampling = self._image_arguments(generation_config, kwargs)
             with evaluating(self), told_what_to_lower(arguments, input_ids):
@@ -137,23 +124,58 @@ class ArmGenerationMixin(GenerationMixin):
         for name in IMAGE_ARGUMENTS:
             if kwargs.pop(name, None) is not None:
                 raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
-        grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
+        if generation_mode == "text" and not (input_ids is not None and ends_in_an_image(self.config, input_ids)):
+            grammar = TextGrammarLogitsProcessor(self.config)
+            # Every token to come is text, and so is what follows it. (Of what a custom loop writes, nobody knows.)
+            kwargs |= {"text_follows": True} if kwargs.get("custom_generate") is None else {}
+        else:
+            grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
         processors = LogitsProcessorList([*(logits_processor or []), grammar])
         with evaluating(self):
             return super().generate(input_ids, generation_config, processors, **kwargs)
+
+    def _with_pictures(self, input_ids, pixel_values, others: dict) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Prompts [B, T] on the right, with their pictures' tokens in place; and those tokens [n], if there are any.
+
+        Args:
+            others: further arguments of a call; what of them stands beside the prompts is moved with them.
+
+        Raises:
+            ValueError: prompts have placeholders and there are no pictures.
+        """
+        image_tokens, pad = None, self.generation_config.pad_token_id
+        if others.get("attention_mask") is not None and input_ids is not None and input_ids.ndim == 2:
+            input_ids, others["attention_mask"] = padded_left(input_ids, others["attention_mask"], pad, "input_ids")
+        if pixel_values is not None:
+            placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
+            image_tokens = input_ids[placeholders == self.config.image_token_id]
+        without = {"input_ids": input_ids, "negative_prompt_ids": others.get("negative_prompt_ids")}
+        if pixel_values is None:
+            without["image_prompt_ids"] = others.get("image_prompt_ids")
+        for name, ids in without.items():
+            if ids is not None and (ids == self.config.image_token_id).any():
+                raise ValueError(
+                    f"{name} hold placeholders (id {self.config.image_token_id}) but there are no pixel_values for "
+                    "them; pass those that the processor gave, which are of input_ids and image_prompt_ids."
+                )
+        return input_ids, image_tokens
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
         """Here stands whatever must hold of what is written, for every way of transformers' to write calls this: the
         grammar of `generate`'s mode, counting down to the final `max_length`, or else that text opens no image.
         """
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
-        grammars = [isinstance(each, ImageGrammarLogitsProcessor) for each in processors]
-        if not any(grammars):
+        if not any(isinstance(each, TextGrammarLogitsProcessor | ImageGrammarLogitsProcessor) for each in processors):
             return LogitsProcessorList([TextGrammarLogitsProcessor(self.config), *processors])
         length = generation_config.max_length
         return LogitsProcessorList(
-            each.until(length) if is_grammar else each for each, is_grammar in zip(processors, grammars, strict=True)
+            each.until(length) if isinstance(each, ImageGrammarLogitsProcessor) else each for each in processors
         )
+
+    def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs):
+        """As in transformers, but for `text_follows`: an assistant finds out by itself, or is no ARM at all."""
+        shared = {name: value for name, value in model_kwargs.items() if name != "text_follows"}
+        return super()._get_candidate_generator(*args, model_kwargs=shared, **kwargs)
 
     def _image_arguments(self, generation_config, given: dict) -> tuple[ImageArguments, ImageSampling]:
         """Arguments of a call for images, apart from its settings of sampling; both are checked."""

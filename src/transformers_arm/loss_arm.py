@@ -95,6 +95,12 @@ def linear_rows(hidden_states: torch.Tensor, weight: torch.Tensor, start: int, s
     return nn.functional.linear(hidden_states, weight[start:stop])
 
 
+def linear_groups(hidden_states: torch.Tensor, weight: torch.Tensor, groups) -> tuple[torch.Tensor, ...]:
+    """[N, hidden_size], group after group -> the logits of each over its rows; `groups` as in `RoutedCrossEntropy`."""
+    parts = hidden_states.split([count for count, _, _ in groups])
+    return tuple(linear_rows(part, weight, *rows) for part, (_, *rows) in zip(parts, groups, strict=True))
+
+
 def cross_entropies(hidden_states, weight, targets, groups) -> tuple[torch.Tensor, torch.Tensor]:
     """`RoutedCrossEntropy`, under autocast as well."""
     device = hidden_states.device.type
@@ -141,6 +147,20 @@ def row_logits(head: nn.Module, hidden_states: torch.Tensor, start: int, stop: i
     call = head_with_weight(head)
     logits = head(hidden_states)[..., start:stop] if call is None else call(hidden_states, linear_rows, start, stop)
     return logits.to(hidden_states.device)  # a device map can set the head apart from what comes before it
+
+
+def group_logits(head: nn.Module, hidden_states: torch.Tensor, groups) -> tuple[torch.Tensor, ...]:
+    """`linear_groups` of a head, whatever is put around it, in one call of it, as many groups as there are.
+
+    So processes that share a sharded head (ZeRO-3) gather it equally often, whatever each of them writes.
+    """
+    call = head_with_weight(head)
+    if call is None:
+        parts = head(hidden_states).split([count for count, _, _ in groups])
+        logits = [part[:, start:stop] for part, (_, start, stop) in zip(parts, groups, strict=True)]
+    else:
+        logits = call(hidden_states, linear_groups, groups)
+    return tuple(part.to(hidden_states.device) for part in logits)
 
 
 def row_losses(head: nn.Module, hidden_states, targets, groups) -> tuple[torch.Tensor, torch.Tensor]:

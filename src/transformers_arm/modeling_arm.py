@@ -21,7 +21,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig, check_parts
 from .generation_arm import ArmGenerationMixin
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
-from .loss_arm import RoutedLinear, check_shared_table, positions_at_once, row_logits, row_losses
+from .loss_arm import RoutedLinear, check_shared_table, group_logits, positions_at_once, row_logits, row_losses
 from .modeling_arm_vq import ArmVQModel
 from .sampling_arm import IMAGE_GENERATION
 
@@ -306,6 +306,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
         skip_logits: bool | None = None,
+        text_follows: bool = False,
         scoring_temperature: torch.Tensor | float | None = None,
         output_token_losses: bool = False,  # Trainer takes every name with "label" in it for a column
         **kwargs: Unpack[TransformersKwargs],
@@ -321,6 +322,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             logits_to_keep: the last so many positions, or the positions, to return logits for; 0 means all.
             pixel_values: pictures for the placeholders of `input_ids`; see `ArmModel.fill_image_tokens`.
             skip_logits: whether to build none; None skips them while training with labels.
+            text_follows: whether it is known that text can follow all positions of the logits, so that only its rows
+                are multiplied and no id is looked at, which would make the host wait; as in `generate`'s text mode.
             scoring_temperature: one, or one a row [B], that logits are divided by: asks for the labels'
                 log-probabilities, as reinforcement learning needs them, in place of loss and logits.
             output_token_losses: whether the loss comes with that of each label.
@@ -352,7 +355,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         hidden_states = outputs.last_hidden_state
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        image_follows = self._image_follows(input_ids, hidden_states, shift_labels)
+        looked_at = not text_follows or shift_labels is not None
+        image_follows = self._image_follows(input_ids, hidden_states, shift_labels) if looked_at else None
         results = {}
         if scoring_temperature is not None:
             if shift_labels is None:
@@ -366,7 +370,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             skip_logits = self.training and shift_labels is not None
         if not skip_logits and scoring_temperature is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            results["logits"] = self.routed_logits(hidden_states[:, keep], image_follows[:, keep])
+            image_follows = None if text_follows or input_ids is None else image_follows[:, keep]
+            results["logits"] = self.routed_logits(hidden_states[:, keep], image_follows)
         return ArmCausalLMOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -390,15 +395,27 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         """Hidden states [..., hidden_size] -> logits [..., stop - start] of the head's rows start..stop-1."""
         return row_logits(self.lm_head, hidden_states, start, stop)
 
-    def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor) -> torch.Tensor:
-        """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only."""
+    def routed_logits(self, hidden_states: torch.Tensor, image_follows: torch.BoolTensor | None) -> torch.Tensor:
+        """Hidden states [B, T, hidden_size] -> logits [B, T, vocab_size], each position over its own rows only.
+
+        `image_follows` [B, T] makes the host wait for the device, once; None says that text follows everywhere.
+        """
+        shape, hidden_states = hidden_states.shape[:2], hidden_states.flatten(0, 1)
         # Finite even after division by a temperature of 0.01 (-256 in fp16): -inf makes NaN entropies.
         impossible = max(-1e9, torch.finfo(hidden_states.dtype).min / 256)
-        logits = hidden_states.new_full((*hidden_states.shape[:2], self.config.vocab_size), impossible)
-        for route, rows in self._routes(image_follows):
-            possible = self.routed_head(hidden_states[route], *rows).to(logits.dtype)  # autocast may differ
-            logits[route.nonzero(as_tuple=True) + (slice(*rows),)] = possible
-        return logits
+        logits = hidden_states.new_full((len(hidden_states), self.config.vocab_size), impossible)
+        offset = self.config.visual_token_offset
+        if image_follows is None:
+            logits[:, :offset] = self.routed_head(hidden_states, 0, offset)
+            return logits.unflatten(0, shape)
+        order = image_follows.flatten().long().argsort(stable=True)  # text, then images
+        images = int(image_follows.sum())
+        groups = [(len(order) - images, 0, offset), (images, offset, self.config.vocab_size)]
+        possible = group_logits(self.lm_head, hidden_states[order], groups)
+        for (count, start, stop), part in zip(groups, possible, strict=True):
+            places, order = order[:count], order[count:]
+            logits[places, start:stop] = part.to(logits.dtype)  # autocast may differ
+        return logits.unflatten(0, shape)
 
     def routed_loss(
         self,
@@ -476,9 +493,6 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         self, image_follows: torch.BoolTensor, shift_labels: torch.LongTensor
     ) -> Iterator[tuple[torch.BoolTensor, int, int]]:
         """For text and for images: where a label [B, T] is of the rows start..stop-1 that can follow its position."""
-        for route, (start, stop) in self._routes(image_follows):
-            yield route & (shift_labels >= start) & (shift_labels < stop), start, stop
-
-    def _routes(self, image_follows: torch.BoolTensor) -> list[tuple[torch.BoolTensor, tuple[int, int]]]:
         offset, end = self.config.visual_token_offset, self.config.vocab_size
-        return [(~image_follows, (0, offset)), (image_follows, (offset, end))]
+        for route, start, stop in ((~image_follows, 0, offset), (image_follows, offset, end)):
+            yield route & (shift_labels >= start) & (shift_labels < stop), start, stop

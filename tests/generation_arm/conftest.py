@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from transformers_arm.configuration_arm import ArmVQConfig
 from transformers_arm.modeling_arm import ArmForCausalLM
@@ -39,6 +40,20 @@ def shared(backbones):
 def model(shared):
     """An ARM to be changed."""
     return copy.deepcopy(shared)
+
+
+@pytest.fixture(scope="module")
+def qwen2(shared):
+    """The Qwen2 of the text rows."""
+    config, state = shared.config, shared.state_dict()
+    text = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    qwen2 = Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=config.visual_token_offset, **{name: getattr(config, name) for name in text})
+    )
+    state = {name: tensor for name, tensor in state.items() if "vq_model" not in name}
+    rows = ("model.embed_tokens.weight", "lm_head.weight")
+    qwen2.load_state_dict(state | {name: state[name][: config.visual_token_offset] for name in rows})
+    return qwen2.eval()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from generation_requests import (
     parse,
     prompts,
 )
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig
 
 
 def force(model, token, strength=20.0):
@@ -223,20 +223,6 @@ def test_a_head_that_only_knows_to_open_images_still_writes_text(model):
     model = force(model, model.config.vision_start_token_id, strength=1e4)
     for arguments in (GREEDY, {"do_sample": True, "top_k": 1}, {"num_beams": 2}):
         parse(model, model.generate(prompts(2), max_new_tokens=8, **arguments)[0, 6:])
-
-
-@pytest.fixture(scope="module")
-def qwen2(shared):
-    """The Qwen2 of the text rows."""
-    config, state = shared.config, shared.state_dict()
-    text = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    qwen2 = Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=config.visual_token_offset, **{name: getattr(config, name) for name in text})
-    )
-    state = {name: tensor for name, tensor in state.items() if "vq_model" not in name}
-    rows = ("model.embed_tokens.weight", "lm_head.weight")
-    qwen2.load_state_dict(state | {name: state[name][: config.visual_token_offset] for name in rows})
-    return qwen2.eval()
 
 
 @pytest.mark.parametrize(

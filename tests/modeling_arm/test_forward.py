@@ -135,6 +135,16 @@ def test_positions_given_as_embeddings_are_text(shared):
     assert_close(logits_of(shared, None, inputs_embeds=embedded), logits_of(shared, ids))
 
 
+@pytest.mark.parametrize("keep", [1, 0, torch.tensor([0, 8])], ids=str)
+def test_where_text_is_known_to_follow_logits_are_the_same_and_no_id_is_looked_at(shared, keep, monkeypatch):
+    ids = torch.tensor([text(9), text(9, seed=1)])
+    expected, with_loss = logits_of(shared, ids, logits_to_keep=keep), shared(ids, labels=ids)
+    known = shared(ids, labels=ids, text_follows=True)
+    assert torch.equal(known.loss, with_loss.loss) and torch.equal(known.logits, with_loss.logits)
+    monkeypatch.setattr(ArmForCausalLM, "image_token_follows", None)
+    assert torch.equal(logits_of(shared, ids, text_follows=True, logits_to_keep=keep), expected)
+
+
 @pytest.mark.parametrize("keep", [1, 3, 0, torch.tensor([0, 8, 12]), torch.tensor([31])], ids=str)
 def test_logits_can_be_kept_for_some_positions(shared, keep):
     ids = mixed(shared.config)
