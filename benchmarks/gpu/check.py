@@ -24,7 +24,7 @@ from transformers_arm.evaluation.results import write_result
 
 ROOT = Path(__file__).parents[2]
 SPEED, GPU = ROOT / "benchmarks" / "speed", ROOT / "benchmarks" / "gpu"
-LIMITS = {"decoding": 170, "training": 100, "scores": 45, "grpo": 45, "suite": 600}  # seconds
+LIMITS = {"decoding": 225, "training": 65, "scores": 35, "grpo": 35, "suite": 600}  # seconds
 DEFAULT = ("decoding", "training", "scores", "grpo")
 VERSIONS = ("torch", "transformers", "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "trl")
 KEPT_LINES = 20  # of a section's output
@@ -37,17 +37,16 @@ TOY = {
 }
 FULL = {
     "decoding": "--size arm-7b --batches 1 16 --grid 8 8 --repeats 2",
-    "long": "--size arm-7b --batches 1 16 --grid 32 32 --repeats 1",  # a picture of 512 px a side
+    "long": "--size arm-7b --batches 1 16 --grid 32 32 --repeats 1 --compile",  # a picture of 512 px a side
     "training": "--size arm-7b --lengths 4096 16384 --steps 2",
     "scores": "--items 120",
     "grpo": "--steps 3",
 }
 
 
-def commands_of(section: str, output: Path, device: str, toy: bool, compiled: bool) -> list[list[str]]:
+def commands_of(section: str, output: Path, device: str, toy: bool) -> list[list[str]]:
     """What a section runs, one after the other."""
     sizes = {name: options.split() for name, options in (TOY if toy else FULL).items()}
-    compiling = ["--compile"] if compiled else []
 
     def script(file: Path, name: str, *options: str) -> list[str]:
         return [sys.executable, str(file), *options, "--output", str(output / f"{name}_{device}.json")]
@@ -56,9 +55,9 @@ def commands_of(section: str, output: Path, device: str, toy: bool, compiled: bo
         picture = ["--plot", str(output / f"speed_decoding_{device}.png")]
         alone = ["--without", "plain", "janus", "emu3"]
         return [
-            script(SPEED / "same_tokens.py", "same_tokens", *compiling),
-            script(SPEED / "decoding.py", "speed_decoding", *sizes["decoding"], *compiling, *picture),
-            script(SPEED / "decoding.py", "speed_decoding_long", *sizes["long"], *compiling, *alone),
+            script(SPEED / "same_tokens.py", "same_tokens"),
+            script(SPEED / "decoding.py", "speed_decoding", *sizes["decoding"], *picture),
+            script(SPEED / "decoding.py", "speed_decoding_long", *sizes["long"], *alone),
         ]
     if section == "training":
         return [script(SPEED / "training.py", "speed_training", *sizes["training"])]
@@ -137,7 +136,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(LIMITS)}")
     parser.add_argument("--output", type=Path, help="folder (default: $OUT, or benchmarks/results; runs/check if toy)")
     parser.add_argument("--limit", action="append", default=[], metavar="SECTION=SECONDS", help="may be repeated")
-    parser.add_argument("--compile", action="store_true", help="decoding with compile=True as well")
     toy = os.environ.get("CHECK_TOY") == "1" or not torch.cuda.is_available()
     parser.add_argument("--toy", action="store_true", default=toy, help="tiny sizes (default without a GPU)")
     arguments = parser.parse_args()
@@ -158,7 +156,7 @@ def main() -> int:
     sections = {}
     for section in arguments.sections:
         print(f"\n== {section}, at most {arguments.limits[section]:g} s ==", flush=True)
-        commands = commands_of(section, arguments.output, name, arguments.toy, arguments.compile)
+        commands = commands_of(section, arguments.output, name, arguments.toy)
         sections[section] = run_section(commands, arguments.limits[section])
         fields = {"card": name, "toy": arguments.toy, "versions": versions, "sections": sections}
         write_result(arguments.output / f"check_{name}.json", **fields)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One prepared check of what a GPU changes, in six minutes: same tokens and their speed, training, scores, GRPO.
 #
-#     benchmarks/gpu/check.sh [--output FOLDER] [--limit SECTION=SECONDS] [--compile] [--toy] [SECTION ...]
+#     benchmarks/gpu/check.sh [--output FOLDER] [--limit SECTION=SECONDS] [--toy] [SECTION ...]
 #
 # Sections: decoding training scores grpo, which run unless others are named, and suite (transformers' own model tests).
 # Needs torch and transformers, and no network. What else is missing comes from wheels beside it: WHEELS names their

@@ -6,7 +6,7 @@
 One process, one backbone with random weights, one sampling (guidance over two branches, top-k), in turns; medians. On
 a CPU the small size by default, on a GPU arm-7b in bfloat16:
 
-- ours: `generate(generation_mode="image")`; with --compile also with `compile=True`
+- ours: `generate(generation_mode="image")`; with --compile also with a `CompileConfig`
 - plain loop: `plain_loop.py` on the same model
 - Janus, Emu3: transformers' own, over the same backbone, by their own `generate`
 - products: the decoder's matrices and the visual rows of the head times the inputs of a step and nothing else, on a
@@ -27,6 +27,7 @@ from measuring import alternating, card, copy_bandwidth, products, random_model
 from peers import SIZES, arm, config_of, draw_arm, draw_emu3, draw_janus, emu3, janus, prompts
 from PIL import Image, ImageDraw
 from plain_loop import plain_loop
+from transformers import CompileConfig
 
 from transformers_arm.evaluation.results import write_result
 
@@ -49,7 +50,7 @@ def contestants(arguments, models: dict, batch: int, weights: list[torch.Tensor]
     request = (ids, nothing, mask, tuple(arguments.grid))
     calls = {"ours": partial(draw_arm, model, *request, **sampling)}
     if arguments.compile:
-        calls["ours, compiled"] = partial(draw_arm, model, *request, **sampling, compile=True)
+        calls["ours, compiled"] = partial(draw_arm, model, *request, **sampling, compile_config=CompileConfig())
     others = {
         "plain": partial(plain_loop, model, [(ids, mask), (nothing, mask)], tuple(arguments.grid), **sampling),
         "janus": partial(draw_janus, models.get("janus"), *request, **sampling),
@@ -142,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=1.5, help="above 1: Janus always draws with two branches")
     parser.add_argument("--top-k", type=int, default=1000)
     parser.add_argument("--without", nargs="*", choices=PEERS, default=[], help="contestants to leave out")
-    parser.add_argument("--compile", action="store_true", help="ours with compile=True as well")
+    parser.add_argument("--compile", action="store_true", help="ours compiled as well")
     parser.add_argument("--repeats", type=int, default=3, help="measured, after one of warm-up")
     parser.add_argument("--threads", type=int, default=None if GPU else 1, help="of the CPU")
     parser.add_argument("--output", help="JSON file to write")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from measuring import card, device
 from plain_loop import plain_loop
+from transformers import CompileConfig
 
 from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
@@ -88,7 +89,7 @@ def compare(model: ArmForCausalLM, case: tuple, **changed) -> dict[str, int]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "checkpoints" / "arm-tiny"), help="ARM folder")
-    parser.add_argument("--compile", action="store_true", help="with compile=True as well")
+    parser.add_argument("--compile", action="store_true", help="compiled as well")
     parser.add_argument("--output", help="JSON file to write")
     arguments = parser.parse_args()
     model = ArmForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval().to(device())
@@ -97,7 +98,7 @@ if __name__ == "__main__":
     for compiled in (False, True) if arguments.compile else (False,):
         for name, case in cases(model, processor).items():
             name += ", compiled" if compiled else ""
-            found[name] = compare(model, case, **({"compile": True} if compiled else {}))
+            found[name] = compare(model, case, **({"compile_config": CompileConfig()} if compiled else {}))
             print(f"| {name} | {found[name]['tokens']} | {found[name]['differ']} |", flush=True)
     if arguments.output:
         write_result(arguments.output, **vars(arguments), card=card(), torch=torch.__version__, cases=found)

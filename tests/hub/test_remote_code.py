@@ -18,6 +18,7 @@ SHIPPED = ROOT / "checkpoints" / "arm-tiny"
 NEEDED = {
     *(
         "configuration_arm.py",
+        "decoding_arm.py",
         "generation_arm.py",
         "grammar_arm.py",
         "loading_arm.py",
@@ -25,6 +26,8 @@ NEEDED = {
         "modeling_arm.py",
         "modeling_arm_vq.py",
         "processing_arm.py",
+        "prompts_arm.py",
+        "sampling_arm.py",
         "written_text_arm.py",
     ),
     *("fetching_arm.py", "image_processing_arm.py", "pipeline_arm.py", "diffusers_pipeline_arm.py"),
