@@ -56,8 +56,8 @@ def commands_of(section: str, output: Path, device: str, toy: bool) -> list[list
         alone = ["--without", "plain", "janus", "emu3"]
         return [
             script(SPEED / "same_tokens.py", "same_tokens"),
-            script(SPEED / "decoding.py", "speed_decoding", *sizes["decoding"], *picture),
             script(SPEED / "decoding.py", "speed_decoding_long", *sizes["long"], *alone),
+            script(SPEED / "decoding.py", "speed_decoding", *sizes["decoding"], *picture),
         ]
     if section == "training":
         return [script(SPEED / "training.py", "speed_training", *sizes["training"])]
