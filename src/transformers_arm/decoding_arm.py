@@ -27,7 +27,6 @@ logger = logging.get_logger(__name__)
 COMPILED_PLACES = 256  # what compiled steps have a multiple of: one compilation serves many lengths
 COMPILED_SHAPES = 64  # before torch gives up; by default 8
 SPREAD_HEADS = 64  # rows times heads of keys and values
-NOT_COMPILED = set()  # ways of compiling that have failed
 RECORDED_STEPS = 16  # fewer are not worth recording, which takes the time of a few
 
 
@@ -99,10 +98,11 @@ class ShortSteps:
         fixed: whether a step goes over all places, those to come masked, so that its shapes never change; or over
             those that are written.
         multiple: what the number of places is rounded up to.
+        through: `through_layers`, or what it was compiled to.
     """
 
-    def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1):
-        device, self.fixed = own.hidden_states.device, fixed
+    def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1, through=None):
+        device, self.fixed, self.through = own.hidden_states.device, fixed, through or through_layers
         self.length = own.positions.shape[1]
         self.parts = own.decoder.embed_tokens, parts_of(own.decoder.layers), norm_of(own.decoder.norm)
         self.places = -(-(self.length + count) // multiple) * multiple
@@ -124,8 +124,8 @@ class ShortSteps:
             mask = own.mask.bool().repeat_interleave(copies, 0)
             self.written = pad(mask, (0, self.places - self.length), value=True)[:, None, None]
 
-    def step(self, tokens: torch.LongTensor, through: Callable | None = None) -> torch.Tensor:
-        """Tokens [rows] -> hidden states after them, by `through_layers`, compiled or not."""
+    def step(self, tokens: torch.LongTensor) -> torch.Tensor:
+        """Tokens [rows] -> hidden states after them."""
         if self.fixed:
             places, seen = self.places, (self.columns <= self.position)[None, None, None]
             seen = seen if self.written is None else seen & self.written
@@ -134,7 +134,7 @@ class ShortSteps:
         else:
             self.length += 1
             places, mask = self.length, None if self.written is None else self.written[..., : self.length]
-        hidden_states = (through or through_layers)(
+        hidden_states = self.through(
             *self.parts, tokens, self.position, places, self.keys, self.values, self.cos, self.sin, mask
         )
         self.position.add_(1)
@@ -304,18 +304,35 @@ def is_only(module: nn.Module, kind: type) -> bool:
     return type(module) is kind and not hooks and "forward" not in vars(module)
 
 
+class CompiledLayers:
+    """`through_layers` under `torch.compile`; as it is, after a warning, where that fails.
+
+    Graphs that the mode would record are left out: steps are recorded whole.
+    """
+
+    def __init__(self, backend: str | Callable, mode: str | None, options: tuple | None):
+        mode = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}.get(mode, mode)
+        chosen = {"options": dict(options)} if options else {"mode": mode}
+        self.compiled = torch.compile(through_layers, backend=backend, fullgraph=True, dynamic=False, **chosen)
+        self.failed = False
+
+    def __call__(self, *arguments) -> torch.Tensor:
+        if not self.failed:
+            try:
+                with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
+                    return self.compiled(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self.failed = True
+                logger.warning(f"The decoding step could not be compiled and runs as it is, slower: {error}")
+        return through_layers(*arguments)
+
+
 @lru_cache
-def compiled_layers(backend, mode: str | None, options: tuple | None) -> Callable:
-    """`through_layers` under `torch.compile`; whatever graphs it would record, steps are recorded whole."""
-    mode = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}.get(mode, mode)
-    chosen = {"options": dict(options)} if options else {"mode": mode}
-    compiled = torch.compile(through_layers, backend=backend, fullgraph=True, dynamic=False, **chosen)
-
-    def run(*arguments):
-        with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
-            return compiled(*arguments)
-
-    return run
+def compiled_layers(*arguments) -> CompiledLayers:
+    """One for each way of compiling: what is compiled is found again, and what failed is not tried again."""
+    return CompiledLayers(*arguments)
 
 
 class Drawing:
@@ -328,12 +345,11 @@ class Drawing:
         uniform: [sequences, count], what they are chosen by.
         branches: of guidance; rows are branch after branch.
         offset: id of the token of code 0.
-        through: of `ShortSteps.step`.
     """
 
-    def __init__(self, steps, head, sampling: ImageSampling, uniform, branches: int, offset: int, through=None):
+    def __init__(self, steps, head, sampling: ImageSampling, uniform, branches: int, offset: int):
         self.steps, self.head, self.sampling, self.uniform = steps, head, sampling, uniform
-        self.branches, self.offset, self.through = branches, offset, through
+        self.branches, self.offset = branches, offset
         self.drawn = torch.zeros(1, dtype=torch.long, device=uniform.device)  # codes of each sequence so far
         self.tokens = None
 
@@ -348,20 +364,7 @@ class Drawing:
         return codes, scores
 
     def step(self) -> tuple[torch.LongTensor, torch.Tensor]:
-        arguments = () if self.through is None else (self.through,)
-        return self.choose(self.steps.step(self.tokens, *arguments))
-
-    def recorded(self) -> Callable:
-        """The step as a CUDA graph: a call replays it, and its results are overwritten by the next."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.uniform.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            results = self.step()
-
-        def replay():
-            graph.replay()
-            return results
-
-        return replay
+        return self.choose(self.steps.step(self.tokens))
 
 
 def draw_codes(
@@ -390,40 +393,45 @@ def draw_codes(
     """
     own, count = OwnForward(decoder, prefix), uniform.shape[1]
     uniform = uniform.to(own.hidden_states.device)
-    on_gpu, through = uniform.device.type == "cuda", None
     hidden_states = own.hidden_states.repeat_interleave(prefix.copies, 0)
-    if short := takes_short_steps(decoder):
-        fixed, multiple = on_gpu, 1
-        if compile_config is not None:
-            fixed, multiple, options = True, COMPILED_PLACES, compile_config.options
-            way = compile_config.backend, compile_config.mode, tuple(options.items()) if options else None
-            through = None if way in NOT_COMPILED else compiled_layers(*way)
-        steps = ShortSteps(own, prefix.copies, count, fixed=fixed, multiple=multiple)
-    else:
+    short, on_gpu = takes_short_steps(decoder), uniform.device.type == "cuda"
+    if not short:
         steps = own.copied(prefix.copies)
+    elif compile_config is None:
+        steps = ShortSteps(own, prefix.copies, count, fixed=on_gpu)
+    else:
+        options = tuple(compile_config.options.items()) if compile_config.options else None
+        through = compiled_layers(compile_config.backend, compile_config.mode, options)
+        steps = ShortSteps(own, prefix.copies, count, fixed=True, multiple=COMPILED_PLACES, through=through)
     del own
-    drawing = Drawing(steps, head, sampling, uniform, prefix.branches, offset, through)
+    drawing = Drawing(steps, head, sampling, uniform, prefix.branches, offset)
     yield drawing.choose(hidden_states)
     step = drawing.step
     for number in range(1, count):
         with torch.inference_mode() if short else nullcontext():  # not where others' modules may keep what they make
-            drawn = None
-            if number == 1 and through is not None:
-                drawn = attempted(step, "compile")
-                if drawn is None:
-                    drawing.through = NOT_COMPILED.add(way)
             if number == 2 and short and on_gpu and count >= RECORDED_STEPS:
-                step = attempted(drawing.recorded, "record") or step
-            drawn = drawn or step()
+                step = recorded(step, uniform.device)
+            drawn = step()
         yield drawn
 
 
-def attempted(call: Callable, what: str):
-    """What a call returns; None, and a warning once, if it fails."""
+def recorded(step: Callable, device: torch.device) -> Callable:
+    """A step that was taken before, as a CUDA graph: a call replays it, and its results are overwritten by the next.
+
+    As it is, after a warning, where that fails: then something in it waits for the host.
+    """
+    graph = torch.cuda.CUDAGraph()
     try:
-        return call()
+        with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = step()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        logger.warning_once(f"Could not {what} the decoding step, so it runs as it is, slower: {error}")
-        return None
+        logger.warning_once(f"The decoding step could not be recorded and runs as it is, slower: {error}")
+        return step
+
+    def replay():
+        graph.replay()
+        return results
+
+    return replay
