@@ -10,8 +10,10 @@ prompts, pictures and grammars.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from threading import Lock
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -24,9 +26,12 @@ from .sampling_arm import ImageSampling
 
 logger = logging.get_logger(__name__)
 
+ALIGNED_PLACES = 16  # what kernels of attention like a multiple of
 COMPILED_PLACES = 256  # what compiled steps have a multiple of: one compilation serves many lengths
 COMPILED_SHAPES = 64  # before torch gives up; by default 8
 SPREAD_HEADS = 64  # rows times heads of keys and values
+COMPILING, RECORDING, WAYS = Lock(), Lock(), {}
+KNOWN = {"torch", "transformers", "peft"}  # packages of modules; see `has_known_parts`
 RECORDED_STEPS = 16  # fewer are not worth recording, which takes the time of a few
 
 
@@ -64,13 +69,17 @@ class OwnForward:
         self.hidden_states = self.read(prefix.ids)
 
     def read(self, ids: torch.LongTensor) -> torch.Tensor:
-        return self.decoder(
-            ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        return (
+            self.decoder(
+                ids,
+                attention_mask=self.mask,
+                position_ids=self.positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+            .last_hidden_state[:, -1]
+            .clone()
+        )  # by itself: the others need not stay
 
     def copied(self, copies: int) -> "OwnForward":
         """This, with each row so many times."""
@@ -104,7 +113,6 @@ class ShortSteps:
     def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1, through=None):
         device, self.fixed, self.through = own.hidden_states.device, fixed, through or through_layers
         self.length = own.positions.shape[1]
-        self.parts = own.decoder.embed_tokens, parts_of(own.decoder.layers), norm_of(own.decoder.norm)
         self.places = -(-(self.length + count) // multiple) * multiple
         self.keys, self.values = [], []
         for layer in own.cache.layers:
@@ -114,6 +122,8 @@ class ShortSteps:
                 room.view(rows, copies, heads, self.places, dim)[..., :length, :] = read[:, None]
                 places.append(room)
             layer.keys = layer.values = None
+        # After the places, which must have room before copies of weights have.
+        self.parts = own.decoder.embed_tokens, parts_of(own.decoder.layers), norm_of(own.decoder.norm)
         self.position = torch.tensor([self.length], device=device)
         self.columns = torch.arange(self.places, device=device)
         cos, sin = own.decoder.rotary_emb(own.hidden_states, self.columns[None])
@@ -162,11 +172,11 @@ def parts_of(layers: Iterable[Qwen2DecoderLayer]) -> list[LayerParts]:
     return [
         LayerParts(
             norm_of(layer.input_layernorm),
-            together([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], join),
+            together(query_key_value(layer), join),
             layer.self_attn.scaling,
             linear_of(layer.self_attn.o_proj),
             norm_of(layer.post_attention_layernorm),
-            together([layer.mlp.gate_proj, layer.mlp.up_proj], join),
+            together(gate_up(layer), join),
             layer.mlp.act_fn,
             linear_of(layer.mlp.down_proj),
         )
@@ -179,10 +189,21 @@ def may_join(layers: Iterable[Qwen2DecoderLayer]) -> bool:
 
     They are made anew for each draw, in the time of a step, and save a tenth of each. A CPU gains nothing.
     """
-    weights = [p for layer in layers for name, p in layer.named_parameters() if "o_proj" not in name]
-    weights = [weight for weight in weights if weight.ndim == 2]
-    device = weights[0].device
-    return device.type == "cuda" and sum(each.nbytes for each in weights) < torch.cuda.mem_get_info(device)[0] / 2
+    device = next(iter(layers)).input_layernorm.weight.device
+    if device.type != "cuda":
+        return False
+    sets = [each for layer in layers for each in (query_key_value(layer), gate_up(layer))]
+    size = sum(each.weight.nbytes for linears in sets for each in linears if is_only(each, nn.Linear))
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, and free all the same
+    return size < (torch.cuda.mem_get_info(device)[0] + idle) / 2
+
+
+def query_key_value(layer: Qwen2DecoderLayer) -> list[nn.Module]:
+    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+
+
+def gate_up(layer: Qwen2DecoderLayer) -> list[nn.Module]:
+    return [layer.mlp.gate_proj, layer.mlp.up_proj]
 
 
 def linear_of(module: nn.Module) -> Callable:
@@ -236,7 +257,8 @@ def through_layers(
         places: how many are attended to, the token's own and those before it, or with a mask more.
         keys, values: of each layer [rows, heads of keys and values, all places, head_dim]; written at `position`.
         cos, sin: [all places, head_dim] of the rotary positions; the first half of the sine has its sign changed.
-        mask: [rows or 1, 1, 1, places], what is added where, or where is attended to; None is everywhere.
+        mask: [rows or 1, 1, 1, places], added to the scores of attention; on a CPU bools, where is attended to, or
+            None for everywhere.
 
     Returns:
         [rows, hidden_size], normed.
@@ -259,13 +281,21 @@ def through_layers(
 def attend(query, keys, values, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
     """Queries [rows, heads of keys and values, group, head_dim] -> what they attend to, of the same shape.
 
-    On a GPU one kernel goes over the places of a row and head: where those are few, most of it would stand idle, and
-    two products and a softmax spread over the places.
+    On a GPU one kernel goes over the places of a row and head: where those are few, most of it would stand idle.
     """
     if query.is_cuda and query.shape[0] * query.shape[1] <= SPREAD_HEADS:
-        weights = ((query * scaling) @ keys.mT + mask).softmax(-1, dtype=torch.float32)
-        return weights.to(values.dtype) @ values
+        return attend_spread(query, keys, values, mask, scaling)
     return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+
+
+def attend_spread(query, keys, values, mask: torch.Tensor, scaling: float) -> torch.Tensor:
+    """`attend` by two products and a softmax, which spread over the places.
+
+    Scores are in fp32, as in a kernel: Qwen2's biases make large ones.
+    """
+    wide = {} if query.dtype == torch.float32 else {"out_dtype": torch.float32}
+    scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).mT, **wide).unflatten(0, query.shape[:2])
+    return torch.add(mask, scores, alpha=scaling).softmax(-1).to(values.dtype) @ values
 
 
 def rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -279,7 +309,7 @@ def takes_short_steps(decoder: nn.Module) -> bool:
     Layers must be Qwen2's own, with nothing around them; what is put in place of their linear layers (adapters,
     quantized weights) is called as it is.
     """
-    config, parts = decoder.config, [(decoder.norm, Qwen2RMSNorm)]
+    config, parts = decoder.config, [(decoder, type(decoder)), (decoder.norm, Qwen2RMSNorm)]
     for layer in decoder.layers:
         parts.append((layer, Qwen2DecoderLayer))
         if type(layer) is Qwen2DecoderLayer:
@@ -288,6 +318,7 @@ def takes_short_steps(decoder: nn.Module) -> bool:
     devices = {str(parameter.device) for parameter in decoder.layers.parameters()}
     return (
         config._attn_implementation == "sdpa"
+        and len(decoder.layers) == config.num_hidden_layers
         and set(config.layer_types) == {"full_attention"}
         and config.rope_parameters["rope_type"] in ("default", "linear", "yarn", "llama3")  # others tell lengths apart
         and len(devices) == 1
@@ -298,41 +329,52 @@ def takes_short_steps(decoder: nn.Module) -> bool:
 
 def is_only(module: nn.Module, kind: type) -> bool:
     """Whether a module is of this class, no other made of it, and nothing is put around its forward."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    everywhere = nn.modules.module
+    hooks = [*everywhere._global_forward_hooks.values(), *everywhere._global_forward_pre_hooks.values()]
+    hooks += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     # transformers' own stay on once outputs were asked for, and are idle otherwise.
     hooks = [each for each in hooks if getattr(each, "__module__", "") != "transformers.utils.output_capturing"]
     return type(module) is kind and not hooks and "forward" not in vars(module)
 
 
 class CompiledLayers:
-    """`through_layers` under `torch.compile`; as it is, after a warning, where that fails.
+    """`through_layers` under `torch.compile`; as it is, after a warning, for a model with which that fails.
 
     Graphs that the mode would record are left out: steps are recorded whole.
     """
 
-    def __init__(self, backend: str | Callable, mode: str | None, options: tuple | None):
+    def __init__(self, backend: str | Callable, mode: str | None, options: dict | None):
         mode = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}.get(mode, mode)
-        chosen = {"options": dict(options)} if options else {"mode": mode}
+        chosen = {"options": {**options, "triton.cudagraphs": False}} if options else {"mode": mode}
         self.compiled = torch.compile(through_layers, backend=backend, fullgraph=True, dynamic=False, **chosen)
-        self.failed = False
+        self.failed = WeakSet()  # embeddings of models
 
-    def __call__(self, *arguments) -> torch.Tensor:
-        if not self.failed:
+    def __call__(self, embed: nn.Module, *arguments) -> torch.Tensor:
+        if embed not in self.failed:
             try:
-                with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
-                    return self.compiled(*arguments)
+                # One thread at a time: what another is compiling cannot be called.
+                with COMPILING, torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
+                    return self.compiled(embed, *arguments)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                self.failed = True
+                if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                    raise
+                self.failed.add(embed)
                 logger.warning(f"The decoding step could not be compiled and runs as it is, slower: {error}")
-        return through_layers(*arguments)
+        return through_layers(embed, *arguments)
 
 
-@lru_cache
-def compiled_layers(*arguments) -> CompiledLayers:
-    """One for each way of compiling: what is compiled is found again, and what failed is not tried again."""
-    return CompiledLayers(*arguments)
+def compiled_layers(config: CompileConfig) -> CompiledLayers:
+    """One for each way of compiling: what is compiled is found again, and what failed is not tried again.
+
+    Raises:
+        Exception: of torch, for a backend, mode or options that it does not know.
+    """
+    way = repr((config.backend, config.mode, sorted((config.options or {}).items(), key=repr)))
+    if way not in WAYS:
+        WAYS[way] = CompiledLayers(config.backend, config.mode, config.options)
+    return WAYS[way]
 
 
 class Drawing:
@@ -398,35 +440,44 @@ def draw_codes(
     if not short:
         steps = own.copied(prefix.copies)
     elif compile_config is None:
-        steps = ShortSteps(own, prefix.copies, count, fixed=on_gpu)
+        steps = ShortSteps(own, prefix.copies, count, fixed=on_gpu, multiple=ALIGNED_PLACES)
     else:
-        options = tuple(compile_config.options.items()) if compile_config.options else None
-        through = compiled_layers(compile_config.backend, compile_config.mode, options)
+        through = compiled_layers(compile_config)
         steps = ShortSteps(own, prefix.copies, count, fixed=True, multiple=COMPILED_PLACES, through=through)
     del own
     drawing = Drawing(steps, head, sampling, uniform, prefix.branches, offset)
     yield drawing.choose(hidden_states)
-    step = drawing.step
+    step, known = drawing.step, short and has_known_parts(decoder.layers)
     for number in range(1, count):
-        with torch.inference_mode() if short else nullcontext():  # not where others' modules may keep what they make
-            if number == 2 and short and on_gpu and count >= RECORDED_STEPS:
+        with torch.inference_mode() if known else nullcontext():
+            if number == 2 and known and on_gpu and count >= RECORDED_STEPS:
                 step = recorded(step, uniform.device)
             drawn = step()
         yield drawn
 
 
+def has_known_parts(module: nn.Module) -> bool:
+    """Whether all parts are of libraries that neither wait for the host nor keep what they make in a forward pass.
+
+    Quantizers do either.
+    """
+    return {type(part).__module__.split(".")[0] for part in module.modules()} <= KNOWN
+
+
 def recorded(step: Callable, device: torch.device) -> Callable:
     """A step that was taken before, as a CUDA graph: a call replays it, and its results are overwritten by the next.
 
-    As it is, after a warning, where that fails: then something in it waits for the host.
+    As it is, after a warning, where that fails. One is recorded at a time, as CUDA asks, and no other thread may wait
+    for the whole device meanwhile.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     try:
-        with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with RECORDING, torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = step()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        torch.cuda.set_stream(before)  # torch leaves the one it recorded on
         logger.warning_once(f"The decoding step could not be recorded and runs as it is, slower: {error}")
         return step
 

@@ -17,7 +17,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from .decoding_arm import draw_codes
 from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
-from .prompts_arm import ImageArguments, ImageRequest, image_request, padded_left
+from .prompts_arm import ImageArguments, ImageRequest, check_image_request, image_request, padded_left
 from .sampling_arm import IMAGE_GENERATION, ImageSampling
 
 GENERATION_MODES = ("text", "image", "interleaved")
@@ -115,10 +115,11 @@ class ArmGenerationMixin(GenerationMixin):
         if generation_mode == "image":
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
-            self._image_arguments(generation_config, kwargs)  # checked before pictures are read
+            arguments, sampling = self._image_arguments(generation_config, kwargs)
+            check_image_request(input_ids, arguments, sampling)  # before pictures are read
         input_ids, image_tokens = self._with_pictures(input_ids, pixel_values, kwargs)
         if generation_mode == "image":
-            arguments, sampling = self._image_arguments(generation_config, kwargs)
+            arguments.attention_mask = kwargs.get("attention_mask")  # which went to the right with the prompts
             with evaluating(self), told_what_to_lower(arguments, input_ids):
                 return self._generate_image(image_request(self, input_ids, arguments, sampling, image_tokens))
         for name in IMAGE_ARGUMENTS:
@@ -207,13 +208,14 @@ class ArmGenerationMixin(GenerationMixin):
             kept = None if request.kept is None else request.kept[:, step]
             tokens.append(drawn if kept is None else torch.where(kept < 0, drawn, kept))
             if arguments.output_scores:
-                all_scores.append(request.sampling.kept(scores).clone())
+                all_scores.append(request.sampling.kept(scores))
             if streamer is not None and (step + 1) % width == 0:
-                streamer.put(torch.stack(tokens[-width:], 1).cpu())
+                streamer.put(self._checked(torch.stack(tokens[-width:], 1)).cpu())
+        tokens = self._checked(torch.stack(tokens, 1))
         if streamer is not None:
             streamer.put(closing.cpu())
             streamer.end()
-        sequences = torch.cat([prompts, opening, torch.stack(tokens, 1), closing], 1)
+        sequences = torch.cat([prompts, opening, tokens, closing], 1)
         if not arguments.return_dict_in_generate:
             return sequences
         scores = tuple(all_scores) if arguments.output_scores else None
@@ -222,13 +224,9 @@ class ArmGenerationMixin(GenerationMixin):
     def _drawn_tokens(self, request: ImageRequest) -> Iterator[tuple[torch.LongTensor, torch.Tensor | None]]:
         """For each place of the images the tokens [images], and what they were chosen by; None where that is no
         matter, for all are kept.
-
-        Raises:
-            RuntimeError: scores are not numbers.
         """
         offset, end, steps = self.config.visual_token_offset, self.config.vocab_size, request.steps
         if steps:
-            codes = None
             for codes, scores in draw_codes(
                 self.model,
                 partial(self.routed_head, start=offset, stop=end),
@@ -238,14 +236,22 @@ class ArmGenerationMixin(GenerationMixin):
                 offset=offset,
                 compile_config=request.arguments.compile_config,
             ):
-                yield codes + offset, scores
-            if (codes == end - offset).any():  # where they are not numbers once, they stay so
-                raise RuntimeError(
-                    f"The model's logits for {int((codes == end - offset).sum())} of {len(codes)} images are not "
-                    "numbers. Weights may be broken, or too large for float16: load them in bfloat16 or float32."
-                )
+                yield (codes + offset).to(request.prompts.device), scores  # which are where the last layer is
         for step in range(steps, request.uniform.shape[1]):
             yield request.kept[:, step], None
+
+    def _checked(self, tokens: torch.LongTensor) -> torch.LongTensor:
+        """Image tokens [images, n] as they are.
+
+        Raises:
+            RuntimeError: some stand for scores that are not numbers.
+        """
+        if (broken := (tokens >= self.config.vocab_size).any(1)).any():
+            raise RuntimeError(
+                f"The model's logits for {int(broken.sum())} of {len(tokens)} images are not numbers. Weights may be "
+                "broken, or too large for float16: load them in bfloat16 or float32."
+            )
+        return tokens
 
     def _image_settings(self, generation_config: GenerationConfig | None, given: dict, *, editing: bool) -> dict:
         """`IMAGE_GENERATION`, replaced by the model's settings, the call's configuration and the call's arguments.

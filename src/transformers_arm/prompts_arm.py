@@ -11,8 +11,8 @@ import torch
 from transformers import CompileConfig
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
-from .decoding_arm import Prefix
-from .sampling_arm import ImageSampling, uniforms
+from .decoding_arm import Prefix, compiled_layers
+from .sampling_arm import ImageSampling, check_generators, uniforms
 
 
 def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,8 +71,9 @@ class ImageArguments:
         return_dict_in_generate: returns `GenerateDecoderOnlyOutput` with `sequences`.
         output_scores: and with `scores`: for each of the H*W steps, what was sampled from, over the codes alone: fp32
             [B * num_return_sequences, codebook size].
-        compile_config: transformers' `CompileConfig`: compiles the step of decoding. That takes about a minute at
-            arm-7b's size, once for each batch size and a few lengths of sequences, and pays where many images follow.
+        compile_config: transformers' `CompileConfig`, of which backend, mode and options count: compiles the step of
+            decoding. That takes about a minute at arm-7b's size, once for each batch size and a few lengths of
+            sequences, and pays where many images follow.
 
     Raises:
         ValueError: the grid or the number of sequences is outside its bounds.
@@ -142,76 +143,101 @@ class ImageRequest:
 
 def image_request(
     model,
-    input_ids: torch.LongTensor | None,
+    input_ids: torch.LongTensor,
     arguments: ImageArguments,
     sampling: ImageSampling,
     image_tokens: torch.LongTensor | None = None,
 ) -> ImageRequest:
-    """Checks prompts of images, and puts those of all branches of guidance together.
+    """Puts the prompts of all branches of guidance together, and draws what codes will be chosen by.
 
     Args:
         model: an `ArmForCausalLM`.
-        input_ids: prompts [B, T], up to where the image opens.
+        input_ids: prompts [B, T], up to where the image opens, for which `check_image_request`.
         image_tokens: what stands in place of the placeholders of `input_ids` [n], for those of `image_prompt_ids`.
 
     Raises:
-        ValueError: prompts, masks or generators that do not go together.
-        TypeError: another kind of generator.
+        ValueError: masks of prompts, pictures or an edit mask that do not go with them.
     """
-    branches = image_branches(model, input_ids, arguments, sampling, image_tokens)
-    (height, width), copies, config = arguments.image_grid, arguments.num_return_sequences, model.config
-    prompts, images = branches[0][0], len(branches[0][0]) * copies
+    pad = model.generation_config.pad_token_id
+    branches = {
+        name: padded_left(*branch, pad, name) for name, branch in branches_of(input_ids, arguments, sampling).items()
+    }
+    if image_tokens is not None and "image_prompt_ids" in branches:
+        ids, mask = branches["image_prompt_ids"]
+        ids = model.model.place_image_tokens(ids, image_tokens, "The pictures of input_ids")
+        branches["image_prompt_ids"] = ids, mask
+    branches = [tuple(part.to(model.device) for part in branch) for branch in branches.values()]
+    (height, width), copies, prompts = arguments.image_grid, arguments.num_return_sequences, branches[0][0]
     kept = None
     if arguments.edit_mask is not None:
-        kept = kept_tokens(config, prompts, arguments.edit_mask, height, width).repeat_interleave(copies, 0)
-    uniform = uniforms(images, height * width, arguments.generator, prompts.device)
-    opening = config.image_opening(height, width)
+        kept = kept_tokens(model.config, prompts, arguments.edit_mask, height, width).repeat_interleave(copies, 0)
+    uniform = uniforms(len(prompts) * copies, height * width, arguments.generator, prompts.device)
+    opening = model.config.image_opening(height, width)
     ids, mask = stack_left_padded(branches)
     ids = torch.cat([ids, ids.new_tensor(opening).expand(len(ids), 3)], 1)
     prefix = Prefix(ids, torch.nn.functional.pad(mask, (0, 3), value=1), len(branches), copies)
     return ImageRequest(arguments, sampling, prompts, opening, prefix, uniform, kept)
 
 
-def image_branches(
-    model, input_ids, arguments: ImageArguments, sampling: ImageSampling, image_tokens: torch.LongTensor | None
-) -> list[tuple[torch.LongTensor, torch.Tensor]]:
+def branches_of(
+    input_ids: torch.LongTensor, arguments: ImageArguments, sampling: ImageSampling
+) -> dict[str, tuple[torch.LongTensor | None, torch.Tensor | None]]:
     """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
+    editing = arguments.image_prompt_ids is not None
+    branches = {"input_ids": (input_ids, arguments.attention_mask)}
+    if guiding(arguments, sampling):
+        if editing:
+            branches["image_prompt_ids"] = arguments.image_prompt_ids, arguments.image_prompt_attention_mask
+        branches["negative_prompt_ids"] = arguments.negative_prompt_ids, arguments.negative_prompt_attention_mask
+    return branches
+
+
+def guiding(arguments: ImageArguments, sampling: ImageSampling) -> list[str]:
+    """The scales that guide, with their values."""
+    scales = ["guidance_scale", "image_guidance_scale"][: 1 if arguments.image_prompt_ids is None else 2]
+    return [f"{name} {getattr(sampling, name)}" for name in scales if getattr(sampling, name) != 1]
+
+
+def check_image_request(
+    input_ids: torch.LongTensor | None, arguments: ImageArguments, sampling: ImageSampling
+) -> None:
+    """Checks what can be told of a request before its pictures are read.
+
+    Raises:
+        ValueError: prompts, masks or generators that do not go together.
+        TypeError: another kind of generator.
+        Exception: of torch, for ways of compiling that it does not know.
+    """
     if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
         raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
-    branches = {"input_ids": (input_ids, arguments.attention_mask)}
-    image_prompt = arguments.image_prompt_ids, arguments.image_prompt_attention_mask
-    editing = image_prompt[0] is not None
-    scales = ["guidance_scale", "image_guidance_scale"] if editing else ["guidance_scale"]
-    if guiding := [f"{name} {getattr(sampling, name)}" for name in scales if getattr(sampling, name) != 1]:
-        if arguments.negative_prompt_ids is None:
-            raise ValueError(
-                f"{' and '.join(guiding)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes "
-                f"them, and {'=1 and '.join(scales)}=1 does without."
-            )
-        branches |= {"image_prompt_ids": image_prompt} if editing else {}
-        branches["negative_prompt_ids"] = arguments.negative_prompt_ids, arguments.negative_prompt_attention_mask
-    for name, (ids, _) in branches.items():
+    if (scales := guiding(arguments, sampling)) and arguments.negative_prompt_ids is None:
+        off = "guidance_scale=1" + (" and image_guidance_scale=1" if arguments.image_prompt_ids is not None else "")
+        raise ValueError(
+            f"{' and '.join(scales)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes them, and "
+            f"{off} does without."
+        )
+    for name, (ids, _) in branches_of(input_ids, arguments, sampling).items():
         if ids.ndim != 2 or len(ids) != len(input_ids):
             raise ValueError(
                 f"{name} {list(ids.shape)} must be [{len(input_ids)}, T]: one prompt for each in input_ids."
             )
-    pad = model.generation_config.pad_token_id
-    built = {name: padded_left(*branch, pad, name) for name, branch in branches.items()}
-    if image_tokens is not None and "image_prompt_ids" in built:
-        ids, mask = built["image_prompt_ids"]
-        ids = model.model.place_image_tokens(ids, image_tokens, "The pictures of input_ids")
-        built["image_prompt_ids"] = ids, mask
-    return [tuple(part.to(model.device) for part in branch) for branch in built.values()]
+    if arguments.edit_mask is not None:
+        check_edit_mask(arguments.edit_mask, [len(input_ids), *arguments.image_grid])
+    check_generators(len(input_ids) * arguments.num_return_sequences, arguments.generator)
+    if arguments.compile_config is not None:
+        compiled_layers(arguments.compile_config)
 
 
-def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
-    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
-    expected = [len(input_ids), height, width]
+def check_edit_mask(edit_mask: torch.BoolTensor, expected: list[int]) -> None:
     if not isinstance(edit_mask, torch.Tensor) or edit_mask.dtype != torch.bool:
         kind = getattr(edit_mask, "dtype", type(edit_mask).__name__)
         raise ValueError(f"edit_mask must be a bool tensor {expected}, not {kind}; True is where the model draws.")
     if list(edit_mask.shape) != expected:
         raise ValueError(f"edit_mask {list(edit_mask.shape)} must be {expected}: the grid of each prompt's image.")
+
+
+def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
+    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
     opening = input_ids.new_tensor(config.image_opening(height, width))
     length = len(opening) + height * width
     ids = torch.nn.functional.pad(input_ids, (length, 0), value=-1)  # room for a picture that is not there

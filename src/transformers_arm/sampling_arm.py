@@ -12,8 +12,8 @@ from numbers import Integral
 import numpy as np
 import torch
 
-# The largest difference of two scores that are not the same number, with its sign changed.
-BELOW = -torch.finfo(torch.float32).tiny
+BELOW = -torch.finfo(torch.float32).tiny  # what is below a score, less that score, is below this as well
+LEAST_TEMPERATURE = 1e-6  # logits divided by it are finite
 
 
 def guided_logits(
@@ -54,6 +54,15 @@ def uniforms(
         TypeError: another kind of generator.
         ValueError: fewer or more generators than images.
     """
+    check_generators(images, generator)
+    if isinstance(generator, Sequence):
+        return torch.cat([uniforms(1, count, each, device) for each in generator])
+    where = generator.device if generator else device
+    return torch.rand(images, count, generator=generator, dtype=torch.float32, device=where).to(device)
+
+
+def check_generators(images: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:
+    """Raises what `uniforms` says."""
     one_each = isinstance(generator, Sequence)
     for each in generator if one_each else [generator]:
         if each is not None and not isinstance(each, torch.Generator):
@@ -61,12 +70,8 @@ def uniforms(
                 f"generator must be a torch.Generator, or a list with one for each image, not {each!r}; "
                 "torch.Generator().manual_seed(0) makes one."
             )
-    if not one_each:
-        drawn = torch.rand(images, count, generator=generator, device=generator.device if generator else device)
-        return drawn.to(device)
-    if len(generator) != images:
+    if one_each and len(generator) != images:
         raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
-    return torch.stack([uniforms(1, count, each, device)[0] for each in generator])
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ class ImageSampling:
 
     Args:
         do_sample: False takes the likeliest code.
-        temperature: what guided logits are divided by.
-        top_k: of the likeliest codes that are kept, with those as likely as the last; 0 keeps all.
+        temperature: what guided logits are divided by, 1e-6 or more.
+        top_k: how many of the likeliest codes are kept; 0 keeps all. Those as likely as the last stay as well, on a
+            CPU; elsewhere as many as there are places.
         top_p: least probability of the likeliest codes that are kept, after `top_k`; 1 keeps all.
         guidance_scale, image_guidance_scale: see `guided_logits`; 1 turns guidance off.
 
@@ -99,10 +105,10 @@ class ImageSampling:
                 )
         if not self.do_sample:
             return
-        if not 0 < self.temperature < inf:
+        if not LEAST_TEMPERATURE <= self.temperature < inf:
             raise ValueError(
                 f"temperature {self.temperature} must be a finite number above 0; do_sample=False takes the likeliest "
-                "code."
+                f"code, as would less than {LEAST_TEMPERATURE}."
             )
         if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise ValueError(f"top_k {self.top_k} must be a whole number, 0 (which keeps all codes) or more.")
@@ -115,18 +121,22 @@ class ImageSampling:
         return scores / self.temperature if self.do_sample and self.temperature != 1 else scores
 
     def kept(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scores [B, V], those of codes that are not kept at -inf."""
-        least = self._least(scores)
-        return scores if least is None else scores.masked_fill(scores < least, -inf)
+        """Scores [B, V], those of codes that are not kept at -inf; a tensor of its own."""
+        candidates, codes = self._candidates(scores)
+        least = self._least(candidates)
+        if least is not None:
+            candidates = candidates.masked_fill(candidates < least, -inf)
+        if codes is not None:
+            return torch.full_like(scores, -inf).scatter(-1, codes, candidates)
+        return scores.clone() if least is None else candidates
 
     def choose(self, scores: torch.Tensor, uniform: torch.Tensor) -> torch.LongTensor:
         """Scores [B, V] and numbers [B, 1] in 0..1 -> a code each [B]; V where the scores are not numbers."""
+        count = scores.shape[-1]
         if not self.do_sample:
-            return scores.argmax(-1)
-        count, codes = scores.shape[-1], None
-        if 0 < self.top_k < count and scores.device.type != "cpu":
-            codes = scores.topk(self.top_k, sorted=False).indices.sort(-1).values
-            scores = scores.gather(-1, codes)
+            best = scores.max(-1)
+            return best.indices.masked_fill(best.values.isnan(), count)
+        scores, codes = self._candidates(scores)
         if (least := self._least(scores)) is not None:  # in one pass; a CPU takes five times as long for a mask
             scores = torch.nn.functional.threshold(scores - least, BELOW, -inf)
         # A GPU sums up to each code in another order, and what is impossible must gain nothing from that.
@@ -138,12 +148,22 @@ class ImageSampling:
             chosen = torch.nn.functional.pad(codes, (0, 1), value=count).gather(-1, chosen)
         return chosen[:, 0]
 
+    def _candidates(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor | None]:
+        """Scores and codes [B, top_k], in the order of the codes, of those to choose from; None stands for all.
+
+        A GPU sums up fewer sooner. A CPU finds the least of them sooner than all of them (`highest`).
+        """
+        if not self.do_sample or not 0 < self.top_k < scores.shape[-1] or scores.device.type == "cpu":
+            return scores, None
+        codes = scores.topk(self.top_k, sorted=False).indices.sort(-1).values
+        return scores.gather(-1, codes), codes
+
     def _least(self, scores: torch.Tensor) -> torch.Tensor | None:
         """The score [B, 1] of the least likely code that is kept; None where all are."""
         kept = min(self.top_k or scores.shape[-1], scores.shape[-1])
         if not self.do_sample or (kept == scores.shape[-1] and self.top_p == 1):
             return None
-        best = highest(scores, kept)
+        best = highest(scores, kept) if kept < scores.shape[-1] else scores
         if self.top_p == 1:
             return best.amin(-1, keepdim=True)
         best = best.sort(-1, descending=True).values

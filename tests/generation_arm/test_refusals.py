@@ -124,7 +124,7 @@ def test_misspelled_arguments_of_text_are_refused(shared):
 def test_placeholders_without_their_pictures_are_refused(shared, mode):
     ids = with_pictures(shared.config, (2, 2), text=prompts(1))
     with pytest.raises(ValueError, match="placeholders .* but there are no pixel_values"):
-        shared.generate(ids, generation_mode=mode, **({"image_grid": (1, 1)} if mode == "image" else {}))
+        shared.generate(ids, generation_mode=mode, **({"image_grid": (1, 1), **PLAIN} if mode == "image" else {}))
 
 
 @pytest.mark.parametrize("name", ["negative_prompt_ids", "image_prompt_ids"])
