@@ -32,7 +32,7 @@ def test_no_result_names_a_folder_of_a_machine(file):
     assert not [each for each in strings(json.loads(file.read_text())) if ABSOLUTE.search(each)]
 
 
-@pytest.mark.parametrize("text", ["python /root/x.py", "--output=/tmp/x", "/srv/arm", "'~/arm'", "C:\\arm"])
+@pytest.mark.parametrize("text", ["python /data/x.py", "--output=/data/x", "/srv/arm", "'~/arm'", "C:\\arm"])
 def test_a_folder_of_a_machine_is_found(text):
     assert ABSOLUTE.search(text)
 
