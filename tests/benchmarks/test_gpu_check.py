@@ -39,7 +39,7 @@ def test_a_section_that_takes_too_long_is_killed_and_told_and_the_next_one_runs(
     assert decoding["seconds"] < 10 and [step["exit"] for step in training["steps"]] == [0]
     (result,) = tmp_path.glob("speed_training_*.json")
     found = json.loads(result.read_text())
-    assert found["rows"][0]["tokens_a_second"] > 0 and found["output"] == result.name
+    assert found["rows"][0]["tokens_a_second"] > 0 and found["output"] == f"{tmp_path.name}/{result.name}"
     assert found["command"].startswith("python benchmarks/speed/training.py ")
     assert str(tmp_path) not in result.read_text() + json.dumps(told)
     assert "| decoding | timed out | " in done.stdout and "| training | ok | " in done.stdout

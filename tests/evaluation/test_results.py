@@ -18,7 +18,7 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path / "checkout"
 
 
-def test_paths_are_told_from_the_working_directory_and_others_by_their_name(checkout, monkeypatch):
+def test_paths_are_told_from_the_working_directory_and_others_by_their_last_names(checkout, monkeypatch):
     other = checkout.parent / "elsewhere"
     script, model = checkout / "benchmarks" / "x.py", checkout / "checkpoints" / "arm"
     parts = ["--model", f"{model}", f"--runs={other}/runs", f"sft={model}", "--output", f"{other}/my files/x.json"]
@@ -28,11 +28,11 @@ def test_paths_are_told_from_the_working_directory_and_others_by_their_name(chec
     write_result(other / "x.json", **fields, after=[model], table={str(model): 0.5})
     result = json.loads((other / "x.json").read_text())
     assert result["command"] == (
-        "python benchmarks/x.py --model checkpoints/arm --runs=runs sft=checkpoints/arm --output x.json 'k=8^3 5^3' "
-        "https://host/v1/x"
+        "python benchmarks/x.py --model checkpoints/arm --runs=elsewhere/runs sft=checkpoints/arm "
+        "--output 'my files/x.json' 'k=8^3 5^3' https://host/v1/x"
     )
-    assert result["model"] == "checkpoints/arm" and result["runs"] == "runs"
-    assert result["steps"] == [{"ending": ["FileNotFoundError: 'a.json'"]}]
+    assert result["model"] == "checkpoints/arm" and result["runs"] == "elsewhere/runs"
+    assert result["steps"] == [{"ending": ["FileNotFoundError: 'elsewhere/a.json'"]}]
     assert result["after"] == ["checkpoints/arm"] and result["table"] == {"checkpoints/arm": 0.5}
     assert str(checkout.parent) not in (other / "x.json").read_text()
 
@@ -53,3 +53,11 @@ def test_what_is_no_path_of_this_machine_stays(checkout, value):
 
 def test_paths_that_are_relative_stay(checkout):
     assert publishable(Path("runs") / "a") == "runs/a"
+
+
+def test_trainings_elsewhere_stay_apart(checkout):
+    folders = [checkout.parent / "elsewhere" / name / "model" for name in ("seed-1", "seed-2")]
+    assert publishable({str(each): 0.5 for each in folders}) == {"seed-1/model": 0.5, "seed-2/model": 0.5}
+    deeper = {str(each / "last"): number for number, each in enumerate(folders)}
+    assert publishable(deeper) == deeper  # rather than one for both
+    assert publishable(Path.home() / "x.json") == "x.json"

@@ -29,13 +29,15 @@ def hardware() -> str:
 
 def publishable(value):
     """The same without where things lie on this machine: paths are told from the working directory, which is the
-    repository for what is published, and those outside it by their last name.
+    repository for what is published, and those outside it by their last two names, so that trainings stay apart.
 
     Args:
         value: whatever JSON holds, or a path; strings, such as the end of a log, may have paths within.
     """
     if isinstance(value, dict):
-        return {publishable(key): publishable(each) for key, each in value.items()}
+        names = [publishable(key) for key in value]
+        names = names if len({*names}) == len(names) else list(value)  # nothing is lost where two would be one
+        return dict(zip(names, map(publishable, value.values()), strict=True))
     if isinstance(value, list | tuple):
         return [publishable(each) for each in value]
     if isinstance(value, Path):
@@ -50,7 +52,8 @@ def shortened(path: Path) -> str:
     for each in (path, path.resolve()):
         if each.is_relative_to(Path.cwd()):
             return str(each.relative_to(Path.cwd()))
-    return path.name
+    below = path.relative_to(Path.home() if path.is_relative_to(Path.home()) else path.anchor)
+    return str(Path(*below.parts[-2:]))
 
 
 def write_result(file: str | Path, /, **fields) -> None:
