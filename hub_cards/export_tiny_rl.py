@@ -13,7 +13,7 @@ from pathlib import Path
 
 from export_tiny import Stage, draw_pictures, replacing, to_half
 
-from transformers_arm.evaluation.results import write_result
+from transformers_arm.evaluation.results import publishable, write_result
 from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
@@ -52,7 +52,7 @@ def export_tiny_rl(
     """
     model = list(runs.values())[-1] / "model"
     after = json.loads(results_file.read_text())["after"]
-    if after != [str(model)]:
+    if after != [publishable(model)]:
         raise ValueError(
             f"{results_file} is about {', '.join(after)}, not about {model} alone; score that one with "
             "benchmarks/quality/grpo.py --after."

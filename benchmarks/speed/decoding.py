@@ -8,7 +8,7 @@ a CPU the small size by default, on a GPU arm-7b in bfloat16:
 
 - ours: `generate(generation_mode="image")`; with --compile also with a `CompileConfig`
 - plain loop: `plain_loop.py` on the same model
-- Janus, Emu3: transformers' own, over the same backbone, by their own `generate`
+- Janus, Emu3: transformers' own, over the same backbone, by their own `generate`, not compiled (`disable_compile`)
 - products: the decoder's matrices and the visual rows of the head times the inputs of a step and nothing else, on a
   GPU as a CUDA graph
 - bandwidth: the bytes of those weights over the bandwidth of a large copy (read and written), measured in this run

@@ -118,11 +118,11 @@ def draw_janus(model, ids, nothing, mask, grid, **sampling) -> torch.LongTensor:
     count = grid[0] * grid[1]
     # What it would make itself; transformers 5.17 cannot.
     cache = StaticCache(config=model.config.text_config, max_cache_len=ids.shape[1] + count)
-    sampling |= {"do_sample": True, "max_new_tokens": count, "past_key_values": cache}
+    sampling |= {"do_sample": True, "max_new_tokens": count, "past_key_values": cache, "disable_compile": True}
     return model.generate(inputs=ids, attention_mask=mask, generation_mode="image", **sampling)
 
 
 def draw_emu3(model, ids, nothing, mask, grid, **sampling) -> torch.LongTensor:
-    sampling |= {"do_sample": True, "max_new_tokens": grid[0] * grid[1]}
+    sampling |= {"do_sample": True, "max_new_tokens": grid[0] * grid[1], "disable_compile": True}
     branch = {"negative_prompt_ids": nothing, "negative_prompt_attention_mask": mask}
     return model.generate(inputs=ids, attention_mask=mask, **branch, **sampling)[:, ids.shape[1] :]

@@ -114,8 +114,8 @@ if __name__ == "__main__":
     fields |= {"torch": torch.__version__, "transformers": transformers.__version__}
     print(f"{config.num_hidden_layers} layers, {config.hidden_size} wide; a large product: {rate / 1e12:.2f} TFLOP/s")
     print("| attention | tokens a row | s a step | tokens/s | of the products | GiB |\n|---|---|---|---|---|---|")
-    for attention in arguments.attention:
-        for length in arguments.lengths:
+    for length in arguments.lengths:  # outside, so that what is cut off leaves rows to compare
+        for attention in arguments.attention:
             rows.append(row := of_step(model, attention, length, arguments, rate))
             if "error" in row:
                 print(f"| {attention} | {length} | {row['error'].splitlines()[0]} | | | |", flush=True)

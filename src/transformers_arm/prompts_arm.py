@@ -72,8 +72,8 @@ class ImageArguments:
         output_scores: and with `scores`: for each of the H*W steps, what was sampled from, over the codes alone: fp32
             [B * num_return_sequences, codebook size].
         compile_config: transformers' `CompileConfig`, of which backend, mode and options count: compiles the step of
-            decoding. That takes about a minute at arm-7b's size, once for each batch size and a few lengths of
-            sequences, and pays where many images follow.
+            decoding. That takes most of a minute at arm-7b's size, once for each batch size and each 256 tokens of
+            length, and pays where tens of calls follow.
 
     Raises:
         ValueError: the grid or the number of sequences is outside its bounds.

@@ -38,7 +38,10 @@ def test_a_section_that_takes_too_long_is_killed_and_told_and_the_next_one_runs(
     assert (decoding["status"], training["status"]) == ("timed out", "ok")
     assert decoding["seconds"] < 10 and [step["exit"] for step in training["steps"]] == [0]
     (result,) = tmp_path.glob("speed_training_*.json")
-    assert json.loads(result.read_text())["rows"][0]["tokens_a_second"] > 0
+    found = json.loads(result.read_text())
+    assert found["rows"][0]["tokens_a_second"] > 0 and found["output"] == f"{tmp_path.name}/{result.name}"
+    assert found["command"].startswith("python benchmarks/speed/training.py ")
+    assert str(tmp_path) not in result.read_text() + json.dumps(told)
     assert "| decoding | timed out | " in done.stdout and "| training | ok | " in done.stdout
 
 
@@ -83,6 +86,17 @@ def test_what_there_is_not_is_refused(arguments, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         CHECK["parse"]()
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_sections_that_run_by_default_fit_six_minutes():
+    assert sum(CHECK["LIMITS"][section] for section in CHECK["DEFAULT"]) <= 360
+
+
+@pytest.mark.parametrize("section", ["decoding", "training", "scores", "grpo"])
+def test_commands_name_scripts_from_the_repository(section, tmp_path):
+    commands = CHECK["commands_of"](section, tmp_path, "cpu", toy=False)
+    scripts = [Path(command[1]) for command in commands]
+    assert scripts and all(not script.is_absolute() and (ROOT / script).is_file() for script in scripts)
 
 
 def test_missing_packages_are_named_where_there_are_no_wheels(tmp_path):

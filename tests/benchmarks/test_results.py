@@ -1,0 +1,84 @@
+"""Files of benchmarks/results name no folder of a machine, and what docs/speed.md says of the GPU is in them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (ROOT / "docs" / "speed.md").read_text()
+ABSOLUTE = re.compile(r"(?:^|[\s'\"=(])(?:/|~/|[A-Za-z]:\\)[\w.]")
+
+
+def result(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def strings(value):
+    """All of a result, the names of fields included."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_no_result_names_a_folder_of_a_machine(file):
+    assert not [each for each in strings(json.loads(file.read_text())) if ABSOLUTE.search(each)]
+
+
+@pytest.mark.parametrize("text", ["python /data/x.py", "--output=/data/x", "/srv/arm", "'~/arm'", "C:\\arm"])
+def test_a_folder_of_a_machine_is_found(text):
+    assert ABSOLUTE.search(text)
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """Rows of the table under a heading of the page, by their first cell."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_page_has_the_measured_milliseconds_a_token():
+    one, many = result("speed_decoding_long_nvidia_h200")["rows"]
+    assert (one["batch"], many["batch"]) == (1, 16)
+    published = table("Measured")
+    for name in ("ours", "ours, compiled", "products", "bandwidth"):
+        expected = [f"{row['milliseconds_a_step'][name]:.2f}" for row in (one, many)]
+        expected += [f"{row['tokens_a_second'][name]:,.0f}" for row in (one, many)]
+        expected += [f"{row['shares'][name]['bandwidth']:.2f}" if "ours" in name else "" for row in (one, many)]
+        assert published[name] == expected, name
+
+
+def test_the_page_has_the_measured_steps_of_training():
+    found = result("speed_training_nvidia_h200")
+    published = table("Training")
+    assert found["rows"]
+    for row in found["rows"]:
+        cells = [f"{row['seconds']:.3f}", f"{row['tokens_a_second']:,.0f}", f"{row['flops_share']:.1%}"]
+        assert published[f"{row['attention']}, {row['tokens']:,}"] == [*cells, f"{row['gib']:.1f}"]
+    attention = {row["attention"] for row in found["rows"]}
+    assert ("flex attention was not measured" in " ".join(PAGE.lower().split())) == ("flex_attention" not in attention)
+
+
+def test_the_page_has_the_tokens_that_were_compared():
+    cases = result("same_tokens_nvidia_h200")["cases"].values()
+    tokens, differ = (sum(case[name] for case in cases) for name in ("tokens", "differ"))
+    assert f"{differ} of {tokens} tokens" in PAGE
+
+
+def test_the_page_has_the_scores_on_the_card():
+    for row in result("scores_nvidia_h200")["scores"].values():
+        assert row["agrees"] and f"{row['here']:.3f} ({row['published']:.3f})" in PAGE
+
+
+def test_the_readme_s_figure_is_the_measured_one():
+    one = result("speed_decoding_long_nvidia_h200")["rows"][0]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for name in ("ours", "ours, compiled"):
+        assert f"{one['tokens_a_second'][name]:.0f}" in readme
