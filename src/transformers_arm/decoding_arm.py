@@ -400,7 +400,7 @@ def draw_codes(
         if compile_config is not None:
             fixed, multiple, options = True, COMPILED_PLACES, compile_config.options
             way = compile_config.backend, compile_config.mode, tuple(options.items()) if options else None
-            through = None if way in NOT_COMPILED else compiled_layers(*way)
+            through = None if way in NOT_COMPILED else attempted(partial(compiled_layers, *way), "compile")
         steps = ShortSteps(own, prefix.copies, count, fixed=fixed, multiple=multiple)
     else:
         steps = own.copied(prefix.copies)

@@ -17,7 +17,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from .decoding_arm import draw_codes
 from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
-from .prompts_arm import ImageArguments, ImageRequest, image_request, padded_left
+from .prompts_arm import ImageArguments, ImageRequest, check_image_request, image_request, padded_left
 from .sampling_arm import IMAGE_GENERATION, ImageSampling
 
 GENERATION_MODES = ("text", "image", "interleaved")
@@ -115,7 +115,9 @@ class ArmGenerationMixin(GenerationMixin):
         if generation_mode == "image":
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
-            self._image_arguments(generation_config, kwargs)  # checked before pictures are read
+            checked = self._image_arguments(generation_config, kwargs)
+            if pixel_values is not None:  # what is refused is refused before pictures are read
+                check_image_request(self, input_ids, *checked)
         input_ids, image_tokens = self._with_pictures(input_ids, pixel_values, kwargs)
         if generation_mode == "image":
             arguments, sampling = self._image_arguments(generation_config, kwargs)
@@ -194,6 +196,9 @@ class ArmGenerationMixin(GenerationMixin):
 
         Returns:
             [B * num_return_sequences, T + 3 + H*W + 1]: prompt, opening, image tokens, closing.
+
+        Raises:
+            RuntimeError: scores of a token that counts are not numbers.
         """
         arguments, streamer = request.arguments, request.arguments.streamer
         height, width = arguments.image_grid
@@ -210,25 +215,27 @@ class ArmGenerationMixin(GenerationMixin):
                 all_scores.append(request.sampling.kept(scores).clone())
             if streamer is not None and (step + 1) % width == 0:
                 streamer.put(torch.stack(tokens[-width:], 1).cpu())
+        tokens = torch.stack(tokens, 1)
+        if broken := int((tokens >= self.config.vocab_size).any(1).sum()):
+            raise RuntimeError(
+                f"The model's logits for {broken} of {len(tokens)} images are not numbers. Weights may be broken, or "
+                "too large for float16: load them in bfloat16 or float32."
+            )
         if streamer is not None:
             streamer.put(closing.cpu())
             streamer.end()
-        sequences = torch.cat([prompts, opening, torch.stack(tokens, 1), closing], 1)
+        sequences = torch.cat([prompts, opening, tokens, closing], 1)
         if not arguments.return_dict_in_generate:
             return sequences
         scores = tuple(all_scores) if arguments.output_scores else None
         return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores)
 
     def _drawn_tokens(self, request: ImageRequest) -> Iterator[tuple[torch.LongTensor, torch.Tensor | None]]:
-        """For each place of the images the tokens [images], and what they were chosen by; None where that is no
-        matter, for all are kept.
-
-        Raises:
-            RuntimeError: scores are not numbers.
+        """For each place of the images the tokens [images], `vocab_size` where scores are not numbers; and what they
+        were chosen by, None where that is no matter, for all are kept.
         """
         offset, end, steps = self.config.visual_token_offset, self.config.vocab_size, request.steps
         if steps:
-            codes = None
             for codes, scores in draw_codes(
                 self.model,
                 partial(self.routed_head, start=offset, stop=end),
@@ -239,11 +246,6 @@ class ArmGenerationMixin(GenerationMixin):
                 compile_config=request.arguments.compile_config,
             ):
                 yield codes + offset, scores
-            if (codes == end - offset).any():  # where they are not numbers once, they stay so
-                raise RuntimeError(
-                    f"The model's logits for {int((codes == end - offset).sum())} of {len(codes)} images are not "
-                    "numbers. Weights may be broken, or too large for float16: load them in bfloat16 or float32."
-                )
         for step in range(steps, request.uniform.shape[1]):
             yield request.kept[:, step], None
 

@@ -12,7 +12,7 @@ from transformers import CompileConfig
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .decoding_arm import Prefix
-from .sampling_arm import ImageSampling, uniforms
+from .sampling_arm import ImageSampling, check_generators, uniforms
 
 
 def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,6 +50,33 @@ def padded_left(
     return ids.gather(1, order.to(ids.device)), mask.gather(1, order)
 
 
+def check_compile_config(config: CompileConfig) -> None:
+    """Refuses what names nothing that torch has; what fails only as it compiles costs speed alone.
+
+    Raises:
+        ValueError: another kind of configuration, an unknown backend, or a mode or option that its inductor lacks.
+    """
+    if not isinstance(config, CompileConfig):
+        raise ValueError(
+            f"compile_config must be a transformers.CompileConfig, not {config!r}; CompileConfig() compiles with "
+            "torch's defaults."
+        )
+    from torch import _inductor  # here, for it and its backends take seconds to import
+
+    backend, mode, options = config.backend, config.mode, config.options or {}
+    if isinstance(backend, str) and backend not in (known := torch.compiler.list_backends(())):
+        raise ValueError(f"compile_config has backend {backend!r}, which torch has not; it has {', '.join(known)}.")
+    if backend != "inductor":
+        return
+    if unknown := {*options} - {*_inductor.list_options()}:
+        raise ValueError(
+            f"compile_config has options {', '.join(sorted(unknown))}, which inductor has not; "
+            "torch._inductor.list_options() tells those that it has."
+        )
+    if not options and mode is not None and mode not in (known := _inductor.list_mode_options()):
+        raise ValueError(f"compile_config has mode {mode!r}, which inductor has not; it has {', '.join(known)}.")
+
+
 @dataclass
 class ImageArguments:
     """What `generate(generation_mode="image")` takes beside prompts and `ImageSampling`.
@@ -75,7 +102,7 @@ class ImageArguments:
             arm-7b's size, once for each batch size and a few lengths of sequences, and pays where many images follow.
 
     Raises:
-        ValueError: the grid or the number of sequences is outside its bounds.
+        ValueError: the grid or the number of sequences is outside its bounds, or as `check_compile_config`.
     """
 
     image_grid: tuple[int, int] | None = None
@@ -104,11 +131,8 @@ class ImageArguments:
         self.image_grid = int(height), int(width)
         if not isinstance(self.num_return_sequences, Integral) or self.num_return_sequences < 1:
             raise ValueError(f"num_return_sequences {self.num_return_sequences} must be a whole number, 1 or more.")
-        if self.compile_config is not None and not isinstance(self.compile_config, CompileConfig):
-            raise ValueError(
-                f"compile_config must be a transformers.CompileConfig, not {self.compile_config!r}; CompileConfig() "
-                "compiles with torch's defaults."
-            )
+        if self.compile_config is not None:
+            check_compile_config(self.compile_config)
 
 
 @dataclass
@@ -138,6 +162,17 @@ class ImageRequest:
             return self.uniform.shape[1]
         drawn = (self.kept < 0).any(0).nonzero()
         return int(drawn[-1]) + 1 if len(drawn) else 0
+
+
+def check_image_request(
+    model, input_ids: torch.LongTensor | None, arguments: ImageArguments, sampling: ImageSampling
+) -> None:
+    """What `image_request` refuses, told before pictures are read: prompts have placeholders still."""
+    prompts = image_branches(model, input_ids, arguments, sampling)[0][0]
+    check_generators(len(prompts) * arguments.num_return_sequences, arguments.generator)
+    if arguments.edit_mask is not None:
+        tokens = prompts.masked_fill(prompts == model.config.image_token_id, model.config.visual_token_offset)
+        kept_tokens(model.config, tokens, arguments.edit_mask, *arguments.image_grid)
 
 
 def image_request(
@@ -173,7 +208,7 @@ def image_request(
 
 
 def image_branches(
-    model, input_ids, arguments: ImageArguments, sampling: ImageSampling, image_tokens: torch.LongTensor | None
+    model, input_ids, arguments: ImageArguments, sampling: ImageSampling, image_tokens: torch.LongTensor | None = None
 ) -> list[tuple[torch.LongTensor, torch.Tensor]]:
     """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
     if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():

@@ -39,16 +39,8 @@ def guided_logits(
     return torch.lerp(nothing, image, image_guidance_scale).add(conditional - image, alpha=guidance_scale)
 
 
-def uniforms(
-    images: int,
-    count: int,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """What `count` codes of each image are drawn by: [images, count] in 0..1, on `device`.
-
-    Args:
-        generator: one for all images, or one an image, which makes each independent of the others; on any device.
+def check_generators(images: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:
+    """Refuses what is neither a generator for all images, nor one for each, nor None.
 
     Raises:
         TypeError: another kind of generator.
@@ -61,11 +53,28 @@ def uniforms(
                 f"generator must be a torch.Generator, or a list with one for each image, not {each!r}; "
                 "torch.Generator().manual_seed(0) makes one."
             )
-    if not one_each:
+    if one_each and len(generator) != images:
+        raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
+
+
+def uniforms(
+    images: int,
+    count: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """What `count` codes of each image are drawn by: [images, count] in 0..1, on `device`.
+
+    Args:
+        generator: one for all images, or one an image, which makes each independent of the others; on any device.
+
+    Raises:
+        TypeError, ValueError: as `check_generators`.
+    """
+    check_generators(images, generator)
+    if not isinstance(generator, Sequence):
         drawn = torch.rand(images, count, generator=generator, device=generator.device if generator else device)
         return drawn.to(device)
-    if len(generator) != images:
-        raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
     return torch.stack([uniforms(1, count, each, device)[0] for each in generator])
 
 
@@ -122,7 +131,8 @@ class ImageSampling:
     def choose(self, scores: torch.Tensor, uniform: torch.Tensor) -> torch.LongTensor:
         """Scores [B, V] and numbers [B, 1] in 0..1 -> a code each [B]; V where the scores are not numbers."""
         if not self.do_sample:
-            return scores.argmax(-1)
+            best = scores.max(-1)
+            return best.indices.masked_fill(best.values.isnan(), scores.shape[-1])
         count, codes = scores.shape[-1], None
         if 0 < self.top_k < count and scores.device.type != "cpu":
             codes = scores.topk(self.top_k, sorted=False).indices.sort(-1).values
