@@ -27,6 +27,14 @@ def model(few_codes_arm):
 
 
 @pytest.fixture
+def fresh(monkeypatch):
+    """Nothing is compiled, and nothing has failed to be."""
+    monkeypatch.setattr(decoding_arm, "NOT_COMPILED", set())
+    decoding_arm.compiled_layers.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def steps(monkeypatch):
     """Counts the steps of one token that each way takes."""
     found = Counter()
@@ -119,7 +127,7 @@ def test_what_has_been_put_around_layers_counts(model, few_codes_arm):
 
 
 @pytest.mark.parametrize("branches, copies", [(1, 1), (2, 1), (3, 2)])
-def test_compiled_steps_draw_the_plain_loop_s_tokens(few_codes_arm, steps, branches, copies):
+def test_compiled_steps_draw_the_plain_loop_s_tokens(few_codes_arm, fresh, steps, branches, copies):
     graphs = []
 
     def backend(graph, inputs):
@@ -133,7 +141,7 @@ def test_compiled_steps_draw_the_plain_loop_s_tokens(few_codes_arm, steps, branc
 
 
 @pytest.mark.slow
-def test_steps_compiled_by_inductor_draw_the_plain_loop_s_tokens(few_codes_arm, steps):
+def test_steps_compiled_by_inductor_draw_the_plain_loop_s_tokens(few_codes_arm, fresh, steps):
     for branches in (1, 2, 3):
         assert_draws_the_plain_loop_s_tokens(few_codes_arm, branches, compile_config=CompileConfig())
     assert steps == {("ShortSteps", True): 34 * 3} and not decoding_arm.NOT_COMPILED
@@ -141,12 +149,12 @@ def test_steps_compiled_by_inductor_draw_the_plain_loop_s_tokens(few_codes_arm, 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("compile_config", [None, CompileConfig(backend="eager", mode=None)], ids=["plain", "fixed"])
-def test_heads_of_keys_and_values_may_be_as_many_or_fewer(few_codes_arm, steps, heads, compile_config):
+def test_heads_of_keys_and_values_may_be_as_many_or_fewer(few_codes_arm, fresh, steps, heads, compile_config):
     config = copy.deepcopy(few_codes_arm.config)
     config.num_key_value_heads = heads
     config.initializer_range = 0.2
     assert_draws_the_plain_loop_s_tokens(ArmForCausalLM(config).eval(), compile_config=compile_config)
-    assert steps == {("ShortSteps", compile_config is not None): 34}
+    assert steps == {("ShortSteps", compile_config is not None): 34} and not decoding_arm.NOT_COMPILED
 
 
 @pytest.mark.parametrize("way", ["short", "eager"])
@@ -254,23 +262,26 @@ def test_prompts_are_read_once_however_many_images_follow(model, way):
 
 @pytest.mark.parametrize("sampling", [GREEDY, {}, {"top_k": 5, "top_p": 0.8, "temperature": 0.7}], ids=str)
 @pytest.mark.parametrize("way", ["short", "fixed", "eager"])
-def test_no_token_waits_for_the_host(model, sampling, way):
+def test_no_token_waits_for_the_host(model, steps, monkeypatch, sampling, way):
     WAYS["short" if way == "fixed" else way][0](model)
-    given, found = batch(3)[0], []
+    # Over all places, as on a GPU, but not compiled, for torch compiles nothing that is counted.
+    monkeypatch.setattr(decoding_arm, "NOT_COMPILED", {("eager", None, None)})
     compiling = {"compile_config": CompileConfig(backend="eager", mode=None)} if way == "fixed" else {}
-    for grid in ((2, 2), (2, 2), (6, 6)):  # the first call may compile
+    given, found = batch(3)[0], []
+    for grid in ((2, 2), (6, 6)):
         with Waits() as waits:
             draw(model, grid=grid, **given, **SCALES[3], **sampling, **compiling)
         found.append(waits.found)
         if "top_k" in sampling:  # a CPU selects by NumPy, whose result becomes a tensor
             del waits.found["lift_fresh"]
-    assert found[1] == found[2]
+    assert found[0] == found[1]
+    assert steps == {("OwnForward", None) if way == "eager" else ("ShortSteps", way == "fixed"): 3 + 35}
 
 
 # --- compiling that fails --------------------------------------------------------------------------------------------
 
 
-def test_a_step_that_does_not_compile_runs_as_it_is_and_says_so_once(few_codes_arm, caplog, monkeypatch):
+def test_a_step_that_does_not_compile_runs_as_it_is_and_says_so_once(few_codes_arm, fresh, caplog, monkeypatch):
     tried = []
 
     def failing(graph, inputs):
@@ -289,6 +300,21 @@ def test_a_step_that_does_not_compile_runs_as_it_is_and_says_so_once(few_codes_a
     assert len(tried) == 1
     told = [message for message in caplog.messages if "Could not compile the decoding step" in message]
     assert len(told) == 1 and "no compiler here" in told[0]
+
+
+def test_a_compiler_that_is_not_there_costs_speed_alone(few_codes_arm, fresh, caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or it may have been compiled before
+    given = batch(1)[0]
+    plain = draw(few_codes_arm, grid=(2, 3), **given, **GREEDY)
+    with torch._inductor.config.patch(
+        {"cpp.cxx": (None, str(tmp_path / "nonexistent")), "force_disable_caches": True}
+    ):
+        for _ in range(2):
+            again = draw(few_codes_arm, grid=(2, 3), **given, **GREEDY, compile_config=CompileConfig())
+            assert torch.equal(again, plain)
+    assert decoding_arm.NOT_COMPILED == {("inductor", "reduce-overhead", None)}
+    assert sum("Could not compile the decoding step" in message for message in caplog.messages) == 1
 
 
 def test_layers_of_no_linear_kind_are_called_as_they_are(model, steps):
