@@ -17,6 +17,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+pytest.register_assert_rewrite("generation_requests")
+
 collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,39 @@ def tiny_arm_backbones(tiny_backbones, tmp_path_factory):
     vq.save_pretrained(folder / "vq")
     ArmImageProcessor(size={"height": 48, "width": 48}).save_pretrained(folder / "vq")
     return {name: str(folder / name) for name in ("text", "vq")}
+
+
+@pytest.fixture(scope="session")
+def few_codes_backbones(tiny_arm_backbones, tmp_path_factory):
+    """`tiny_arm_backbones` with 16 codes, so that distributions can be counted."""
+    import torch
+
+    from transformers_arm import ArmVQConfig, ArmVQModel
+
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    folder = tmp_path_factory.mktemp("vq")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = ArmVQConfig(
+            vision_config=vision | {"image_size": 48, "patch_size": 16}, num_projection_layers=1, fsq_levels=[2] * 4
+        )
+        vq = ArmVQModel(config).train()
+        for _ in range(3):  # its batch norm has to see pictures, or codes hardly differ
+            vq(torch.rand(4, 3, 48, 48) * 2 - 1)
+    vq.save_pretrained(folder)
+    return tiny_arm_backbones | {"vq": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def few_codes_arm(few_codes_backbones):
+    """An untrained ARM with 16 codes. Treat it as read-only."""
+    import torch
+
+    from transformers_arm import ArmForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ArmForCausalLM.from_backbones(**few_codes_backbones).eval()
 
 
 @pytest.fixture(scope="session")

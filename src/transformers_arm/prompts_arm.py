@@ -204,9 +204,8 @@ def check_image_request(
     """Checks what can be told of a request before its pictures are read.
 
     Raises:
-        ValueError: prompts, masks or generators that do not go together.
+        ValueError: prompts, masks or generators that do not go together, or a way of compiling that torch has not.
         TypeError: another kind of generator.
-        Exception: of torch, for ways of compiling that it does not know.
     """
     if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
         raise ValueError("generation_mode='image' needs input_ids [B, T] of at least one prompt and one token.")
@@ -225,7 +224,10 @@ def check_image_request(
         check_edit_mask(arguments.edit_mask, [len(input_ids), *arguments.image_grid])
     check_generators(len(input_ids) * arguments.num_return_sequences, arguments.generator)
     if arguments.compile_config is not None:
-        compiled_layers(arguments.compile_config)
+        try:
+            compiled_layers(arguments.compile_config)
+        except Exception as error:  # torch has a class for each
+            raise ValueError(f"compile_config names what torch has not: {error}") from error
 
 
 def check_edit_mask(edit_mask: torch.BoolTensor, expected: list[int]) -> None:

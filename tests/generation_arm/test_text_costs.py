@@ -1,14 +1,12 @@
 """Text costs what stock Qwen2's costs: as few values read, as many products, and the same tokens as if ARM looked."""
 
 import copy
-from collections import Counter
 
 import pytest
 import torch
+from dispatched import Waits
 from generation_requests import EOS, GREEDY, PAD, left_padded, opened, opening_bias, parse, prompts
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CompileConfig, GenerationMixin, Qwen2Config, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
@@ -23,22 +21,6 @@ WAYS = {
     "static": {"cache_implementation": "static", **GREEDY},
 }
 ASSISTED = {"lookup": {"prompt_lookup_num_tokens": 3}, "assistant": {}}
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: values read, masks as indices, lists that become tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "lift_fresh"):
-            self.found[name] += 1
-        elif name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            self.found[name] += any(index.dtype == torch.bool for index in tree_leaves(args[1]) if index is not None)
-        return func(*args, **(kwargs or {}))
 
 
 def waits_a_token(model, ids, more=8, **arguments):
