@@ -329,3 +329,10 @@ def test_layers_of_no_linear_kind_are_called_as_they_are(model, steps):
     model.model.layers[0].mlp.down_proj.__class__ = Doubled
     assert_draws_the_plain_loop_s_tokens(model)
     assert steps == {("ShortSteps", False): 34}
+
+
+def test_what_others_keep_of_the_own_forward_can_be_trained_on(model, steps):
+    kept = []
+    model.model.layers[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    draw(model, prompts(1), (2, 2))
+    assert steps == {("OwnForward", None): 3} and not any(each.is_inference() for each in kept)

@@ -116,7 +116,7 @@ class ArmGenerationMixin(GenerationMixin):
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
             arguments, sampling = self._image_arguments(generation_config, kwargs)
-            check_image_request(input_ids, arguments, sampling)  # before pictures are read
+            check_image_request(self, input_ids, arguments, sampling)  # before pictures are read
         input_ids, image_tokens = self._with_pictures(input_ids, pixel_values, kwargs)
         if generation_mode == "image":
             arguments.attention_mask = kwargs.get("attention_mask")  # which went to the right with the prompts

@@ -158,10 +158,7 @@ def image_request(
     Raises:
         ValueError: masks of prompts, pictures or an edit mask that do not go with them.
     """
-    pad = model.generation_config.pad_token_id
-    branches = {
-        name: padded_left(*branch, pad, name) for name, branch in branches_of(input_ids, arguments, sampling).items()
-    }
+    branches = branches_of(model, input_ids, arguments, sampling)
     if image_tokens is not None and "image_prompt_ids" in branches:
         ids, mask = branches["image_prompt_ids"]
         ids = model.model.place_image_tokens(ids, image_tokens, "The pictures of input_ids")
@@ -180,16 +177,24 @@ def image_request(
 
 
 def branches_of(
-    input_ids: torch.LongTensor, arguments: ImageArguments, sampling: ImageSampling
-) -> dict[str, tuple[torch.LongTensor | None, torch.Tensor | None]]:
-    """Ids and mask of each branch that guidance needs: the condition, the image alone (editing), nothing."""
+    model, input_ids: torch.LongTensor, arguments: ImageArguments, sampling: ImageSampling
+) -> dict[str, tuple[torch.LongTensor, torch.Tensor]]:
+    """Ids and mask of each branch that guidance needs, padded on the left: the condition, the image alone (editing),
+    nothing.
+    """
     editing = arguments.image_prompt_ids is not None
     branches = {"input_ids": (input_ids, arguments.attention_mask)}
     if guiding(arguments, sampling):
         if editing:
             branches["image_prompt_ids"] = arguments.image_prompt_ids, arguments.image_prompt_attention_mask
         branches["negative_prompt_ids"] = arguments.negative_prompt_ids, arguments.negative_prompt_attention_mask
-    return branches
+    for name, (ids, _) in branches.items():
+        if ids.ndim != 2 or len(ids) != len(input_ids):
+            raise ValueError(
+                f"{name} {list(ids.shape)} must be [{len(input_ids)}, T]: one prompt for each in input_ids."
+            )
+    pad = model.generation_config.pad_token_id
+    return {name: padded_left(*branch, pad, name) for name, branch in branches.items()}
 
 
 def guiding(arguments: ImageArguments, sampling: ImageSampling) -> list[str]:
@@ -199,9 +204,9 @@ def guiding(arguments: ImageArguments, sampling: ImageSampling) -> list[str]:
 
 
 def check_image_request(
-    input_ids: torch.LongTensor | None, arguments: ImageArguments, sampling: ImageSampling
+    model, input_ids: torch.LongTensor | None, arguments: ImageArguments, sampling: ImageSampling
 ) -> None:
-    """Checks what can be told of a request before its pictures are read.
+    """Refuses what `image_request` would, before pictures are read: prompts have placeholders still.
 
     Raises:
         ValueError: prompts, masks or generators that do not go together, or a way of compiling that torch has not.
@@ -215,13 +220,10 @@ def check_image_request(
             f"{' and '.join(scales)} needs negative_prompt_ids; ArmProcessor.image_generation_inputs makes them, and "
             f"{off} does without."
         )
-    for name, (ids, _) in branches_of(input_ids, arguments, sampling).items():
-        if ids.ndim != 2 or len(ids) != len(input_ids):
-            raise ValueError(
-                f"{name} {list(ids.shape)} must be [{len(input_ids)}, T]: one prompt for each in input_ids."
-            )
+    prompts, _ = branches_of(model, input_ids, arguments, sampling)["input_ids"]
     if arguments.edit_mask is not None:
-        check_edit_mask(arguments.edit_mask, [len(input_ids), *arguments.image_grid])
+        pictures = prompts.masked_fill(prompts == model.config.image_token_id, model.config.visual_token_offset)
+        kept_tokens(model.config, pictures, arguments.edit_mask, *arguments.image_grid)
     check_generators(len(input_ids) * arguments.num_return_sequences, arguments.generator)
     if arguments.compile_config is not None:
         try:
@@ -230,16 +232,14 @@ def check_image_request(
             raise ValueError(f"compile_config names what torch has not: {error}") from error
 
 
-def check_edit_mask(edit_mask: torch.BoolTensor, expected: list[int]) -> None:
+def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
+    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
+    expected = [len(input_ids), height, width]
     if not isinstance(edit_mask, torch.Tensor) or edit_mask.dtype != torch.bool:
         kind = getattr(edit_mask, "dtype", type(edit_mask).__name__)
         raise ValueError(f"edit_mask must be a bool tensor {expected}, not {kind}; True is where the model draws.")
     if list(edit_mask.shape) != expected:
         raise ValueError(f"edit_mask {list(edit_mask.shape)} must be {expected}: the grid of each prompt's image.")
-
-
-def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
-    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
     opening = input_ids.new_tensor(config.image_opening(height, width))
     length = len(opening) + height * width
     ids = torch.nn.functional.pad(input_ids, (length, 0), value=-1)  # room for a picture that is not there

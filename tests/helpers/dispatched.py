@@ -15,7 +15,8 @@ class Waits(TorchDispatchMode):
         self.found = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
+        # In inference mode `item` comes whole.
+        name = {"item": "_local_scalar_dense"}.get(func.overloadpacket.__name__, func.overloadpacket.__name__)
         if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "lift_fresh"):
             self.found[name] += 1
         elif name in ("index", "index_put", "index_put_", "_index_put_impl_"):
