@@ -6,18 +6,17 @@ from collections import Counter
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
+from changed_models import hooked, slides
 from dispatched import Waits
 from generation_requests import GREEDY, draw, image_part, left_padded, prompts, seed, with_pictures
 from peft import LoraConfig, get_peft_model
 from plain_loop import plain_loop
 from torch import nn
 from transformers import CompileConfig
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from transformers_arm import decoding_arm
-from transformers_arm.decoding_arm import takes_short_steps
 from transformers_arm.modeling_arm import ArmForCausalLM
+from transformers_arm.short_steps_arm import takes_short_steps
 
 
 @pytest.fixture
@@ -74,21 +73,6 @@ def assert_draws_the_plain_loop_s_tokens(model, branches=2, grid=(5, 7), copies=
     images = draw(model, grid=grid, **given, **SCALES[branches], **GREEDY, num_return_sequences=copies, **arguments)
     assert torch.equal(image_part(model, images, grid).flatten(1), expected)
     assert grid == (1, 1) or len(expected.unique()) > 3
-
-
-def slides(model):
-    """The second layer sees four places; of transformers' own making."""
-    model.config.layer_types = model.model.config.layer_types = ["full_attention", "sliding_attention"]
-    model.config.sliding_window, model.config.use_sliding_window = 4, True
-    layer = model.model.layers[1]
-    layer.attention_type, layer.self_attn.sliding_window = "sliding_attention", 4
-    layer.self_attn.layer_type = "sliding_attention"
-    if hasattr(model.model, "has_sliding_layers"):
-        model.model.has_sliding_layers = True
-
-
-def hooked(model):
-    model.model.layers[0].register_forward_hook(lambda module, args, output: output * 3)
 
 
 WAYS = {
@@ -176,61 +160,6 @@ def test_masked_edits_are_the_plain_loop_s_tokens_where_they_draw(model, steps, 
     drawn = torch.where(mask.flatten(1), plain, tokens)
     assert torch.equal(image_part(model, image, (3, 3)).flatten(1), drawn) and not torch.equal(drawn, plain)
     assert steps == {ran: 6}  # after the seventh token all are kept
-
-
-# --- who takes short steps -------------------------------------------------------------------------------------------
-
-
-class Layer(Qwen2DecoderLayer):
-    pass
-
-
-def replaced(model):
-    add_hook_to_module(model.model.layers[0].mlp, ModelHook())
-
-
-def subclassed(model):
-    model.model.layers[1].__class__ = Layer
-
-
-def rope(kind):
-    def change(model):
-        model.model.config.rope_parameters["rope_type"] = kind
-
-    return change
-
-
-def to_meta(part):
-    return lambda model: model.get_submodule(part).to("meta")
-
-
-CHANGES = {
-    "hook on a layer": hooked,
-    "hook on a norm": lambda model: model.model.norm.register_forward_pre_hook(lambda module, args: None),
-    "hook in a layer": lambda model: model.model.layers[0].self_attn.register_forward_hook(lambda *args: None),
-    "replaced forward": replaced,
-    "subclass": subclassed,
-    "eager": lambda model: model.set_attn_implementation("eager"),
-    "flex": lambda model: setattr(model.model.config, "_attn_implementation", "flex_attention"),
-    "sliding": slides,
-    "dynamic": rope("dynamic"),
-    "longrope": rope("longrope"),
-    "a layer elsewhere": to_meta("model.layers.1"),
-    "layers elsewhere": to_meta("model.layers"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_is_not_qwen2_s_own_takes_no_short_steps(model, change):
-    assert takes_short_steps(model.model)
-    change(model)
-    assert not takes_short_steps(model.model)
-
-
-@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
-def test_positions_that_are_the_same_at_every_length_take_short_steps(model, kind):
-    rope(kind)(model)
-    assert takes_short_steps(model.model)
 
 
 def test_outputs_that_were_asked_for_once_change_nothing(model, steps):

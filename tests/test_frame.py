@@ -21,6 +21,7 @@ ROOMS = (
     "grammar_arm",
     "loading_arm",
     "sampling_arm",
+    "short_steps_arm",
     "decoding_arm",
     "prompts_arm",
     "generation_arm",

@@ -28,6 +28,7 @@ NEEDED = {
         "processing_arm.py",
         "prompts_arm.py",
         "sampling_arm.py",
+        "short_steps_arm.py",
         "written_text_arm.py",
     ),
     *("fetching_arm.py", "image_processing_arm.py", "pipeline_arm.py", "diffusers_pipeline_arm.py"),
