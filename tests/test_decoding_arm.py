@@ -190,7 +190,8 @@ def test_prompts_are_read_once_however_many_images_follow(model, way):
     model.model.embed_tokens.register_forward_hook(lambda module, args, output: read.append(args[0].numel()))
     given, _ = batch(2)
     draw(model, grid=(2, 3), **given, guidance_scale=2.0, num_return_sequences=4)
-    assert read == [3 * 2 * (9 + 3)] + [3 * 2 * 4] * 5
+    assert torch.equal(given["negative_prompt_ids"][0], given["negative_prompt_ids"][1])
+    assert read == [(3 + 2) * (9 + 3)] + [3 * 2 * 4] * 5
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, {}, {"top_k": 5, "top_p": 0.8, "temperature": 0.7}], ids=str)

@@ -46,22 +46,32 @@ class Prefix:
     branches: int = 1
     copies: int = 1
 
+    def distinct(self) -> tuple[torch.LongTensor, torch.Tensor, torch.LongTensor]:
+        """Ids and mask of rows of which none is another, and of all rows, copies included, which of these they are.
+
+        What is drawn without a condition is commonly the same for all prompts.
+        """
+        rows = torch.cat([self.ids, self.mask.to(self.ids)], 1)
+        rows, place = rows.unique(dim=0, return_inverse=True)
+        return *rows.chunk(2, 1), place.repeat_interleave(self.copies)
+
 
 class OwnForward:
     """Reads by the decoder's own forward, whatever it is made of and wherever its parts are.
 
     Args:
         decoder: a `Qwen2Model`, or whatever was made of one.
+        ids, mask: as of `Prefix`.
 
     `hidden_states` [rows, hidden_size] are those after the last token.
     """
 
-    def __init__(self, decoder: nn.Module, prefix: Prefix):
+    def __init__(self, decoder: nn.Module, ids: torch.LongTensor, mask: torch.Tensor):
         self.decoder, self.cache = decoder, DynamicCache(config=decoder.config)
-        self.mask = prefix.mask if (prefix.mask == 0).any() else None
+        self.mask = mask if (mask == 0).any() else None
         # Stated: paddings count, so that all rows have the same.
-        self.positions = torch.arange(prefix.ids.shape[1], device=prefix.ids.device)[None]
-        self.hidden_states = self.read(prefix.ids)
+        self.positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        self.hidden_states = self.read(ids)
 
     def read(self, ids: torch.LongTensor) -> torch.Tensor:
         return (
@@ -76,12 +86,12 @@ class OwnForward:
             .clone()
         )  # by itself: the others need not stay
 
-    def copied(self, copies: int) -> "OwnForward":
-        """This, with each row so many times."""
-        if copies > 1:
-            self.cache.batch_repeat_interleave(copies)
-            self.hidden_states = self.hidden_states.repeat_interleave(copies, 0)
-            self.mask = None if self.mask is None else self.mask.repeat_interleave(copies, 0)
+    def going_on(self, rows: torch.LongTensor) -> "OwnForward":
+        """This, with those of its rows [n]."""
+        rows = rows.cpu()  # from where they index whatever device a layer is on
+        self.cache.batch_select_indices(rows)
+        self.hidden_states = self.hidden_states[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
         return self
 
     def step(self, tokens: torch.LongTensor) -> torch.Tensor:
@@ -97,7 +107,7 @@ class ShortSteps:
 
     Args:
         own: what has read the prompts; its cache is used up.
-        copies: how many times each row goes on.
+        rows: which of its rows go on [rows].
         count: steps there is room for.
         fixed: whether a step goes over all places, those to come masked, so that its shapes never change; or over
             those that are written.
@@ -105,16 +115,18 @@ class ShortSteps:
         through: `through_layers`, or what it was compiled to.
     """
 
-    def __init__(self, own: OwnForward, copies: int, count: int, *, fixed: bool, multiple: int = 1, through=None):
+    def __init__(
+        self, own: OwnForward, rows: torch.LongTensor, count: int, *, fixed: bool, multiple: int = 1, through=None
+    ):
         device, self.fixed, self.through = own.hidden_states.device, fixed, through or through_layers
-        self.length = own.positions.shape[1]
+        self.length, rows = own.positions.shape[1], rows.to(device)
         self.places = -(-(self.length + count) // multiple) * multiple
         self.keys, self.values = [], []
         for layer in own.cache.layers:
             for places, read in ((self.keys, layer.keys), (self.values, layer.values)):
-                rows, heads, length, dim = read.shape
-                room = read.new_zeros(rows * copies, heads, self.places, dim)
-                room.view(rows, copies, heads, self.places, dim)[..., :length, :] = read[:, None]
+                _, heads, length, dim = read.shape
+                room = read.new_zeros(len(rows), heads, self.places, dim)
+                room[:, :, :length] = read[rows]
                 places.append(room)
             layer.keys = layer.values = None
         # After the places, which must have room before copies of weights have.
@@ -126,7 +138,7 @@ class ShortSteps:
         self.cos, self.sin = cos[0], torch.cat([-first, second], -1)
         self.written = None
         if own.mask is not None:
-            mask = own.mask.bool().repeat_interleave(copies, 0)
+            mask = own.mask.bool()[rows]
             self.written = pad(mask, (0, self.places - self.length), value=True)[:, None, None]
 
     def step(self, tokens: torch.LongTensor) -> torch.Tensor:
@@ -242,17 +254,18 @@ def draw_codes(
         `count` times the codes [sequences] and the scores [sequences, codes] in fp32 that they were chosen by. A code
         that is none (their number) stands where scores are not numbers. On a GPU the next overwrite them.
     """
-    own, count = OwnForward(decoder, prefix), uniform.shape[1]
+    ids, mask, rows = prefix.distinct()
+    own, count = OwnForward(decoder, ids, mask), uniform.shape[1]
     uniform = uniform.to(own.hidden_states.device)
-    hidden_states = own.hidden_states.repeat_interleave(prefix.copies, 0)
+    hidden_states = own.hidden_states[rows.to(uniform.device)]
     short, on_gpu = takes_short_steps(decoder), uniform.device.type == "cuda"
     if not short:
-        steps = own.copied(prefix.copies)
+        steps = own.going_on(rows)
     elif compile_config is None:
-        steps = ShortSteps(own, prefix.copies, count, fixed=on_gpu, multiple=ALIGNED_PLACES)
+        steps = ShortSteps(own, rows, count, fixed=on_gpu, multiple=ALIGNED_PLACES)
     else:
         through = compiled_layers(compile_config)
-        steps = ShortSteps(own, prefix.copies, count, fixed=True, multiple=COMPILED_PLACES, through=through)
+        steps = ShortSteps(own, rows, count, fixed=True, multiple=COMPILED_PLACES, through=through)
     del own
     drawing = Drawing(steps, head, sampling, uniform, prefix.branches, offset)
     yield drawing.choose(hidden_states)
