@@ -139,8 +139,8 @@ class ImageSampling:
         scores, codes = self._candidates(scores)
         if (least := self._least(scores)) is not None:  # in one pass; a CPU takes five times as long for a mask
             scores = torch.nn.functional.threshold(scores - least, BELOW, -inf)
-        # In fp64: roundings of sums, other ones in other batches, would move all codes after them; and a GPU sums up to
-        # each code in another order, from which what is impossible must gain nothing.
+        # In fp64: roundings of sums, which are others in other batches, would move all codes after them; and a GPU
+        # sums up to each code in another order, from which what is impossible must gain nothing.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64  # which MPS has not
         passed = scores.softmax(-1).cumsum(-1, dtype=dtype)
         # Never 0, which a code of no probability would reach.
