@@ -55,6 +55,15 @@ def test_the_page_has_the_measured_milliseconds_a_token():
         assert published[name] == expected, name
 
 
+def test_the_page_has_the_measured_milliseconds_a_token_on_a_cpu():
+    rows = result("speed_decoding_cpu")["rows"]
+    assert [row["batch"] for row in rows] == [1, 4, 16]
+    published = table("Measured on a CPU")
+    for name in ("ours", "plain loop", "Janus", "Emu3", "products"):
+        expected = [f"{row['milliseconds_a_step'][name]:.1f}" for row in rows]
+        assert published[name] == expected + [f"{row['shares']['ours'][name]:.2f}" for row in rows], name
+
+
 def test_the_page_has_the_measured_steps_of_training():
     found = result("speed_training_nvidia_h200")
     published = table("Training")
