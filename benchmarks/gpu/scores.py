@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from transformers_arm.evaluation.arm import Arm
-from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.results import EVALUATION_SEED, by_chance, write_result
 from transformers_arm.worlds.shapes import evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +36,8 @@ def beside(found: dict[str, float], published: dict[str, float], items: int, of_
     """Each score with the published one and how far apart they may lie."""
     table = {}
     for name, score in found.items():
-        mean = min(max((score + published[name]) / 2, 1 / items), 1 - 1 / items)  # a score of 1 has an error, too
-        deviation = (mean * (1 - mean) * (1 / items + 1 / of_published)) ** 0.5
-        row = {"here": score, "published": published[name], "allowed": 4 * deviation}
+        allowed = by_chance((score + published[name]) / 2, items, of_published)
+        row = {"here": score, "published": published[name], "allowed": allowed}
         table[name] = row | {"agrees": abs(score - published[name]) <= row["allowed"]}
     return table
 

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import heads
 import torch
 
 
@@ -20,11 +21,8 @@ def card() -> str:
 
 def now() -> float:
     """Seconds: of the wall, or on a CPU with one thread of this process, so that other jobs are not measured."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    elif torch.get_num_threads() == 1:
-        return time.process_time()
-    return time.perf_counter()
+    alone = torch.cuda.is_available() or torch.get_num_threads() == 1
+    return heads.now() if alone else time.perf_counter()
 
 
 def seconds_of(call: Callable) -> float:
@@ -84,14 +82,14 @@ def products(weights: Sequence[torch.Tensor], rows: int) -> Callable:
     return replayed(multiply)
 
 
-def random_model(make: Callable[[], torch.nn.Module], dtype: torch.dtype) -> torch.nn.Module:
+def random_model(make: Callable[[], torch.nn.Module], dtype: torch.dtype, where: str | None = None) -> torch.nn.Module:
     """A model made on the device, with weights that keep activations finite: norms are ones, matrices small."""
     from transformers.initialization import no_init_weights  # what only measures starts without it
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device(device()), no_init_weights():
+        with torch.device(where or device()), no_init_weights():
             model = make()
     finally:
         torch.set_default_dtype(before)

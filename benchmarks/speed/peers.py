@@ -7,6 +7,7 @@ import math
 
 import torch
 from heads import small_depth
+from measuring import device
 from transformers import (
     Emu3Config,
     Emu3ForConditionalGeneration,
@@ -100,8 +101,7 @@ def emu3(config: ArmConfig) -> Emu3ForConditionalGeneration:
 
 def prompts(config: ArmConfig, batch: int, length: int) -> tuple[torch.LongTensor, torch.LongTensor, torch.Tensor]:
     """Random ids [B, T] with the ends that Janus knows, those of the branch without a prompt, and a mask for both."""
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    ids = torch.randint(10, 1000, (batch, length), device=where)
+    ids = torch.randint(10, 1000, (batch, length), device=device())
     ids[:, 0], ids[:, -1] = BEGIN, OPEN
     return ids, torch.full_like(ids, 3), torch.ones_like(ids)
 

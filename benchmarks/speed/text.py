@@ -13,11 +13,10 @@ import statistics
 
 import torch
 from heads import FIELDS, now, small_depth
+from measuring import random_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.initialization import no_init_weights
 
-from transformers_arm.configuration_arm import ArmConfig
 from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 
@@ -35,15 +34,6 @@ WAYS = {
     "sampled": {"do_sample": True, "top_k": 0, "top_p": 1.0},
     "top-k 50": {"do_sample": True, "top_k": 50, "top_p": 1.0},
 }
-
-
-@torch.no_grad()
-def random_arm(config: ArmConfig, device: str, dtype: torch.dtype) -> ArmForCausalLM:
-    with torch.device(device), no_init_weights():
-        model = ArmForCausalLM(config).to(dtype)
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.02)
-    return model.eval()
 
 
 def qwen2_of(arm: ArmForCausalLM) -> Qwen2ForCausalLM:
@@ -90,7 +80,8 @@ def main(arguments: argparse.Namespace) -> None:
     size = arguments.size or ("arm-7b" if cuda else "small")
     dtype = torch.bfloat16 if cuda else torch.float32
     torch.manual_seed(0)
-    arm = random_arm(small_depth(**SIZES[size]), arguments.device, dtype)
+    config = small_depth(**SIZES[size])
+    arm = random_model(lambda: ArmForCausalLM(config), dtype, arguments.device)
     models = {"arm": arm, "qwen2": qwen2_of(arm)}
     ids = torch.randint(1000, 100_000, (arguments.batch, arguments.prompt), device=arguments.device)
     rows = {}

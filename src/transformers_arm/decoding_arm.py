@@ -74,17 +74,10 @@ class OwnForward:
         self.hidden_states = self.read(ids)
 
     def read(self, ids: torch.LongTensor) -> torch.Tensor:
-        return (
-            self.decoder(
-                ids,
-                attention_mask=self.mask,
-                position_ids=self.positions,
-                past_key_values=self.cache,
-                use_cache=True,
-            )
-            .last_hidden_state[:, -1]
-            .clone()
-        )  # by itself: the others need not stay
+        states = self.decoder(
+            ids, attention_mask=self.mask, position_ids=self.positions, past_key_values=self.cache, use_cache=True
+        ).last_hidden_state
+        return states[:, -1].clone()  # by itself: the others need not stay
 
     def going_on(self, rows: torch.LongTensor) -> "OwnForward":
         """This, with those of its rows [n]."""
@@ -103,7 +96,7 @@ class OwnForward:
 
 
 class ShortSteps:
-    """Steps of one token a row through Qwen2's layers; see this file.
+    """Steps of one token a row through Qwen2's layers, by `through_layers`: its keys, values and positions.
 
     Args:
         own: what has read the prompts; its cache is used up.

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from transformers_arm.modeling_arm import ArmForCausalLM
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -35,7 +37,8 @@ def test_both_models_are_timed_in_turn_and_the_ratio_is_the_median_of_pairs(tmp_
 def test_stock_qwen2_writes_what_arm_writes():
     script = runpy.run_path(str(BENCHMARKS / "speed" / "text.py"))
     torch.manual_seed(0)
-    arm = script["random_arm"](script["small_depth"](**script["SIZES"]["tiny"]), "cpu", torch.float32)
+    config = script["small_depth"](**script["SIZES"]["tiny"])
+    arm = script["random_model"](lambda: ArmForCausalLM(config), torch.float32, "cpu")
     qwen2, ids = script["qwen2_of"](arm), torch.randint(1000, 100_000, (2, 5))
     assert qwen2.lm_head.weight.shape == (152_064, 32) and arm.lm_head.weight.shape == (217_600, 32)
     arguments = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

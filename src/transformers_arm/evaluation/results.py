@@ -27,6 +27,12 @@ def hardware() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
 
 
+def by_chance(share: float, items: int, of_items: int) -> float:
+    """How far two scores about a share in 0..1, of so many items each, may lie apart: four standard errors."""
+    share = min(max(share, 1 / items), 1 - 1 / items)  # a score of 1 has an error, too
+    return 4 * (share * (1 - share) * (1 / items + 1 / of_items)) ** 0.5
+
+
 def publishable(value):
     """The same without where things lie on this machine: paths are told from the working directory, which is the
     repository for what is published, and those outside it by their last two names, so that trainings stay apart.

@@ -10,6 +10,7 @@ import torch
 
 from transformers_arm.data.collators import to_pixel_values
 from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.results import by_chance
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.worlds.shapes.evaluation import (
     all_scores,
@@ -69,20 +70,19 @@ def test_the_card_s_scores_come_out_again():
     scores = all_scores(CHECKPOINT, count=500)
     assert scores.keys() == stated.keys()
     for name, value in scores.items():
-        assert value == pytest.approx(stated[name], rel=0.02, abs=max(0.01, by_chance(name, stated[name]))), name
+        assert value == pytest.approx(stated[name], rel=0.02, abs=max(0.01, of_chance(name, stated[name]))), name
 
 
-def by_chance(name: str, score: float) -> float:
+def of_chance(name: str, score: float) -> float:
     """How far a score of drawn pictures may be off: seeds drew others when the card's were taken.
 
-    Four standard errors of the difference of two shares: of 500 items, or of one task's or kind's seventh of them.
+    Of shares of 500 items, or of one task's or kind's seventh of them.
     """
     if name.startswith("understanding"):  # answers are not sampled
         return 0
     items = 500 if name in ("generation", "generation_full", "generation_composition", "editing_exact") else 71
     scale = 10 if name in ("editing_sc", "editing_pq", "editing_o") else 1
-    share = min(max(score / scale, 1 / items), 1 - 1 / items)
-    return 4 * scale * (2 * share * (1 - share) / items) ** 0.5
+    return scale * by_chance(score / scale, items, items)
 
 
 def test_reinforcement_learning_taught_arm_tiny_rl_which_color_belongs_to_which_shape():
