@@ -126,9 +126,10 @@ class ArmGenerationMixin(GenerationMixin):
             if kwargs.pop(name, None) is not None:
                 raise TypeError(f"{name} belongs to generation_mode='image', not to {generation_mode!r}.")
         if generation_mode == "text" and not (input_ids is not None and ends_in_an_image(self.config, input_ids)):
-            grammar = TextGrammarLogitsProcessor(self.config)
             # Every token to come is text, and so is what follows it. (Of what a custom loop writes, nobody knows.)
-            kwargs |= {"text_follows": True} if kwargs.get("custom_generate") is None else {}
+            ours = kwargs.get("custom_generate") is None
+            kwargs |= {"text_follows": True} if ours else {}
+            grammar = TextGrammarLogitsProcessor(self.config, ours and kwargs.get("assistant_model") is None)
         else:
             grammar = ImageGrammarLogitsProcessor(self.config, images=generation_mode == "interleaved")
         processors = LogitsProcessorList([*(logits_processor or []), grammar])
@@ -166,11 +167,11 @@ class ArmGenerationMixin(GenerationMixin):
         grammar of `generate`'s mode, counting down to the final `max_length`, or else that text opens no image.
         """
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
-        if not any(isinstance(each, TextGrammarLogitsProcessor | ImageGrammarLogitsProcessor) for each in processors):
+        grammars = TextGrammarLogitsProcessor | ImageGrammarLogitsProcessor
+        if not any(isinstance(each, grammars) for each in processors):
             return LogitsProcessorList([TextGrammarLogitsProcessor(self.config), *processors])
-        length = generation_config.max_length
         return LogitsProcessorList(
-            each.until(length) if isinstance(each, ImageGrammarLogitsProcessor) else each for each in processors
+            each.within(generation_config) if isinstance(each, grammars) else each for each in processors
         )
 
     def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs):

@@ -7,6 +7,8 @@ Knows nothing about sampling and guidance.
 from math import inf
 
 import torch
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessor
 
 from .configuration_arm import MAX_GRID_SIDE, ArmConfig
@@ -36,15 +38,30 @@ def ends_in_an_image(config: ArmConfig, input_ids: torch.LongTensor) -> bool:
 class TextGrammarLogitsProcessor(LogitsProcessor):
     """Keeps text from opening an image, whatever the sequence so far: for what is text from its first token on, and
     for who shows only the last ids of requests, as transformers' continuous batching does.
+
+    Args:
+        config: the model's.
+        text_rows_alone: whether the scores [B, vocab_size] become those of text, [B, visual_token_offset], which are
+            sooner drawn from. What comes after this must not know how many tokens there are.
     """
 
     supports_continuous_batching = True
 
-    def __init__(self, config: ArmConfig):
-        self.spans = image_spans(config)
+    def __init__(self, config: ArmConfig, text_rows_alone: bool = False):
+        self.config, self.text_rows_alone = config, text_rows_alone
+        *self.spans, image_tokens = image_spans(config)
+        self.spans += [] if text_rows_alone else [image_tokens]
+
+    def within(self, generation_config: GenerationConfig) -> "TextGrammarLogitsProcessor":
+        """The same grammar for this configuration, whose way to write may ask for all rows."""
+        ways = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+        of_all = generation_config.output_scores or generation_config.watermarking_config is not None
+        alone = self.text_rows_alone and not of_all and generation_config.get_generation_mode() in ways
+        return TextGrammarLogitsProcessor(self.config, alone)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        scores = scores.clone()  # those that came may be returned as logits
+        # Those that came may be returned as logits.
+        scores = (scores[:, : self.config.visual_token_offset] if self.text_rows_alone else scores).clone()
         for start, stop in self.spans:
             scores[:, start:stop].fill_(-inf)
         return scores
@@ -65,9 +82,9 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
     def __init__(self, config: ArmConfig, max_length: int | None = None, images: bool = True):
         self.config, self.max_length, self.images = config, max_length, images
 
-    def until(self, max_length: int | None) -> "ImageGrammarLogitsProcessor":
-        """The same grammar for sequences of so many tokens; another model's call may hold this one."""
-        return ImageGrammarLogitsProcessor(self.config, max_length, self.images)
+    def within(self, generation_config: GenerationConfig) -> "ImageGrammarLogitsProcessor":
+        """The same grammar for sequences of at most so many tokens; another model's call may hold this one."""
+        return ImageGrammarLogitsProcessor(self.config, generation_config.max_length, self.images)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         config = self.config

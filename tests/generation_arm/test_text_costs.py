@@ -8,10 +8,11 @@ from dispatched import Waits
 from generation_requests import EOS, GREEDY, PAD, left_padded, opened, opening_bias, parse, prompts
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CompileConfig, GenerationMixin, Qwen2Config, Qwen2ForCausalLM
+from transformers import CompileConfig, GenerationMixin, Qwen2Config, Qwen2ForCausalLM, WatermarkingConfig
+from transformers.generation import SuppressTokensLogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
-from transformers_arm.grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor
+from transformers_arm.grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, image_spans
 
 WAYS = {
     "greedy": GREEDY,
@@ -69,6 +70,30 @@ def test_text_takes_as_many_products_as_stock_qwen2_s(shared, qwen2, way):
             model.generate(prompts(2), max_new_tokens=9, eos_token_id=None, pad_token_id=PAD, **WAYS[way])
         counts.append(flops.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+def without_what_opens_images(config):
+    spans = [torch.arange(*span) for span in image_spans(config)]
+    return SuppressTokensLogitsProcessor(torch.cat([span for span in spans if span[0] < config.visual_token_offset]))
+
+
+@pytest.mark.parametrize("way", ["sampled", "warped"])
+def test_text_is_sampled_by_the_numbers_that_stock_qwen2_takes(shared, qwen2, way):
+    found = []
+    arguments = {"max_new_tokens": 20, "eos_token_id": None, "pad_token_id": PAD, **WAYS[way]}
+    for model, processors in ((shared, []), (qwen2, [without_what_opens_images(shared.config)])):
+        torch.manual_seed(3)
+        found.append(model.generate(prompts(2), logits_processor=processors, **arguments))
+    assert torch.equal(*found)
+
+
+def test_a_watermark_and_a_penalty_of_image_tokens_see_all_rows(shared):
+    """Processors of transformers' own that index scores by the ids so far, or know how many there are."""
+    arguments = {"max_new_tokens": 8, "eos_token_id": None, "pad_token_id": PAD, "do_sample": True, "top_k": 0}
+    ids, watermark = after_an_image(shared.config), WatermarkingConfig(seeding_scheme="lefthash")
+    for extra in ({"watermarking_config": watermark}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}):
+        written = shared.generate(ids, **arguments, **extra)[:, ids.shape[1] :]
+        assert (written < shared.config.visual_token_offset).all()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -135,12 +160,13 @@ def test_text_of_an_adapted_model_is_that_of_one_that_looks_at_each_id(model, ki
         peft = LoraConfig(target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(model, peft).eval()
     arguments = {"max_new_tokens": 10, "eos_token_id": None, "pad_token_id": PAD, "do_sample": True}
+    arguments |= {"return_dict_in_generate": True, "output_scores": True}  # over all rows, both ways
     found = []
     for grammar in ([], [ImageGrammarLogitsProcessor(model.config, images=False)]):
         torch.manual_seed(3)
         # A loop of one's own, here transformers', is not told that text follows.
         own = {"custom_generate": lambda model, *args, **kwargs: model._sample(*args, **kwargs)} if grammar else {}
-        found.append(adapted.generate(input_ids=prompts(2), logits_processor=grammar, **own, **arguments))
+        found.append(adapted.generate(input_ids=prompts(2), logits_processor=grammar, **own, **arguments).sequences)
     assert torch.equal(*found)
 
 
