@@ -146,6 +146,13 @@ def test_row_fill_is_the_share_of_the_budget_that_has_pictures():
     assert data.summary()["row_fill"] == pytest.approx(sum(filled) / 12, abs=1e-4)
 
 
+def test_there_is_a_summary_while_the_very_first_picture_waits():
+    data = mixture_of(rows(20, sizes=[(32, 16), *[(16, 16)] * 19]), streams=1, shuffle=False)
+    data.consume(next(iter(data.loader())))
+    assert data.states[0].packing.before is None
+    assert data.summary()["epoch/numbers"] == 0 and data.summary()["documents/numbers"] == 1
+
+
 def test_no_more_waits_than_was_stated_and_the_fullest_size_leaves():
     sizes = [(16, 16 * width) for width in (1, 1, 2, 3, 4, 5, 6, 7)]
     drawn, given = [], []
