@@ -1,6 +1,7 @@
 """Rows of pictures in training: a short one counts by its pictures, over accumulated batches and over processes."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,10 +35,10 @@ def new_data():
     return ImageTextMixture(mixture, processor, ImageTextCollator(), pixel_budget=4096, buckets=0, lookahead=2)
 
 
-def new_trainer(backbones, output_dir, **settings):
+def new_trainer(backbones, output_dir, *, model=None, **settings):
     torch.manual_seed(0)
     sizes = {"num_projection_layers": 1, "fsq_levels": [2] * 6}
-    model = ArmVQForPreTraining.from_backbones(**backbones, **sizes, **FEATURES)
+    model = ArmVQForPreTraining.from_backbones(**backbones, **sizes, **{**FEATURES, **(model or {})})
     always = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
     always |= {"per_device_train_batch_size": 1, "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
     arguments = training_arguments({**always, **settings}, output_dir=str(output_dir))
@@ -67,6 +68,17 @@ def test_a_row_counts_by_its_pictures_among_those_of_a_step(tiny_backbones, tmp_
     for name, gradient in gradients.found.items():
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, msg=name)
     assert "vq_model.down_projection.weight" in gradients.found
+
+
+def test_losses_of_captions_that_no_picture_has_are_absent_from_the_log(tiny_backbones, tmp_path):
+    weights = {"caption_loss_weight": 1.0, "sigmoid_loss_weight": 5.0}
+    trainer = new_trainer(tiny_backbones, tmp_path, max_steps=2, model=weights)  # whose data bring no ids of captions
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["loss_feature"], abs=1e-4) and math.isfinite(log["grad_norm"])
+        assert not {"loss_caption", "loss_sigmoid"} & set(log)
 
 
 def weights_after(trainer):
