@@ -106,10 +106,10 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     The pooling head stays SigLIP's own, so that `z_q` can stand wherever SigLIP's features can.
 
     In several processes the mean of their gradients is that of one process with the whole batch for the sigmoid and
-    the feature loss, if batches are equally large. What still sees a process's own batch: the statistics of
-    `vq_model.channel_norm` (on GPUs `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)` makes them common), the
-    decorrelation loss, which is a covariance, the caption loss, a mean over as many tokens as the captions happen to
-    have, and `caption_share`, a share of each process's batch.
+    the feature loss, if batches are equally large or `num_items_in_batch` is told. What still sees a process's own
+    batch: the statistics of `vq_model.channel_norm` (on GPUs `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)`
+    makes them common), the decorrelation loss, which is a covariance, the caption loss, a mean over as many tokens as
+    the captions happen to have, and `caption_share`, a share of each process's batch.
     """
 
     base_model_prefix = "vq_model"
@@ -243,31 +243,66 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         return nn.functional.normalize(self.text_model(input_ids=input_ids).pooler_output.float(), dim=-1)
 
     def caption_loss(self, z_q: torch.Tensor, caption_ids: torch.LongTensor) -> torch.Tensor:
-        """L_cap: cross-entropy of captions [B, T] (-100 where padded) that the frozen captioner reads off `z_q`."""
+        """L_cap: cross-entropy of captions [B, T] (-100 where padded) that the frozen captioner reads off `z_q`; 0 if
+        there are none.
+        """
         prefix = self.caption_connector(z_q.flatten(1, 2))
-        embedded = self.captioner.get_input_embeddings()(caption_ids.clamp(min=0))
-        labels = torch.cat([caption_ids.new_full(prefix.shape[:2], -100), caption_ids], 1)
-        return self.captioner(inputs_embeds=torch.cat([prefix, embedded], 1), labels=labels, use_cache=False).loss
+        read = self.captioner.get_input_embeddings()(caption_ids[:, :-1].clamp(min=0))  # the last predicts nothing
+        return self.captioner(
+            inputs_embeds=torch.cat([prefix, read], 1),
+            labels=caption_ids,
+            shift_labels=caption_ids.contiguous(),  # of the positions kept, which are those before them
+            logits_to_keep=caption_ids.shape[1],  # the head is as wide as the vocabulary, and pictures are long
+            num_items_in_batch=(caption_ids != -100).sum().clamp(min=1),
+            use_cache=False,
+        ).loss
+
+    def _caption_part(self, z_q, caption_ids) -> tuple[torch.Tensor, float]:
+        """The caption loss of those pictures that have a caption, and their share of the pictures read."""
+        read = max(1, round(self.config.caption_share * len(z_q)))
+        share = 0.0 if caption_ids is None else (caption_ids[:read] != -100).any(-1).float().mean().item()
+        if not share:  # one picture, so that other processes, which may have captions, need not wait for this one
+            caption_ids, read = torch.full((1, 1), -100, device=z_q.device), 1
+        return self.caption_loss(z_q[:read], caption_ids[:read]), share
+
+    def _sigmoid_part(self, z_q, input_ids) -> tuple[torch.Tensor, float]:
+        """The sigmoid loss of those pictures that have a caption, with all captions, and their share of all."""
+        image_embeds = self.image_embeds(z_q)
+        if input_ids is None:
+            input_ids = torch.full((len(z_q), 1), -100, device=z_q.device)
+        captioned = (input_ids != -100).all(-1)
+        text_embeds = self.text_embeds(input_ids.clamp(min=0))[captioned]
+        texts, first = gather_texts(text_embeds) if self.training else (text_embeds, 0)
+        share = len(text_embeds) / len(z_q)
+        # All pictures in place of none, against no texts: 0, with gradients for which other processes may wait.
+        images, texts = (image_embeds[captioned], texts) if share else (image_embeds, texts[:0])
+        return sigmoid_loss(images, texts, self.logit_scale, self.logit_bias, first=first if share else 0), share
 
     def forward(
         self,
         pixel_values: torch.Tensor,
         input_ids: torch.LongTensor | None = None,
         caption_ids: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> ArmVQPreTrainingOutput:
         """The weighted sum of the losses. In training on several processes all must come here together.
+
+        A picture has no caption where all its ids are -100, and none of a batch has where the ids are None. Such
+        pictures add nothing for captions: the caption and the sigmoid loss, means over those that have one, count by
+        their share. A loss that none of the pictures has is absent from `losses`, and its gradients are zeros.
 
         Args:
             pixel_values: [B, 3, H, W] in -1..1.
             input_ids: captions in the SigLIP tokenizer's ids, padded to its full length [B, T]; for the sigmoid loss.
             caption_ids: captions in the captioner's ids [B, T'], -100 where padded; for the caption loss.
+            num_items_in_batch: pictures of the whole step, over all processes and accumulated batches; None: these
+                alone. `loss` is then this batch's part of the mean over all of them.
         """
         config, encoded = self.config, self.vq_model(pixel_values, return_dict=True)
-        losses = {}
+        losses, shares = {}, {}
         if config.caption_loss_weight:
-            read = max(1, round(config.caption_share * len(pixel_values)))
-            losses["caption"] = self.caption_loss(encoded.z_q[:read], caption_ids[:read])
+            losses["caption"], shares["caption"] = self._caption_part(encoded.z_q, caption_ids)
         if config.pixel_loss_weight:
             from .pixel_transformer_arm import flow_matching_loss
 
@@ -275,15 +310,15 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 self.pixel_transformer, pixel_values, encoded.z_q, regression_share=config.pixel_regression_share
             )
         if config.sigmoid_loss_weight:
-            text_embeds = self.text_embeds(input_ids)
-            texts, first = gather_texts(text_embeds) if self.training else (text_embeds, 0)
-            losses["sigmoid"] = sigmoid_loss(
-                self.image_embeds(encoded.z_q), texts, self.logit_scale, self.logit_bias, first=first
-            )
+            losses["sigmoid"], shares["sigmoid"] = self._sigmoid_part(encoded.z_q, input_ids)
         if config.feature_loss_weight:
             cosines = nn.functional.cosine_similarity(encoded.z_q.float(), encoded.features.float(), dim=-1)
             losses["feature"] = 1 - cosines.mean()
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
-        loss = sum(getattr(config, f"{name}_loss_weight") * value for name, value in losses.items())
+        weights = {name: getattr(config, f"{name}_loss_weight") * shares.get(name, 1) for name in losses}
+        loss = sum(weights[name] * value for name, value in losses.items())
+        if num_items_in_batch is not None:
+            loss = loss * (len(pixel_values) / num_items_in_batch)
+        losses = {name: value for name, value in losses.items() if shares.get(name, 1)}
         return ArmVQPreTrainingOutput(loss=loss, losses=losses, codes=encoded.codes, z_q=encoded.z_q)

@@ -62,6 +62,17 @@ def test_stages_are_scored_on_the_same_items_and_sample_alike(arm_folder, tmp_pa
     assert "| first | last |" in printed and "| editing exact | " in printed
 
 
+def test_rows_of_simulated_pictures_are_full_with_buckets_and_what_waits_is_bounded(tmp_path, monkeypatch, capsys):
+    command = ["row_fill.py", "--pictures", "5000", "--sigma", "0.5", "--output", str(tmp_path / "fill.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(BENCHMARKS / "speed" / "row_fill.py"), run_name="__main__")
+    rows = json.loads((tmp_path / "fill.json").read_text())["rows"]["0.5"]
+    before, after = rows["own sizes"], rows["buckets"]
+    assert after["row_fill"] >= 0.9 > 0.2 > before["row_fill"] and after["sizes"] == 11
+    assert after["waiting_gb"] <= 6 * 64 * 512**2 * 3 / 1e9 + 0.001 < before["waiting_gb"]
+    assert "| 0.5 | buckets |" in capsys.readouterr().out
+
+
 def test_a_stage_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["stages.py", f"sft={tmp_path}", "--detokenizer", "unused"])
     with pytest.raises(SystemExit):

@@ -171,7 +171,7 @@ def test_a_mixture_like_the_papers_fills_its_rows(arm):
     for batch in islice(data.loader(), 160):
         assert data.consume(batch)["input_ids"].shape[1] <= 512
     summary = data.summary()
-    assert summary["packing_efficiency"] >= 0.95
+    assert summary["row_fill"] >= 0.95
     for task, weight in PAPER.items():
         assert summary[f"documents/{task}"] == pytest.approx(weight, abs=0.03)
     assert sum(summary[f"tokens/{task}"] for task in PAPER) == pytest.approx(1, abs=1e-3)

@@ -170,18 +170,37 @@ batch = {name: value[3 * rank : 3 + rank] for name, value in expected["batch"].i
 assert parallel(**batch).loss.isfinite()
 local = model.eval()(**batch)  # evaluation needs no other process
 assert local.loss.isfinite()
+
+# Three pictures with captions, and one without, whose process has no part in the losses of captions.
+model = ArmVQForPreTraining.from_pretrained(f"{folder}/captions", dtype=torch.float32).train()
+model.vq_model.channel_norm.eval()
+parallel, share = DistributedDataParallel(model), slice(3 * rank, 3 + rank)
+for _ in range(2):  # the second step waits for all gradients of the first
+    model.zero_grad()
+    output = parallel(**{name: value[share] for name, value in expected["mixed"].items()}, num_items_in_batch=4)
+    assert set(output.losses) == ({"feature"} if rank else {"caption", "sigmoid", "feature"})
+    (2 * output.loss).backward()  # as the Trainer, since the mean of gradients is to be their sum
+for name, gradient in expected["of_mixed"].items():
+    torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-4, rtol=1e-4, msg=name)
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_give_the_sigmoid_loss_and_gradients_of_one_with_both_batches(tiny_backbones, batch, tmp_path):
+def test_two_processes_give_the_losses_and_gradients_of_one_with_both_batches(tiny_backbones, batch, tmp_path):
     model = new_model(tiny_backbones, caption_loss_weight=0, pixel_loss_weight=0, decorrelation_loss_weight=0)
     model.save_pretrained(tmp_path)
     model.vq_model.channel_norm.eval()
     inputs = {name: batch[name] for name in ("pixel_values", "input_ids")}
     output, gradients = losses_and_gradients(model, inputs)
     assert set(output.losses) == {"sigmoid", "feature"}
-    torch.save({"batch": inputs, "loss": output.loss.detach(), "gradients": gradients}, tmp_path / "expected.pt")
+    expected = {"batch": inputs, "loss": output.loss.detach(), "gradients": gradients}
+    model = new_model(tiny_backbones, pixel_loss_weight=0, decorrelation_loss_weight=0)
+    model.save_pretrained(tmp_path / "captions")
+    model.vq_model.channel_norm.eval()
+    mixed = {name: value.clone() for name, value in batch.items()}
+    mixed["input_ids"][3], mixed["caption_ids"][3] = -100, -100
+    expected |= {"mixed": mixed, "of_mixed": losses_and_gradients(model, mixed)[1]}
+    torch.save(expected, tmp_path / "expected.pt")
     (tmp_path / "two.py").write_text(TWO_PROCESSES)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, str(tmp_path / "two.py"), str(tmp_path)]

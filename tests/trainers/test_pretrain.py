@@ -265,7 +265,7 @@ def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
     runpy.run_path(str(trainer), run_name="__main__")
     history = TrainerState.load_from_json("run/checkpoint-3/trainer_state.json").log_history
     assert {"loss_of_text_to_image", *(f"documents/{name}" for name in codes)} <= set().union(*history)
-    assert all(log["packing_efficiency"] > 0.9 for log in history if "loss" in log)
+    assert all(log["row_fill"] > 0.9 for log in history if "loss" in log)
     ArmForCausalLM.from_pretrained("run/model")
     load_detokenizer("run/model")
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tarfile
@@ -157,3 +158,34 @@ def test_each_process_draws_its_own_noise_for_its_own_pictures(pairs, overrides)
     assert not torch.equal(*noise)
     assert not torch.equal(*pictures)
     ArmVQForPreTraining.from_pretrained(pairs / "run" / "pretraining")  # written by one of them, whole
+
+
+DIES = """
+import os, runpy, signal, sys
+from transformers_arm.modeling_arm_vq import ArmVQModel
+
+plain = ArmVQModel.save_pretrained
+
+def dies(self, *args, **kwargs):
+    plain(self, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+ArmVQModel.save_pretrained = dies
+trainer = sys.argv.pop(1)
+runpy.run_path(trainer, run_name="__main__")
+"""
+
+
+@pytest.mark.slow  # a process, and trainings
+def test_a_process_killed_in_its_last_save_leaves_whole_folders_and_the_same_command_writes_them(
+    pairs, overrides, train
+):
+    (pairs / "dies.py").write_text(DIES)
+    command = [sys.executable, "dies.py", str(TRAINER), "--config", str(RECIPE), *overrides(output_dir="run")]
+    killed = subprocess.run(command, cwd=pairs, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL
+    assert {path.name for path in (pairs / "run").iterdir()} >= {"pretraining", "_vq_model.saving"}
+    assert not (pairs / "run" / "vq_model").exists()
+    ArmVQForPreTraining.from_pretrained(pairs / "run" / "pretraining")
+    ArmVQModel.from_pretrained(train("run") / "vq_model")
+    assert not list((pairs / "run").glob("*.saving"))

@@ -98,7 +98,7 @@ def test_an_interrupted_training_goes_on_with_the_rows_it_would_have_seen(
 def test_what_was_drawn_and_how_full_rows_were_is_logged(uninterrupted):
     _, logs = uninterrupted
     last = logs[STEPS]
-    assert 0.9 < last["packing_efficiency"] <= 1
+    assert 0.9 < last["row_fill"] <= 1
     assert sum(last[f"documents/{name}"] for name in (*WEIGHTS, "bad")) == pytest.approx(1, abs=1e-3)
     assert sum(last[f"tokens/{name}"] for name in (*WEIGHTS, "bad")) == pytest.approx(1, abs=1e-3)
     assert last["documents/text_to_image"] > 0.4 and last["skipped/bad"] > 0 and last["epoch/bad"] == 0
@@ -136,7 +136,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_them(tiny_arm_backbones
     assert set(ours) == set(theirs) == set(range(1, STEPS + 1))
     for step, logs in theirs.items():
         assert ours[step]["loss"] == pytest.approx(logs["loss"], abs=2e-4), step
-        of_data = {name for name in logs if "/" in name} | {"packing_efficiency"}
+        of_data = {name for name in logs if "/" in name} | {"row_fill"}
         assert len(of_data) > 18 and all(ours[step][name] == logs[name] for name in of_data), step
 
 

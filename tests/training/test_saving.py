@@ -1,6 +1,9 @@
 """Checkpoints and final folders are complete or absent, in one process, in two and on two nodes."""
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from two_processes import run_two_processes
 
+from transformers_arm.training.saving import Staging, save_folder
 from transformers_arm.training.trainer import train
 from transformers_arm.worlds.shapes.pictures import ShapesDataset
 
@@ -79,6 +83,44 @@ def test_a_disk_that_fills_during_a_checkpoint_loses_nothing(new_trainer, uninte
     resumed = new_trainer(disk, seed=1)
     train(resumed)
     assert_same_training(resumed, uninterrupted)
+
+
+class Part:
+    """Writes a file, in a folder of many; the process may be killed as it does."""
+
+    def __init__(self, text, killed=False):
+        self.text, self.killed = text, killed
+
+    def save_pretrained(self, folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for number in range(3):
+            (Path(folder) / f"{number}.txt").write_text(self.text)
+            if self.killed and number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", ["while it writes", "before it renames", "while it deletes the old one"])
+def test_a_process_killed_while_it_saves_leaves_no_half_of_a_folder(new_trainer, tmp_path, monkeypatch, moment):
+    trainer, folder = new_trainer(tmp_path / "run"), tmp_path / "vq_model"
+    save_folder(trainer, folder, {"": (Part("old"),)})
+    kill = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+
+    def save_again():
+        if moment == "before it renames":
+            monkeypatch.setattr(Staging, "_rename", kill)
+        if moment == "while it deletes the old one":
+            monkeypatch.setattr(os, "rmdir", kill)  # of what is in it the files are gone then
+        save_folder(trainer, folder, {"": (Part("new", killed=moment == "while it writes"),)})
+
+    process = multiprocessing.get_context("fork").Process(target=save_again)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    found = {file.name: file.read_text() for file in folder.iterdir()}
+    assert found == dict.fromkeys(["0.txt", "1.txt", "2.txt"], "new" if "deletes" in moment else "old")
+    save_folder(trainer, folder, {"": (Part("newer"),)})
+    assert {file.read_text() for file in folder.iterdir()} == {"newer"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "vq_model"}
 
 
 def test_what_a_killed_save_left_is_neither_resumed_nor_kept(new_trainer, tmp_path):

@@ -38,9 +38,10 @@ class ImageTextCollator:
         images = to_pixel_values([sample["image"] for sample in samples])
         return {"pixel_values": images, **self.ids([sample["caption"] for sample in samples])}
 
-    def ids(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        """The ids of captions, as each tokenizer's model wants them."""
-        batch = {}
+    def ids(self, captions: list[str | None]) -> dict[str, torch.Tensor]:
+        """The ids of captions, as each tokenizer's model wants them; all -100 where a caption is None or blank."""
+        batch, absent = {}, torch.tensor([not (caption or "").strip() for caption in captions])
+        captions = [caption or "" for caption in captions]
         if self.siglip_tokenizer is not None:
             batch["input_ids"] = siglip_input_ids(self.siglip_tokenizer, captions, self.max_length)
         if self.caption_tokenizer is not None:
@@ -48,7 +49,7 @@ class ImageTextCollator:
             padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
             encoded = self.caption_tokenizer(ended, truncation=True, max_length=self.max_caption_length, **padded)
             batch["caption_ids"] = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-        return batch
+        return {name: ids.masked_fill(absent[:, None], -100) for name, ids in batch.items()}
 
 
 def siglip_input_ids(tokenizer, captions: Sequence[str], max_length: int) -> torch.Tensor:

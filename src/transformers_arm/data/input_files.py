@@ -243,13 +243,21 @@ def open_dataset(
         split, streaming, arguments: as for `load_dataset`; of tars a split is whole, or several joined by +.
 
     Raises:
-        ValueError: there is no such split, or a tar ends early and is not streamed.
+        ValueError: there is no such split, or no row in it; or a tar ends early and is not streamed.
     """
     loading = {name: arguments.pop(name) for name in LOADING if name in arguments}
     builder = load_dataset_builder(**arguments)
     lines, files = line_files(builder, str(split)), dict(builder.config.data_files or {})
     if not lines and builder.name != "webdataset":
-        return load_dataset(**arguments, **loading, split=split, streaming=streaming)
+        try:
+            return load_dataset(**arguments, **loading, split=split, streaming=streaming)
+        except ValueError as error:
+            if "corresponds to no data" not in str(error):
+                raise
+            raise ValueError(
+                f"{arguments['path']} has no rows in its split {str(split)!r}. Does its data_dir or data_files name "
+                "the files?"
+            ) from error
     files = {str(name): files for name, files in files.items()}
     splits = [name.strip() for name in str(split).split("+")]
     if missing := [name for name in splits if name not in files]:

@@ -9,7 +9,7 @@ apart by the restarts, flash attention by its variable-length path. Pictures tha
 those that come as pixels stand as placeholders that the model's forward fills. Knows nothing about trainers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -165,6 +165,10 @@ class PackedMixture(MixtureRows):
     def tokens(self, sample: Document) -> int:
         return len(sample.input_ids)
 
+    @property
+    def row_budget(self) -> int:
+        return self.token_budget
+
     def row(self, samples: list[tuple[str, Document]]) -> dict:
         """`input_ids`, `labels`, `position_ids`, `sources` (numbers of the mixture's) [T], `pixel_values` (a list)."""
         numbers = {name: number for number, name in enumerate(self.mixture.sources)}
@@ -184,13 +188,6 @@ class PackedMixture(MixtureRows):
         limits = {"token_budget": self.token_budget, "lookahead": self.lookahead}
         processing = of_processing(self.processor.image_processor, self.processor.tokenizer)
         return {**super().made_of(), **limits, **processing}
-
-    def summary(self, states: Sequence[dict] | None = None) -> dict[str, float]:
-        """`MixtureRows.summary`, and `packing_efficiency`: tokens of documents per token of budget."""
-        states = list(self.states.values() if states is None else states)
-        tokens = sum(sum(state.tokens.values()) for state in states)
-        budget = self.token_budget * sum(state.rows for state in states)
-        return {"packing_efficiency": round(tokens / max(budget, 1), 4), **super().summary(states)}
 
 
 class PackedCollator:

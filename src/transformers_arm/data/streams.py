@@ -131,6 +131,15 @@ class MixtureRows(IterableDataset, ABC):
     def tokens(self, sample: object) -> int:
         """How many tokens a sample counts in the summary."""
 
+    @property
+    @abstractmethod
+    def row_budget(self) -> int:
+        """How many tokens, as the summary counts them, a row has room for."""
+
+    def items(self, batch: dict) -> int | None:
+        """What the loss of a batch is a mean over, so that short rows count for less; None where labels say so."""
+        return None
+
     @abstractmethod
     def row(self, samples: list[tuple[str, object]]) -> dict:
         """Samples and the names of their sources -> what the collator takes."""
@@ -235,9 +244,9 @@ class MixtureRows(IterableDataset, ABC):
         return self.mixture.made_of
 
     def summary(self, states: Sequence[StreamState] | None = None) -> dict[str, float]:
-        """What was drawn, for a log: of each source its shares `documents/<name>` and `tokens/<name>`, the
-        `epoch/<name>` that its slowest stream is in, and how many rows were `skipped/<name>` and are `missing/<name>`,
-        where there are such.
+        """What was drawn, for a log: `row_fill`, tokens per token that rows had room for; of each source its shares
+        `documents/<name>` and `tokens/<name>`, the `epoch/<name>` that its slowest stream is in, and how many rows
+        were `skipped/<name>` and are `missing/<name>`, where there are such.
 
         Args:
             states: of all streams; None takes those that this process consumed.
@@ -247,10 +256,11 @@ class MixtureRows(IterableDataset, ABC):
         for state in states:
             documents.update(state.documents)
             tokens.update(state.tokens)
-        drawing = [state.packing.before for state in states]
+        drawing = [state.packing.before or MixtureState() for state in states]  # None where the very first waits
         for name, reasons in ((name, reasons) for each in drawing for name, reasons in each.skipped.items()):
             skipped[name] += sum(reasons.values())
-        logs = {}
+        room = self.row_budget * sum(state.rows for state in states)
+        logs = {"row_fill": round(tokens.total() / max(room, 1), 4)}
         for name in self.mixture.sources:
             logs[f"documents/{name}"] = round(documents[name] / max(documents.total(), 1), 4)
             logs[f"tokens/{name}"] = round(tokens[name] / max(tokens.total(), 1), 4)

@@ -7,6 +7,7 @@ what rows are made of.
 import json
 from pathlib import Path
 
+import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
@@ -42,8 +43,15 @@ class MixtureTrainer(ArmTrainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The batches of one step, noted as consumed: checkpoints are written between steps."""
+        """The batches of one step, noted as consumed: checkpoints are written between steps. And what their loss is a
+        mean over, over all processes: a model that takes `num_items_in_batch` weighs its batch by it.
+        """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        items = [self.train_dataset.items(batch) for batch in batches]
+        if items and None not in items:
+            num_items = torch.tensor(sum(items), device=device)
+            if self.args.average_tokens_across_devices:  # as transformers counts labels
+                num_items = self.accelerator.gather(num_items).sum()
         return [self.train_dataset.consume(batch) for batch in batches], num_items
 
     def _states(self) -> dict[int, StreamState]:

@@ -98,7 +98,8 @@ class Staging:
                 if file.is_file() and not place.exists():
                     place.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(place)
-        shutil.rmtree(self.target, ignore_errors=True)
+        if self.target.exists():  # aside first, since a folder that is half deleted would look like a whole one
+            self.target.rename(written.with_name(f"{written.name}.replaced"))
         written.rename(self.target)
         self.renamed = True
 
