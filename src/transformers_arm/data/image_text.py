@@ -143,10 +143,12 @@ class ImageTextMixture(MixtureRows):
         streams: int = 8,
         max_skipped: float = 0.05,
         lookahead: int = 1024,
+        held_out: int = 0,
     ) -> "ImageTextMixture":
         """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here."""
         sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
-        mixture = Mixture.from_recipe(sources, seed=seed, streams=streams, max_skipped=max_skipped)
+        fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
+        mixture = Mixture.from_recipe(sources, seed=seed, **fields)
         return cls(mixture, image_processor, collator, pixel_budget=pixel_budget, lookahead=lookahead)
 
     def encoder(self) -> CaptionedEncoder:
@@ -157,6 +159,13 @@ class ImageTextMixture(MixtureRows):
 
     def tokens(self, sample: Captioned) -> int:
         return sample.pixel_values[0].numel() // self.image_processor.patch_size**2
+
+    @property
+    def budget(self) -> int:
+        return self.pixel_budget
+
+    def fit(self, sample: Captioned) -> tuple[torch.Size, int]:
+        return sample.pixel_values.shape, sample.pixel_values[0].numel()
 
     def row(self, samples: list[tuple[str, Captioned]]) -> dict:
         """`pixel_values` [B, 3, H, W] and the ids of the captions."""

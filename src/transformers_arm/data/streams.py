@@ -131,6 +131,15 @@ class MixtureRows(IterableDataset, ABC):
     def tokens(self, sample: object) -> int:
         """How many tokens a sample counts in the summary."""
 
+    @property
+    @abstractmethod
+    def budget(self) -> int:
+        """Of a batch of held-out samples, in what `fit` says."""
+
+    @abstractmethod
+    def fit(self, sample: object) -> tuple[object, int]:
+        """A sample's kind, those of which can share a batch, and how much of a batch's budget it takes."""
+
     @abstractmethod
     def row(self, samples: list[tuple[str, object]]) -> dict:
         """Samples and the names of their sources -> what the collator takes."""
