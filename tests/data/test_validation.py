@@ -50,7 +50,9 @@ def grays(batch):
 
 
 def test_documents_of_each_source_are_packed_apart_as_training_packs_them(packed, tmp_path):
-    rows = packed(7, words=Source(texts(30)), drawn=Source(drawn(12)), streamed=Source(streamed_texts(tmp_path, [20])))
+    rows = packed(
+        7, words=Source(texts(30, 100)), drawn=Source(drawn(12)), streamed=Source(streamed_texts(tmp_path, [20]))
+    )
     sets = validation_sets(rows)
     assert list(sets) == ["words", "drawn", "streamed"]
     for name, found in sets.items():

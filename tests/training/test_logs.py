@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixture_sources import drawn, texts
 from tiny_arm import mixed, text
 from two_processes import ARM_TINY, run_two_processes
 
-from transformers_arm import ArmForCausalLM
+from transformers_arm import ArmForCausalLM, ArmProcessor
+from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.packing import PackedMixture
+from transformers_arm.data.validation import validation_sets
 from transformers_arm.training.logs import Means, over_processes
+from transformers_arm.training.resumable_data import MixtureTrainer
 from transformers_arm.training.trainer import ArmTrainer, training_arguments
 
 QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 2}
@@ -166,12 +171,22 @@ def test_a_tokenizer_tells_pixels_at_pure_noise_apart(tiny_backbones, tmp_path):
         assert second[name] == pytest.approx(first[name], rel=0.05)  # the batch norm has moved, the noise has not
 
 
+def held_out_trainer(model, folder, output):
+    """A trainer of packed rows, of which some are held out: batches in odd numbers, which two share unevenly."""
+    processor = ArmProcessor.from_pretrained(folder)
+    sources = {"words": Source(texts(20)), "drawn": Source(drawn(8))}
+    mixture = Mixture(sources, seed=0, streams=2, held_out=5)
+    rows = PackedMixture(mixture, processor, model.config, token_budget=64)
+    arguments = training_arguments(QUIET | {"max_steps": 1}, output_dir=str(output))
+    return MixtureTrainer(model, arguments, train_dataset=rows, eval_dataset=validation_sets(rows))
+
+
 TWO = """
 import json, sys
 from pathlib import Path
 
 sys.path[:0] = [{helpers!r}, {here!r}]
-from test_logs import QUIET, rows_of
+from test_logs import QUIET, held_out_trainer, rows_of
 from transformers_arm import ArmForCausalLM
 from transformers_arm.training.trainer import ArmTrainer, training_arguments
 
@@ -188,10 +203,12 @@ trainer = ArmTrainer(
 )
 metrics = trainer.evaluate()
 trainer.train()
+metrics |= held_out_trainer(model, arm_folder, folder).evaluate()
 Path(folder, f"logs-{{rank}}.json").write_text(json.dumps([trainer.state.log_history, metrics]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_log_the_means_over_both_of_parts_that_one_has(tmp_path):
     here = Path(__file__).parent
     run_two_processes(TWO.format(here=str(here), helpers=str(here.parent / "helpers")), tmp_path)
@@ -199,6 +216,10 @@ def test_two_processes_log_the_means_over_both_of_parts_that_one_has(tmp_path):
     rows = rows_of(model.config, (9, None, 12, None, 7, None, 15, None))  # pictures go to the second process
     sums, counts = losses_of(model, rows)
     texts, number = losses_of(model, rows[::2])
+    trainer = held_out_trainer(model, ARM_TINY, tmp_path)
+    assert all(len(rows) % 2 for rows in trainer.eval_dataset.values())
+    alone = trainer.evaluate()
+    assert {"eval_words_loss", "eval_drawn_loss", "eval_drawn_loss_image"} <= alone.keys()
     for rank in (0, 1):
         history, metrics = json.loads((tmp_path / f"logs-{rank}.json").read_text())
         (log,) = [log for log in history if "loss" in log]
@@ -207,3 +228,6 @@ def test_two_processes_log_the_means_over_both_of_parts_that_one_has(tmp_path):
         assert_logged(metrics, sums, counts, "eval_held_loss")
         assert metrics["eval_texts_loss"] == pytest.approx(texts["text"] / number["text"], abs=1e-4)
         assert "eval_texts_loss_image" not in metrics
+        for name, value in alone.items():
+            if "loss" in name:
+                assert metrics[name] == pytest.approx(value, abs=1e-4), name

@@ -256,7 +256,7 @@ class MixtureRows(IterableDataset, ABC):
         for state in states:
             documents.update(state.documents)
             tokens.update(state.tokens)
-        drawing = [state.packing.before for state in states]
+        drawing = [state.packing.before or MixtureState() for state in states]  # none, where the first still waits
         for name, reasons in ((name, reasons) for each in drawing for name, reasons in each.skipped.items()):
             skipped[name] += sum(reasons.values())
         logs = {}

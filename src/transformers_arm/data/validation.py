@@ -11,7 +11,9 @@ not dropped. Knows nothing about trainers.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -118,6 +120,13 @@ class _Share(Dataset):
         if number < len(self.batches):
             return self.batches[number]
         return {**self.batches[len(self.batches) - 1], "weight": 0}
+
+
+def pictures_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[np.ndarray]:
+    """The pictures of held-out pairs, uint8 [H, W, 3] as the model is given them, in turns of each source."""
+    for turn in zip_longest(*(each.samples() for each in sets.values())):
+        for sample in filter(None, turn):
+            yield (sample.pixel_values * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def validation_sets(rows: MixtureRows) -> dict[str, ValidationRows]:

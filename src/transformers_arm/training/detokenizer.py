@@ -21,9 +21,10 @@ from .callbacks import ReconstructionCallback
 from .pushing import raise_failed_pushes
 from .recipe import Section, section
 from .saving import save_folder
-from .sections import PicturesOfWorld, Training
+from .sections import PicturesOfWorld, Training, Validation
 from .tokenizer import Reconstructions
 from .trainer import ArmTrainer, adamw, train, training_arguments
+from .validation import sets_of_world, when
 from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
 from .world_data import world_pictures
 
@@ -39,8 +40,13 @@ class DetokenizerRecipe(Section):
     condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
     pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
     data: PicturesOfWorld
+    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
     evaluation: Reconstructions = Field(Reconstructions(), description="Reconstructions on the way.")
     training: Training
+
+    def problems(self):
+        if self.validation is not None:
+            yield from self.validation.problems_beside(self.data, self.training)
 
 
 class DetokenizerTraining(nn.Module):
@@ -81,7 +87,7 @@ def _(model: DetokenizerTraining, inputs: Mapping) -> Work:
 def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one."""
     output = Path(recipe.output_dir)
-    arguments = training_arguments(recipe.training.plain(), output_dir=str(output))
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
     model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
@@ -89,6 +95,7 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
         model,
         arguments,
         train_dataset=world_pictures(recipe.data, arguments),
+        eval_dataset=sets_of_world(recipe.validation, recipe.data, arguments),
         data_collator=ImageTextCollator(),
         optimizers=(adamw(model, arguments), None),
     )

@@ -106,7 +106,7 @@ class RunLogsMixin:
 
     def __init__(self, *args, **kwargs):
         self._parts, self._held_out, self._pace = Means(), Means(), Pace()
-        self._weight, self._count = 1, 1  # of the batch that is evaluated, as it says and by its parts
+        self._weight, self._count = 1, 1  # of the batch that is evaluated: as it says, and for its loss
         super().__init__(*args, **kwargs)
         if not self.label_names:
             self.can_return_loss = True  # or evaluation would have none of models whose inputs are no labels
@@ -133,8 +133,9 @@ class RunLogsMixin:
         all_counted = counts is not None and counts.keys() == losses.keys()
         means, weight = (self._parts, 1) if model.training else (self._held_out, self._weight)
         for name, value in losses.items():
-            means.add(f"loss_{name}", value, weight * (counts or {}).get(name, 1))
-        self._count = sum(counts.values()) if all_counted else 1
+            counted = counts is not None and name in counts
+            means.add(f"loss_{name}", value, bool(weight) * counts[name] if counted else weight)
+        self._count = bool(weight) * sum(counts.values()) if all_counted else weight
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, *args, **kwargs):
@@ -142,7 +143,7 @@ class RunLogsMixin:
         inputs = {name: value for name, value in inputs.items() if name != "weight"}
         loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None:
-            self._held_out.add("loss", loss, self._weight * self._count)
+            self._held_out.add("loss", loss, self._count)
         self._weight = 1
         return loss, *others
 
