@@ -155,7 +155,7 @@ def test_all_stages_have_a_shipped_recipe():
             *("arm_tiny/tokenizer", "data.arguments.canvases=[{height: 48, widht: 48}]"),
             "data.arguments.canvases.0.widht: there is no such field; did you mean width?",
         ),
-        ("arm_7b/tokenizer", "evaluation={every: 5}", "evaluation: it looks at held-out pictures of the sources; add validation"),
+        ("arm_7b/tokenizer", "evaluation={every: 5}", "evaluation: it looks at held-out pictures of the sources"),
         ("arm_7b/tokenizer", "validation={rows: 0}", "validation.rows: 0 does not fit: Input should be"),
         ("arm_7b/pretrain", "validation={evry: 5}", "validation.evry: there is no such field; did you mean every?"),
         ("arm_tiny/sft", "validation={sources: {a: {world: shapes}}}", "validation.sources: the data are a world's"),
