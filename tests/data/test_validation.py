@@ -11,6 +11,7 @@ from PIL import Image
 
 from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.collators import ImageTextCollator
+from transformers_arm.data.fingerprints import differences
 from transformers_arm.data.image_text import ImageTextMixture
 from transformers_arm.data.mixture import Mixture, Source
 from transformers_arm.data.packing import PackedMixture
@@ -112,6 +113,13 @@ def test_rows_that_cannot_be_used_are_named_and_a_set_of_none_is_refused(packed,
     rows = packed(2, own=Source(Dataset.from_list([good] * 4 + [{"prompt": " ", "answer": "b"}] * 2)))
     with pytest.raises(ValueError, match="Validation of source 'own': none of its 2 rows can be used.*Row 4, column"):
         validation_sets(rows)
+
+
+def test_how_many_rows_are_held_out_belongs_to_what_a_checkpoint_s_data_were(packed):
+    made_of = [packed(held_out, words=Source(texts(30))).made_of() for held_out in (0, 3, 4)]
+    assert "held_out" not in made_of[0]  # as it was before there was such
+    for theirs, ours, said in ((0, 1, "held_out was None, is 3"), (1, 2, "held_out was 3, is 4")):
+        assert differences(made_of[theirs], made_of[ours]) == [said]
 
 
 def test_other_datasets_may_be_the_held_out_rows(packed, tmp_path):

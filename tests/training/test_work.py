@@ -97,6 +97,10 @@ def test_other_models_have_no_work_that_is_known():
     assert work_of(torch.nn.Linear(2, 2), {"input_ids": torch.ones(1, 2)}) is None
 
 
+def test_nor_has_a_batch_that_does_not_tell_its_tokens(arm):
+    assert work_of(arm, {"inputs_embeds": torch.ones(1, 2, arm.config.hidden_size)}) is None
+
+
 @pytest.mark.parametrize(
     ("name", "peak"),
     [
@@ -110,3 +114,5 @@ def test_the_peak_is_that_of_known_gpus_or_as_stated(monkeypatch, name, peak):
     assert peak_flops(torch.device("cuda")) == peak
     assert peak_flops(torch.device("cuda"), 2.5) == peak_flops(torch.device("cpu"), 2.5) == 2.5e12
     assert peak_flops(torch.device("cpu")) is None
+    with pytest.raises(ValueError, match="peak_tflops is 0; it must be above 0"):
+        peak_flops(torch.device("cuda"), 0)

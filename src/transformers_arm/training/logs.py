@@ -102,12 +102,16 @@ class RunLogsMixin:
 
     transformers' own counts say too little: `include_num_input_tokens_seen` waits for all processes in every step and
     takes pixels for tokens, and its speed is that since the training began.
+
+    Raises:
+        ValueError: a `peak_tflops` in the arguments that is not above 0.
     """
 
     def __init__(self, *args, **kwargs):
         self._parts, self._held_out, self._pace = Means(), Means(), Pace()
         self._weight, self._count = 1, 1  # of the batch that is evaluated: as it says, and for its loss
         super().__init__(*args, **kwargs)
+        self._peak = peak_flops(self.args.device, getattr(self.args, "peak_tflops", None))
         if not self.label_names:
             self.can_return_loss = True  # or evaluation would have none of models whose inputs are no labels
 
@@ -121,7 +125,7 @@ class RunLogsMixin:
 
     def floating_point_ops(self, inputs) -> float:
         """Those of a training step on a batch, which transformers adds up as `total_flos`."""
-        work = work_of(self.accelerator.unwrap_model(self.model), inputs)
+        work = work_of(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), inputs)
         self._pace.did(work)
         return 0.0 if work is None else float(work.flops)
 
@@ -159,6 +163,5 @@ class RunLogsMixin:
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
-            peak = peak_flops(self.args.device, getattr(self.args, "peak_tflops", None))
-            logs |= over_processes(self._parts.take() | self._pace.take(peak))
+            logs |= over_processes(self._parts.take() | self._pace.take(self._peak))
         super().log(logs, *args, **kwargs)

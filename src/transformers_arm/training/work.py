@@ -35,7 +35,13 @@ class Work(NamedTuple):
 
 
 def peak_flops(device: torch.device, stated: float | None = None) -> float | None:
-    """Operations a second that a device could do: `stated` TFLOP/s, or those of a GPU that is known by its name."""
+    """Operations a second that a device could do: `stated` TFLOP/s, or those of a GPU that is known by its name.
+
+    Raises:
+        ValueError: what is stated is not above 0.
+    """
+    if stated is not None and not stated > 0:
+        raise ValueError(f"peak_tflops is {stated}; it must be above 0. Leave it out where it is not known.")
     if stated is not None:
         return stated * 1e12
     if device.type != "cuda":
@@ -55,8 +61,9 @@ def products(weights: float, tokens: float, seen: float, layers: int, width: int
 
 def weights_of(module: nn.Module) -> int:
     """How many weights tokens are multiplied with."""
-    tables = (each for each in module.modules() if not isinstance(each, nn.Embedding))
-    return sum(weight.numel() for each in tables for weight in each.parameters(recurse=False) if weight.ndim > 1)
+    layers = (each for each in module.modules() if not isinstance(each, nn.Embedding))
+    shapes = (getattr(each, "ds_shape", each.shape) for layer in layers for each in layer.parameters(recurse=False))
+    return sum(shape.numel() for shape in shapes if len(shape) > 1)  # ds_shape: DeepSpeed's, of what it shards
 
 
 def pixel_transformer_flops(transformer: ArmPixelTransformer, pictures: int, patches: int) -> float:
@@ -96,8 +103,10 @@ register_work = _work.register
 
 
 @register_work
-def _(model: ArmForCausalLM, inputs: Mapping) -> Work:
+def _(model: ArmForCausalLM, inputs: Mapping) -> Work | None:
     config, ids, mask, labels = model.config, *map(inputs.get, ("input_ids", "attention_mask", "labels"))
+    if ids is None:  # embeddings do not tell what can follow
+        return None
     lengths = mask.sum(-1) if mask is not None else ids.new_full(ids.shape[:1], ids.shape[1])
     tokens = int(lengths.sum())
     if inputs.get("position_ids") is not None and mask is None:  # documents of packed rows do not see each other
