@@ -96,9 +96,9 @@ class RunLogsMixin:
       `model_flops_share`. The time is all that passed, with looks, evaluation and saves.
 
     Evaluation has the parts as well, `eval_<dataset>_loss_<name>`, and draws the same noise whenever it runs, without
-    changing what training draws. Its losses are the same for any number of processes: means over all that the parts
-    count, or, where a part has no count, over batches by the `weight` that they may hold (0 for one that only keeps
-    processes in step).
+    changing what training draws. Its losses are means over all that the parts count, whatever processes and batches
+    there are, or, where a part has no count, over batches by the `weight` that they may hold (0 for one that only
+    keeps processes in step).
 
     transformers' own counts say too little: `include_num_input_tokens_seen` waits for all processes in every step and
     takes pixels for tokens, and its speed is that since the training began.
