@@ -48,7 +48,7 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
 
     Args:
         losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
-            those that the labels hold. `loss_counts`: of how many labels each is the mean.
+            those that the labels hold. `loss_counts`: of how many labels each is the mean, and all.
         token_losses: [B, T] in fp32, detached: cross-entropy of the label that each position predicts, NaN where none
             carries loss; with `output_token_losses` only.
         log_probs, entropies: [B, T - 1], of the labels and of the distributions they were drawn from; with
@@ -448,7 +448,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         for (chosen, _, _), part in zip(routes, each.split(counts), strict=True):
             token_losses[chosen] = part
         items = max(sum(counts), 1) if num_items_in_batch is None else num_items_in_batch
-        return sums.sum() / items, {"losses": losses, "loss_counts": kinds, "token_losses": token_losses}
+        loss_counts = {"all": sum(counts), **kinds}
+        return sums.sum() / items, {"losses": losses, "loss_counts": loss_counts, "token_losses": token_losses}
 
     def routed_log_probs(
         self,

@@ -33,13 +33,13 @@ FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision 
 class ArmVQPreTrainingOutput(ModelOutput):
     """`loss` (scalar), `losses` (each part before its weight) and the tokenizer's `codes` [B, h, w] and `z_q`.
 
-    Where a share of the pixel loss is taken at pure noise, `losses` has that and the rest apart as well, detached, as
-    `by_noise` says, and `loss_counts` how many pictures the two are of.
+    `loss_counts` are the pictures that each part is the mean of, and `"all"` of them. Where a share of the pixel loss
+    is taken at pure noise, `losses` has that and the rest apart as well, detached, as `by_noise` says.
     """
 
     loss: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
-    loss_counts: dict[str, torch.LongTensor] | None = None
+    loss_counts: dict[str, torch.LongTensor | int] | None = None
     codes: torch.LongTensor | None = None
     z_q: torch.FloatTensor | None = None
 
@@ -269,7 +269,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             caption_ids: captions in the captioner's ids [B, T'], -100 where padded; for the caption loss.
         """
         config, encoded = self.config, self.vq_model(pixel_values, return_dict=True)
-        losses, apart, counts = {}, {}, None
+        losses, apart, counts = {}, {}, {}
         if config.caption_loss_weight:
             read = max(1, round(config.caption_share * len(pixel_values)))
             losses["caption"] = self.caption_loss(encoded.z_q[:read], caption_ids[:read])
@@ -295,6 +295,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
         loss = sum(getattr(config, f"{name}_loss_weight") * value for name, value in losses.items())
+        counts |= dict.fromkeys(("all", *losses), len(pixel_values))
         losses |= apart
         return ArmVQPreTrainingOutput(
             loss=loss, losses=losses, loss_counts=counts, codes=encoded.codes, z_q=encoded.z_q

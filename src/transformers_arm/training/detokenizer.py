@@ -73,8 +73,8 @@ class DetokenizerTraining(nn.Module):
         errors, at_noise = flow_matching_errors(
             self.pixel_transformer, pixel_values, z_q, regression_share=share, condition_dropout=dropout
         )
-        losses, counts = by_noise(errors, at_noise) if share else ({}, None)
-        return {"loss": errors.mean(), "losses": losses, "loss_counts": counts}
+        losses, counts = by_noise(errors, at_noise) if share else ({}, {})
+        return {"loss": errors.mean(), "losses": losses, "loss_counts": {"all": len(errors), **counts}}
 
 
 @register_work

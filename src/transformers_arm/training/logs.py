@@ -91,14 +91,14 @@ class RunLogsMixin:
     """For a `Trainer`: what is logged beside `loss`, over all processes and all steps since the last log.
 
     - `loss_<name>`: parts of the loss. A model output may carry them as `losses`, a dict of scalar tensors, and as
-      `loss_counts` how many tokens or pictures each is the mean of; of a part without a count each batch counts alike.
+      `loss_counts` how many tokens or pictures each is the mean of, and `"all"`, the loss itself; of what has no count
+      each batch counts alike.
     - `tokens_per_second_per_process`, `data_wait` (share of the time) and, where the hardware's peak is known,
       `model_flops_share`. The time is all that passed, with looks, evaluation and saves.
 
     Evaluation has the parts as well, `eval_<dataset>_loss_<name>`, and draws the same noise whenever it runs, without
-    changing what training draws. Its losses are means over all that the parts count, whatever processes and batches
-    there are, or, where a part has no count, over batches by the `weight` that they may hold (0 for one that only
-    keeps processes in step).
+    changing what training draws. Its losses are means over all that is counted, whatever processes and batches there
+    are, or, without a count, over batches by the `weight` that these may hold (0: it only keeps processes in step).
 
     transformers' own counts say too little: `include_num_input_tokens_seen` waits for all processes in every step and
     takes pixels for tokens, and its speed is that since the training began.
@@ -133,13 +133,12 @@ class RunLogsMixin:
         if not model.training:
             kwargs["num_items_in_batch"] = None  # a mean of its own, which is weighted here
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        losses, counts = outputs.get("losses") or {}, outputs.get("loss_counts")
-        all_counted = counts is not None and counts.keys() == losses.keys()
+        counts = outputs.get("loss_counts") or {}
         means, weight = (self._parts, 1) if model.training else (self._held_out, self._weight)
-        for name, value in losses.items():
-            counted = counts is not None and name in counts
-            means.add(f"loss_{name}", value, bool(weight) * counts[name] if counted else weight)
-        self._count = bool(weight) * sum(counts.values()) if all_counted else weight
+        counts = {name: bool(weight) * count for name, count in counts.items()}
+        for name, value in (outputs.get("losses") or {}).items():
+            means.add(f"loss_{name}", value, counts.get(name, weight))
+        self._count = counts.get("all", weight)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, *args, **kwargs):
