@@ -59,6 +59,7 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
 
     model_type = "arm_vq"
     sub_configs = {"vision_config": SiglipVisionConfig, "text_config": AutoConfig, "captioner_config": AutoConfig}
+    keys_to_ignore_at_inference = ["losses", "loss_counts"]  # what Trainer must not gather
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
