@@ -59,6 +59,7 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
 
     model_type = "arm_vq"
     sub_configs = {"vision_config": SiglipVisionConfig, "text_config": AutoConfig, "captioner_config": AutoConfig}
+    keys_to_ignore_at_inference = ["losses", "loss_counts"]  # what Trainer must not gather
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -142,7 +143,7 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
     model_type = "arm"
     sub_configs = {"vq_config": ArmVQConfig}
     base_model_tp_plan = None  # no tensor parallelism: the routed head takes rows by their number
-    keys_to_ignore_at_inference = ["past_key_values", "losses"]  # what Trainer must not gather
+    keys_to_ignore_at_inference = ["past_key_values", "losses", "loss_counts"]  # what Trainer must not gather
     auto_map = {}  # TRL's reload of a reference model reads it
 
     vocab_size: int = 217_600

@@ -31,10 +31,15 @@ FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision 
 
 @dataclass
 class ArmVQPreTrainingOutput(ModelOutput):
-    """`loss` (scalar), `losses` (each part before its weight) and the tokenizer's `codes` [B, h, w] and `z_q`."""
+    """`loss` (scalar), `losses` (each part before its weight) and the tokenizer's `codes` [B, h, w] and `z_q`.
+
+    `loss_counts` are the pictures that each part is the mean of, and `"all"` of them. Where a share of the pixel loss
+    is taken at pure noise, `losses` has that and the rest apart as well, detached, as `by_noise` says.
+    """
 
     loss: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
+    loss_counts: dict[str, torch.LongTensor | int] | None = None
     codes: torch.LongTensor | None = None
     z_q: torch.FloatTensor | None = None
 
@@ -300,15 +305,19 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 alone. `loss` is then this batch's part of the mean over all of them.
         """
         config, encoded = self.config, self.vq_model(pixel_values, return_dict=True)
-        losses, shares = {}, {}
+        losses, shares, apart, counts = {}, {}, {}, {}
         if config.caption_loss_weight:
             losses["caption"], shares["caption"] = self._caption_part(encoded.z_q, caption_ids)
         if config.pixel_loss_weight:
-            from .pixel_transformer_arm import flow_matching_loss
+            from .pixel_transformer_arm import by_noise, flow_matching_errors
 
-            losses["pixel"] = flow_matching_loss(
-                self.pixel_transformer, pixel_values, encoded.z_q, regression_share=config.pixel_regression_share
+            share = config.pixel_regression_share
+            errors, at_noise = flow_matching_errors(
+                self.pixel_transformer, pixel_values, encoded.z_q, regression_share=share
             )
+            losses["pixel"] = errors.mean()
+            if share:
+                apart, counts = by_noise(errors, at_noise)
         if config.sigmoid_loss_weight:
             losses["sigmoid"], shares["sigmoid"] = self._sigmoid_part(encoded.z_q, input_ids)
         if config.feature_loss_weight:
@@ -317,8 +326,12 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
         weights = {name: getattr(config, f"{name}_loss_weight") * shares.get(name, 1) for name in losses}
-        loss = sum(weights[name] * value for name, value in losses.items())
+        loss, pictures = sum(weights[name] * value for name, value in losses.items()), len(pixel_values)
         if num_items_in_batch is not None:
-            loss = loss * (len(pixel_values) / num_items_in_batch)
+            loss = loss * (pictures / num_items_in_batch)
         losses = {name: value for name, value in losses.items() if shares.get(name, 1)}
-        return ArmVQPreTrainingOutput(loss=loss, losses=losses, codes=encoded.codes, z_q=encoded.z_q)
+        counts |= {"all": pictures} | {name: pictures * shares.get(name, 1) for name in losses}
+        losses |= apart
+        return ArmVQPreTrainingOutput(
+            loss=loss, losses=losses, loss_counts=counts, codes=encoded.codes, z_q=encoded.z_q
+        )

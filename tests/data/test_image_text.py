@@ -78,6 +78,15 @@ def test_every_picture_is_in_one_batch_in_the_order_of_its_size():
         assert alike == list(range(size, 60, 3))[: len(alike)]
 
 
+def test_what_was_drawn_is_told_while_the_first_picture_waits():
+    given = rows(9, sizes=[(16, 16)])
+    given[0] = {"prompt": "number 0", "image": picture(0, (32, 16))}
+    data = mixture_of(given, streams=1, shuffle=False)
+    assert numbers(data.consume(next(iter(data.loader())))) == [1, 2, 3, 4]
+    logs = data.summary()
+    assert (logs["documents/numbers"], logs["epoch/numbers"]) == (1.0, 0)
+
+
 def test_a_rare_size_leaves_when_it_has_waited_long_enough():
     given = rows(40, sizes=[(16, 16)])
     given[4] = {"prompt": "number 4", "image": picture(4, (32, 16))}

@@ -180,10 +180,12 @@ class ImageTextMixture(MixtureRows):
         buckets: int = BUCKETS,
         lookahead: int = LOOKAHEAD,
         waiting_rows: int = WAITING_ROWS,
+        held_out: int = 0,
     ) -> "ImageTextMixture":
         """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here."""
         sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
-        mixture = Mixture.from_recipe(sources, seed=seed, streams=streams, max_skipped=max_skipped)
+        fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
+        mixture = Mixture.from_recipe(sources, seed=seed, **fields)
         limits = {"pixel_budget": pixel_budget, "lookahead": lookahead, "waiting_rows": waiting_rows}
         return cls(mixture, image_processor, collator, buckets=buckets, **limits)
 
@@ -203,6 +205,9 @@ class ImageTextMixture(MixtureRows):
     def items(self, batch: dict) -> int:
         """The pictures of a batch."""
         return len(batch["pixel_values"])
+
+    def kind(self, sample: Captioned) -> torch.Size:
+        return sample.pixels.shape
 
     def row(self, samples: list[tuple[str, Captioned]]) -> dict:
         """`pixel_values` [B, 3, H, W] and the ids of the captions."""

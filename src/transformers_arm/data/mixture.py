@@ -15,31 +15,25 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from hashlib import blake2b
 from itertools import count
 from random import Random
 from typing import NamedTuple
 
 import datasets
-import fsspec
 
 from .columns import COLUMNS, row_conversation, undecoded
 from .conversations import NO_DROPOUT, check_condition_dropout, drop_conditions
-from .file_errors import Fault, fault_of, read_on
-from .fingerprints import digest, of_files, of_first_row, of_rows
+from .fingerprints import digest
 from .input_files import (
     LOADING,
     IndexedRaw,
-    file_names,
-    is_of_reader,
     open_dataset,
-    shard_names,
-    steps_of,
     with_rows_undecoded,
 )
 from .pictures import fetcher_for, rgb_picture
+from .readers import IndexedRows, IndexedState, StreamedRows, StreamedState
 from .renaming import arranged, check_rename
-from .row_errors import FEWEST_ROWS, RowError, as_row_error, check_skipped, file_error
+from .row_errors import FEWEST_ROWS, RowError, as_row_error, check_skipped
 from .world import find_world
 
 logger = logging.getLogger(__name__)
@@ -49,34 +43,6 @@ PLACES = (  # arguments of load_dataset that say where data lie and how they are
     *("path", "data_dir", "data_files", "cache_dir", "token", "storage_options", "download_config", "download_mode"),
     *LOADING,
 )
-EMPTY_EPOCHS = 100  # a stream may find no row for; with fewer rows than streams it often does
-
-
-class IndexedState(NamedTuple):
-    """Where a stream of indexed rows is: the epoch of its last row, and how many it has drawn."""
-
-    epoch: int = 0
-    drawn: int = 0
-
-    def to_json(self) -> dict:
-        return self._asdict()
-
-
-class StreamedState(NamedTuple):
-    """Where a stream of files is: the part of the epoch, the row where its buffer began, how many it took of that.
-
-    `rows` counts those of this epoch, `rows_before` those of the one before.
-    """
-
-    epoch: int = 0
-    part: int = 0
-    block: int = 0
-    taken: int = 0
-    rows: int = 0
-    rows_before: int | None = None
-
-    def to_json(self) -> dict:
-        return self._asdict()
 
 
 class MixtureState(NamedTuple):
@@ -97,165 +63,6 @@ class MixtureState(NamedTuple):
         kinds = {name: IndexedState if "drawn" in each else StreamedState for name, each in state["readers"].items()}
         readers = {name: kind(**state["readers"][name]) for name, kind in kinds.items()}
         return cls(**{**state, "readers": readers})
-
-
-class Read(NamedTuple):
-    """A row, or the error that stands in its place; its number, of which file ("" if of none); the state after it."""
-
-    row: object
-    number: int
-    file: str
-    state: IndexedState | StreamedState
-
-
-def permuted(index: int, length: int, key: str) -> int:
-    """Where a pseudo-random permutation of 0..length-1 sends an index.
-
-    A Feistel network of four rounds, walked until it is back in range: no list of a billion rows is kept.
-    """
-    half = (max(length - 1, 1).bit_length() + 1) // 2
-    while True:
-        left, right = index >> half, index & (1 << half) - 1
-        for turn in range(4):
-            digest = blake2b(f"{key}/{turn}/{right}".encode(), digest_size=8).digest()
-            left, right = right, left ^ (int.from_bytes(digest, "little") & (1 << half) - 1)
-        index = left << half | right
-        if index < length:
-            return index
-
-
-class IndexedRows:
-    """Rows that can be had by number, such as an Arrow dataset's: drawn in a new random order every epoch.
-
-    Args:
-        dataset: what holds them.
-        key: two readers with different keys have different orders.
-        shuffle: False keeps the order.
-    """
-
-    def __init__(self, dataset: Sequence, *, key: str, shuffle: bool = True):
-        self.dataset, self.key, self.shuffle = dataset, key, shuffle
-        if not len(dataset):
-            raise ValueError(f"Source {key} has no rows. Does its data_dir or data_files name the files?")
-
-    def read(self, stream: int, streams: int, state: IndexedState | None = None) -> Iterator[Read]:
-        """The rows of one of `streams` streams, endlessly, behind `state`."""
-        length = len(self.dataset)
-        for drawn in count(state.drawn if state else 0):
-            epoch, number = divmod(drawn * streams + stream, length)
-            if self.shuffle:
-                number = permuted(number, length, f"{self.key}/{epoch}")
-            try:
-                with as_row_error(number):
-                    row = self.dataset[number]
-            except RowError as error:
-                row = error
-            yield Read(row, number, "", IndexedState(epoch, drawn + 1))
-
-    def made_of(self) -> dict:
-        """What its order and its rows depend on."""
-        return {"shuffle": self.shuffle, **of_rows(self.dataset)}
-
-
-class StreamedRows:
-    """Rows of files that are read from their beginning: files in a new random order every epoch, rows within a buffer.
-
-    A stream reads whole files, or every n-th row of one where there are fewer files than streams: many files are
-    better. The buffer is filled, emptied in random order and filled again, so that its state is where it began. A
-    file that is cut off or damaged is an error in place of the row after the last; the others go on. Where the
-    connection is lost, the file is read on.
-
-    Args:
-        dataset: streamed; `num_shards` are its files.
-        key, shuffle: as for `IndexedRows`.
-        shuffle_buffer: rows that change places.
-    """
-
-    def __init__(self, dataset: datasets.IterableDataset, *, key: str, shuffle: bool = True, shuffle_buffer: int):
-        self.dataset, self.key, self.shuffle, self.shuffle_buffer = dataset, key, shuffle, shuffle_buffer
-        if shuffle_buffer < 1:
-            raise ValueError(f"Source {key} has shuffle_buffer {shuffle_buffer}; it takes 1 row or more.")
-        self.files = shard_names(dataset)
-
-    def made_of(self) -> dict:
-        """What its order and its rows depend on."""
-        found = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "shards": self.dataset.num_shards}
-        files, steps = dict.fromkeys(file_names(self.dataset)), steps_of(self.dataset._ex_iterable)
-        found |= {"files": of_files(files)} if files else {"first_row": of_first_row(self.dataset)}
-        return found | ({"steps": steps} if steps else {})
-
-    def read(self, stream: int, streams: int, state: StreamedState | None = None) -> Iterator[Read]:
-        """The rows of one of `streams` streams, endlessly, behind `state`.
-
-        Raises:
-            ValueError: there are no rows, or so few that the stream never gets one.
-            ConnectionError: a file cannot be read on, however often it is tried.
-        """
-        fsspec.asyn.reset_lock()  # in a forked worker, files at an address would wait for it for ever
-        at, empty = state or StreamedState(), 0
-        while True:
-            for read in self._epoch(stream, streams, at):
-                at = read.state
-                yield read
-            empty = 0 if at.rows else empty + 1
-            if empty == EMPTY_EPOCHS:
-                raise ValueError(
-                    f"Source {self.key} gave stream {stream} of {streams} no row in {empty} epochs. Does its data_dir "
-                    "or data_files name the files? With few rows, take fewer streams, or streaming=False."
-                )
-            at = StreamedState(epoch=at.epoch + 1, rows_before=at.rows)
-
-    def _epoch(self, stream: int, streams: int, at: StreamedState) -> Iterator[Read]:
-        """What an epoch has behind a state: block by block of part by part."""
-        parts, rows = self._parts(stream, streams, at.epoch), at.rows
-        for number in range(at.part, len(parts)):
-            file, *_ = parts[number]
-            begun = number == at.part
-            for block, held in self._blocks(*parts[number], at.block if begun else 0):
-                if self.shuffle:
-                    Random(f"{self.key}/{at.epoch}/{file}/{held[0][0]}").shuffle(held)
-                taken = at.taken if begun and block == at.block else 0
-                for place, (row_number, row) in enumerate(held[taken:], taken + 1):
-                    rows += not isinstance(row, RowError)
-                    state = at._replace(part=number, block=block, taken=place, rows=rows)
-                    yield Read(row, row_number, self.files[file], state)
-
-    def _parts(self, stream: int, streams: int, epoch: int) -> list[tuple[int, int, int]]:
-        """What a stream reads in an epoch: (file, p, n) is every n-th row of a file, from row p on."""
-        files = self.dataset.num_shards
-        each = -(-streams // files)
-        parts = [(file, part, each) for file in range(files) for part in range(each)]
-        if self.shuffle:
-            Random(f"{self.key}/{epoch}").shuffle(parts)
-        return parts[stream::streams]
-
-    def _blocks(self, file: int, part: int, parts: int, first: int) -> Iterator[tuple[int, list]]:
-        """From row `first` of a file on, what the buffer holds at a time: the row where it begins, and (number, row)
-        of all, with an error after the last row that can be read.
-        """
-        shard = self.dataset.shard(self.dataset.num_shards, file)
-        # By batches, because iter(shard) would share the file out among workers, who have whole files each.
-        rows = read_on(lambda number: shard.skip(number).iter(batch_size=1), self.files[file], first)
-        number, ended = first, False
-        while not ended:
-            held = []
-            while not ended and len(held) < self.shuffle_buffer:
-                try:
-                    row = {name: values[0] for name, values in next(rows).items()}
-                except StopIteration:
-                    ended = True
-                except Exception as error:
-                    if fault_of(error) is not Fault.BROKEN or not is_of_reader(error):
-                        raise
-                    held.append((number, file_error(number, error)))
-                    ended = True
-                else:
-                    if number % parts == part:
-                        held.append((number, row))
-                    number += 1
-            if held:
-                yield first, held
-            first = number
 
 
 @dataclass
@@ -331,16 +138,17 @@ class Source:
             source.stated = {"dataset": {name: value for name, value in opened.items() if name not in PLACES}}
         return source
 
-    def reader(self, key: str) -> IndexedRows | StreamedRows:
-        """What reads its rows, with pictures as files."""
+    def reader(self, key: str, held_out: int = 0) -> IndexedRows | StreamedRows:
+        """What reads its rows, with pictures as files; so many are never drawn."""
         dataset = self.dataset
         if isinstance(dataset, datasets.IterableDataset):
             dataset = with_rows_undecoded(dataset)
         if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
             dataset = undecoded(dataset)
         if isinstance(dataset, datasets.IterableDataset):
-            return StreamedRows(dataset, key=key, shuffle=self.shuffle, shuffle_buffer=self.shuffle_buffer)
-        return IndexedRows(dataset, key=key, shuffle=self.shuffle)
+            settings = {"shuffle": self.shuffle, "shuffle_buffer": self.shuffle_buffer, "held_out": held_out}
+            return StreamedRows(dataset, key=key, **settings)
+        return IndexedRows(dataset, key=key, shuffle=self.shuffle, held_out=held_out)
 
     def conversation(self, row: Mapping | list[dict], number: int, prepare: Callable = rgb_picture) -> list[dict]:
         """`row_conversation` of a row, its columns renamed and filled; a conversation stays one."""
@@ -370,18 +178,22 @@ class Mixture:
         seed: two mixtures with different seeds draw in different orders.
         streams: how many share the rows out; fixed for a training, whatever its processes and workers.
         max_skipped: share of the rows that a stream reads of a source, and of at least 100, that may be unusable.
+        held_out: rows of each source that are never drawn: the last, or of streamed files the first.
 
     Raises:
-        ValueError: no sources, no streams, or a source without rows.
+        ValueError: no sources, no streams, or a source without rows, or with none but those that are held out.
     """
 
-    def __init__(self, sources: dict[str, Source], *, seed: int, streams: int, max_skipped: float = 0.05):
+    def __init__(
+        self, sources: dict[str, Source], *, seed: int, streams: int, max_skipped: float = 0.05, held_out: int = 0
+    ):
         if not sources:
             raise ValueError("A mixture needs sources: {name: source, ...}.")
         if streams < 1:
             raise ValueError(f"A mixture has {streams} streams; it takes 1 or more.")
         self.sources, self.seed, self.streams, self.max_skipped = sources, seed, streams, max_skipped
-        self.readers = {name: source.reader(f"{name}/{seed}") for name, source in sources.items()}
+        self.held_out = held_out
+        self.readers = {name: source.reader(f"{name}/{seed}", held_out) for name, source in sources.items()}
 
     @classmethod
     def from_recipe(cls, sources: Mapping[str, Mapping], *, seed: int, **fields) -> "Mixture":
@@ -452,7 +264,8 @@ class Mixture:
             for name, reader in self.readers.items()
         }
         sources = {name: {**source.made_of(), **rows[name]} for name, source in self.sources.items()}
-        return {"seed": self.seed, "streams": self.streams, "order": list(sources), "sources": sources}
+        held_out = {"held_out": self.held_out} if self.held_out else {}  # as before there was such
+        return {"seed": self.seed, "streams": self.streams, "order": list(sources), "sources": sources, **held_out}
 
     def missing_rows(self, states: Sequence[MixtureState]) -> dict[str, int]:
         """Of each source that states its `rows`, how many an epoch lacked; of one not over yet nothing is said.
@@ -471,7 +284,7 @@ class Mixture:
                 of_streams = [state.readers.get(name, StreamedState()).rows_before for state in states]
                 if len(of_streams) < self.streams or None in of_streams:
                     continue
-                found = sum(of_streams)
+                found = sum(of_streams) + len(reader.held)
             if found < stated:
                 missing[name] = stated - found
         return missing

@@ -151,9 +151,11 @@ class PackedMixture(MixtureRows):
         streams: int = 8,
         max_skipped: float = 0.05,
         lookahead: int = 32,
+        held_out: int = 0,
     ) -> "PackedMixture":
         """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here."""
-        mixture = Mixture.from_recipe(sources, seed=seed, streams=streams, max_skipped=max_skipped)
+        fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
+        mixture = Mixture.from_recipe(sources, seed=seed, **fields)
         return cls(mixture, processor, config, token_budget=token_budget, lookahead=lookahead)
 
     def encoder(self) -> DocumentEncoder:

@@ -140,6 +140,10 @@ class MixtureRows(IterableDataset, ABC):
         """What the loss of a batch is a mean over, so that short rows count for less; None where labels say so."""
         return None
 
+    def kind(self, sample: object) -> object:
+        """What samples of one row have in common; None where any can share one."""
+        return None
+
     @abstractmethod
     def row(self, samples: list[tuple[str, object]]) -> dict:
         """Samples and the names of their sources -> what the collator takes."""

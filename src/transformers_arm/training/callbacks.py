@@ -6,6 +6,7 @@ it would be without them. Each takes its trainer: `trainer.add_callback(SamplesC
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,33 +34,47 @@ from .reporting import log_samples, log_scores
 
 SAMPLE_BATCH = 8  # rows that are drawn, edited or answered together
 SAMPLE_SIDE = 384  # px of a picture on a sheet of samples, its longer side
+SHEET_COLUMNS = 16  # pictures on a sheet of reconstructions
+RECONSTRUCTED_PIXELS = 2**22  # that are reconstructed together: 16 pictures of 512x512
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Every `every` steps: PSNR, codes in use and what a world reads of them, of `pictures` of its own, in the log,
-    and a sheet of originals above reconstructions, `reconstructions`.
+    """Every `every` steps: PSNR, codes in use and, of a world's pictures, what it reads of them, in the log; and a
+    sheet of originals above reconstructions, `reconstructions`.
 
     Args:
         trainer: whose training is looked at; its model has a `vq_model` and a `pixel_transformer`.
-        world: draws the pictures; never of the test split, so that no recipe is tuned on it.
+        source: a world, which draws pictures, never of the test split, so that no recipe is tuned on it; or held-out
+            pictures, uint8 [H, W, 3], of any sizes that the model takes.
         every: steps between two looks.
-        pictures: number of pictures.
+        pictures: number of pictures; of held-out ones the first, or all where there are fewer.
         steps: Euler steps of the rendering.
-        seed: of pictures and noise.
+        seed: of a world's pictures, and of noise.
+
+    Raises:
+        ValueError: there are no pictures.
     """
 
     def __init__(
         self,
         trainer: Trainer,
-        world: World,
+        source: World | Iterable[np.ndarray],
         every: int = 500,
         pictures: int = 128,
         steps: int = 4,
         seed: int = 900001,
     ):
-        data = world.pictures(pictures, seed=seed, batch_size=pictures)
-        self.images = np.stack([data[index]["image"] for index in range(pictures)])
-        self.trainer, self.world, self.every, self.steps, self.seed = trainer, world, every, steps, seed
+        self.world = source if isinstance(source, World) else None
+        if self.world is None:
+            self.images = list(islice(source, pictures))
+        else:
+            data = source.pictures(pictures, seed=seed, batch_size=pictures)
+            self.images = [data[index]["image"] for index in range(pictures)]
+        if not self.images:
+            raise ValueError(
+                f"There are no pictures to reconstruct, of {pictures}; hold out some, or ask for 1 or more."
+            )
+        self.trainer, self.every, self.steps, self.seed = trainer, every, steps, seed
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or state.global_step % self.every:
@@ -67,22 +82,36 @@ class ReconstructionCallback(TrainerCallback):
         training = model.training
         model.eval()
         with torch.no_grad(), torch.random.fork_rng():
-            encoded = model.vq_model.encode(to_pixel_values(self.images).to(model.device))
-            detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler())
-            detokenizer.set_progress_bar_config(disable=True)
-            generator = torch.Generator().manual_seed(self.seed)
-            drawn = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
+            drawn, codes = self._reconstructed(model)
         model.train(training)
-        drawn = (drawn * 255).round().astype(np.uint8)
-        error = np.square(drawn.astype(float) - self.images).mean((1, 2, 3))
+        errors = [np.square(new.astype(float) - old).mean() for new, old in zip(drawn, self.images, strict=True)]
         scores = {
-            "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / error.clip(1e-5)))), 2),
-            "eval_codes_used": len(encoded.codes.unique()),
+            "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / np.clip(errors, 1e-5, None)))), 2),
+            "eval_codes_used": len(codes.unique()),
         }
-        read = self.world.reconstruction_scores(drawn, self.images)
+        read = {} if self.world is None else self.world.reconstruction_scores(np.stack(drawn), np.stack(self.images))
         log_scores(self.trainer, scores | {f"eval_{name}": round(value, 4) for name, value in read.items()})
-        rows = [[Image.fromarray(image) for image in images[:16]] for images in (self.images, drawn)]
+        rows = [[Image.fromarray(image) for image in images[:SHEET_COLUMNS]] for images in (self.images, drawn)]
+        if len({image.size for image in rows[0]}) > 1:
+            rows = [[ImageOps.pad(each, (SAMPLE_SIDE, SAMPLE_SIDE), color="white") for each in row] for row in rows]
         log_samples(self.trainer, "reconstructions", picture_sheet(rows))
+
+    def _reconstructed(self, model) -> tuple[list[np.ndarray], torch.Tensor]:
+        """What the pictures become, and all codes of theirs; those of one size together."""
+        detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler())
+        detokenizer.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes, drawn, codes = {}, {}, []
+        for number, image in enumerate(self.images):
+            sizes.setdefault(image.shape, []).append(number)
+        for alike in sizes.values():
+            at_once = max(1, RECONSTRUCTED_PIXELS // self.images[alike[0]][..., 0].size)
+            for numbers in batched(alike, at_once):
+                encoded = model.vq_model.encode(to_pixel_values([self.images[n] for n in numbers]).to(model.device))
+                pictures = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
+                drawn |= zip(numbers, (pictures * 255).round().astype(np.uint8), strict=True)
+                codes.append(encoded.codes.flatten())
+        return [drawn[number] for number in range(len(self.images))], torch.cat(codes)
 
 
 class WorldScoresCallback(TrainerCallback):

@@ -24,11 +24,23 @@ from .parts import detokenizer_of, processor_of
 from .recipe import Section, either, section
 from .resumable_data import MixtureTrainer
 from .saving import save_model
-from .sections import GenerationSettings, Lora, Quantization, Samples, TasksOfWorld, Training, WorldScores, sources_of
+from .sections import (
+    GenerationSettings,
+    Lora,
+    Quantization,
+    Samples,
+    TasksOfWorld,
+    Training,
+    Validation,
+    WorldScores,
+    sources_of,
+)
 from .trainer import ArmTrainer, set_generation, train, training_arguments
+from .validation import held_out, sets_of_rows, sets_of_world, when
 from .world_data import world_tasks
 
-Packed = sources_of("Packed", PackedMixture.from_recipe, without=("processor", "config", "seed", "sources"))
+OF_TRAINING = ("processor", "config", "seed", "held_out")  # which the rest of the recipe says
+Packed = sources_of("Packed", PackedMixture.from_recipe, without=(*OF_TRAINING, "sources"))
 
 
 class RenderedScores(WorldScores):
@@ -53,6 +65,7 @@ class ConversationsRecipe(Section):
     )
     data: either(sources=Packed, world=TasksOfWorld) = Field(description="A packed mixture, or a world's tasks.")
     generation: GenerationSettings = Field(GenerationSettings(), description="Saved with the model.")
+    validation: Validation | None = Field(None, description="The loss of held-out rows of each source on the way.")
     evaluation: RenderedScores | None = Field(None, description="A world's scores on the way.")
     samples: Samples | None = Field(None, description="What the model makes of requests of your own on the way.")
     training: Training
@@ -64,6 +77,8 @@ class ConversationsRecipe(Section):
             yield "quantization", "it is for a model that is there (start_from) and for adapters (lora); add both."
         if self.evaluation is not None and not (self.evaluation.world or isinstance(self.data, TasksOfWorld)):
             yield "evaluation.world", "the data are of no world; name the one whose items are scored."
+        if self.validation is not None:
+            yield from self.validation.problems_beside(self.data, self.training)
 
 
 def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
@@ -89,16 +104,20 @@ def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel,
 
 def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
     """The trainer of a recipe's model on its data, and the model's processor."""
-    arguments = training_arguments(recipe.training.plain(), output_dir=recipe.output_dir)
+    validation = recipe.validation
+    arguments = training_arguments(recipe.training.plain(), output_dir=recipe.output_dir, **when(validation))
     set_seed(arguments.seed)  # of new rows and adapters
     model, processor = load_model(recipe)
     arm = without_adapters(model)
     if isinstance(recipe.data, TasksOfWorld):
-        data = world_tasks(recipe.data, arguments)
+        data, sets = world_tasks(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
         collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
-        return ArmTrainer(model, arguments, train_dataset=data, data_collator=collator), processor
-    data = PackedMixture.from_recipe(processor, arm.config, seed=arguments.seed, **recipe.data.plain())
-    return MixtureTrainer(model, arguments, train_dataset=data), processor
+        trainer = ArmTrainer(model, arguments, train_dataset=data, eval_dataset=sets, data_collator=collator)
+        return trainer, processor
+    settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
+    data = PackedMixture.from_recipe(processor, arm.config, **settings)
+    sets = sets_of_rows(validation, data)
+    return MixtureTrainer(model, arguments, train_dataset=data, eval_dataset=sets), processor
 
 
 def add_samples(trainer: Trainer, processor: ArmProcessor, samples: Samples, detokenizer=None) -> None:

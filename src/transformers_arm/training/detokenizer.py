@@ -4,6 +4,7 @@ It starts from the diffusion transformer that was the tokenizer's training signa
 to `output_dir`/detokenizer.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,14 +16,16 @@ from transformers import set_seed
 from ..data.collators import ImageTextCollator
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
-from ..pixel_transformer_arm import flow_matching_loss
+from ..pixel_transformer_arm import by_noise, flow_matching_errors
 from .callbacks import ReconstructionCallback
 from .pushing import raise_failed_pushes
 from .recipe import Section, section
 from .saving import save_folder
-from .sections import PicturesOfWorld, Training
+from .sections import PicturesOfWorld, Training, Validation
 from .tokenizer import Reconstructions
 from .trainer import ArmTrainer, adamw, train, training_arguments
+from .validation import sets_of_world, when
+from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
 from .world_data import world_pictures
 
 PARTS = ("transformer", "scheduler", "vq_model")  # of the pipeline
@@ -37,8 +40,13 @@ class DetokenizerRecipe(Section):
     condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
     pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
     data: PicturesOfWorld
+    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
     evaluation: Reconstructions = Field(Reconstructions(), description="Reconstructions on the way.")
     training: Training
+
+    def problems(self):
+        if self.validation is not None:
+            yield from self.validation.problems_beside(self.data, self.training)
 
 
 class DetokenizerTraining(nn.Module):
@@ -59,23 +67,27 @@ class DetokenizerTraining(nn.Module):
         self.vq_model.eval()
         return self
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> dict:
         z_q = self.vq_model.encode(pixel_values).z_q
-        return {
-            "loss": flow_matching_loss(
-                self.pixel_transformer,
-                pixel_values,
-                z_q,
-                regression_share=self.regression_share,
-                condition_dropout=self.condition_dropout,
-            )
-        }
+        share, dropout = self.regression_share, self.condition_dropout
+        errors, at_noise = flow_matching_errors(
+            self.pixel_transformer, pixel_values, z_q, regression_share=share, condition_dropout=dropout
+        )
+        losses, counts = by_noise(errors, at_noise) if share else ({}, {})
+        return {"loss": errors.mean(), "losses": losses, "loss_counts": {"all": len(errors), **counts}}
+
+
+@register_work
+def _(model: DetokenizerTraining, inputs: Mapping) -> Work:
+    pictures, patches = grid_of(inputs["pixel_values"], model.vq_model.config.patch_size)
+    encoding = encoder_flops(model.vq_model, pictures, patches, FORWARD)
+    return Work(pictures * patches, encoding + pixel_transformer_flops(model.pixel_transformer, pictures, patches))
 
 
 def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one."""
     output = Path(recipe.output_dir)
-    arguments = training_arguments(recipe.training.plain(), output_dir=str(output))
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
     model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
@@ -83,6 +95,7 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
         model,
         arguments,
         train_dataset=world_pictures(recipe.data, arguments),
+        eval_dataset=sets_of_world(recipe.validation, recipe.data, arguments),
         data_collator=ImageTextCollator(),
         optimizers=(adamw(model, arguments), None),
     )

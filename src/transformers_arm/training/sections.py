@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from peft import LoraConfig
 from pydantic import Field
-from transformers import GenerationConfig, TrainingArguments
+from transformers import GenerationConfig
 
 from ..data.mixture import Source
 from ..data.world import World, find_world
@@ -17,6 +17,7 @@ from ..sampling_arm import IMAGE_GENERATION
 from ..sizes.adapters import lora_config, quantization
 from .callbacks import SamplesCallback, WorldScoresCallback
 from .recipe import Section, explained_values, section
+from .trainer import ArmTrainingArguments
 
 
 class WorldData(Section):
@@ -74,6 +75,23 @@ class MixtureSource(section("MixtureSource", Source, without=("dataset",))):
             yield "arguments", "they are a world's, and this source has a dataset; leave them out."
 
 
+class Validation(Section):
+    """Rows that are never trained on, whose loss is told on the way, source by source."""
+
+    rows: int = Field(64, ge=1, description="Held out of each source, or of a world's pictures or tasks.")
+    every: int = Field(1000, ge=1, description="Steps between two looks.")
+    sources: dict[str, MixtureSource] | None = Field(
+        None, description="In place of rows held out: other sources, of which the first rows are taken."
+    )
+
+    def problems_beside(self, data: Section, training: Section) -> Iterator[tuple[str, str]]:
+        """What does not go together with a recipe's data and training."""
+        if self.sources is not None and isinstance(data, WorldData):
+            yield "validation.sources", "the data are a world's, which draws rows for validation itself; leave it out."
+        for name in {"eval_strategy", "eval_steps"} & training.model_fields_set:
+            yield f"training.{name}", "validation.every says when; leave it out."
+
+
 def sources_of(name: str, taker, without: tuple[str, ...]) -> type[Section]:
     """A section of a mixture: its sources, and what its class takes."""
     field = (dict[str, MixtureSource], Field(..., description="What is drawn from, by name."))
@@ -102,7 +120,7 @@ class GenerationSettings(Section):
                 yield f"{place}{name}", f"generate does not know it; {fix}"
 
 
-Training = section("Training", TrainingArguments, without=("output_dir",))
+Training = section("Training", ArmTrainingArguments, without=("output_dir",))
 Lora = section("Lora", LoraConfig, lora_config, without=("model", "fields"))
 Quantization = section("Quantization", quantization)
 Samples = section(

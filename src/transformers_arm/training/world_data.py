@@ -22,22 +22,28 @@ def samples_per_step(arguments: TrainingArguments) -> int:
     return each * arguments.gradient_accumulation_steps
 
 
-def world_pictures(data: PicturesOfWorld, arguments: TrainingArguments) -> Dataset:
-    """`World.pictures` of a run; those of a process's batch have one size."""
-    length, batch_size = arguments.max_steps * samples_per_step(arguments), arguments.per_device_train_batch_size
-    return data.of.pictures(length, seed=arguments.seed, batch_size=batch_size, **data.arguments)
+def world_pictures(data: PicturesOfWorld, arguments: TrainingArguments, **others) -> Dataset:
+    """`World.pictures` of a run; those of a process's batch have one size. `others` replace what follows from it."""
+    settings = {
+        "length": arguments.max_steps * samples_per_step(arguments),
+        "seed": arguments.seed,
+        "batch_size": arguments.per_device_train_batch_size,
+    }
+    return data.of.pictures(**(settings | others), **data.arguments)
 
 
-def world_tasks(data: TasksOfWorld, arguments: TrainingArguments) -> Dataset:
-    """`World.tasks` of a run; those of a batch over all processes, which wait for the longest, are of one task."""
+def world_tasks(data: TasksOfWorld, arguments: TrainingArguments, **others) -> Dataset:
+    """`World.tasks` of a run; those of a batch over all processes, which wait for the longest, are of one task.
+    `others` replace what follows from the run.
+    """
     per_step = samples_per_step(arguments)
-    return data.of.tasks(
-        arguments.max_steps * per_step,
-        seed=arguments.seed,
-        batch_size=per_step // arguments.gradient_accumulation_steps,
-        per_step=per_step,
-        **data.arguments,
-    )
+    settings = {
+        "length": arguments.max_steps * per_step,
+        "seed": arguments.seed,
+        "batch_size": per_step // arguments.gradient_accumulation_steps,
+        "per_step": per_step,
+    }
+    return data.of.tasks(**(settings | others), **data.arguments)
 
 
 def world_requests(data: RequestsOfWorld, count: int, seed: int) -> datasets.Dataset:

@@ -12,7 +12,8 @@ from datasets import Dataset, load_dataset
 from mixture_sources import EDITS, cut, png, said, streamed_texts, texts, write_tar
 
 from transformers_arm.data.input_files import open_dataset
-from transformers_arm.data.mixture import Mixture, Source, StreamedRows
+from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.readers import StreamedRows
 from transformers_arm.data.row_errors import RowError
 
 

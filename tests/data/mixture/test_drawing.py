@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset
 from mixture_sources import EDITS, drawn, png, said, streamed_texts, texts
 
-from transformers_arm.data.mixture import IndexedRows, Mixture, MixtureState, Source, StreamedRows
+from transformers_arm.data.mixture import Mixture, MixtureState, Source
+from transformers_arm.data.readers import IndexedRows, StreamedRows
 
 
 def test_weights_are_shares_of_the_examples_drawn():

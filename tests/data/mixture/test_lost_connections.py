@@ -9,7 +9,8 @@ from mixture_sources import png, write_tar
 
 from transformers_arm.data import file_errors
 from transformers_arm.data.input_files import InputFile
-from transformers_arm.data.mixture import Mixture, Source, StreamedRows
+from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.readers import StreamedRows
 
 RENAME = {"png": "image", "txt": "prompt"}
 ROWS = 60

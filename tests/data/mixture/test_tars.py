@@ -13,7 +13,8 @@ from mixture_sources import cut, png, said, write_tar
 
 from transformers_arm.data.file_errors import until_broken
 from transformers_arm.data.input_files import InputFile
-from transformers_arm.data.mixture import IndexedRows, Mixture, Source
+from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.readers import IndexedRows
 
 RENAME = {"png": "image", "txt": "prompt", "json.caption": "prompt"}
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import load_dataset
 from mixture_sources import by_epoch, streamed_texts, texts, write_tar
 
-from transformers_arm.data.mixture import IndexedRows, StreamedRows, permuted
+from transformers_arm.data.readers import IndexedRows, StreamedRows, permuted
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 1000])
@@ -72,3 +72,50 @@ def test_a_source_without_rows_is_refused(tmp_path):
     reader = StreamedRows(streamed_texts(tmp_path, [3]).filter(lambda row: False), key="a", shuffle_buffer=4)
     with pytest.raises(ValueError, match="Source a gave stream 0 of 2 no row in 100 epochs"):
         next(reader.read(0, 2))
+
+
+# --- rows that are held out ------------------------------------------------------------------------------------------
+
+
+def read_by(reader, streams, reads=40):
+    """Texts that all streams read."""
+    return {read.row["prompt"] for stream in range(streams) for read in islice(reader.read(stream, streams), reads)}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_last_rows_that_have_numbers_are_held_out(shuffle, streams):
+    reader = IndexedRows(texts(12), key="a", shuffle=shuffle, held_out=5)
+    assert [read.row["prompt"] for read in reader.held_out()] == ["7", "8", "9", "10", "11"]
+    assert read_by(reader, streams) == {str(number) for number in range(7)}
+    assert [read.number for read in reader.first(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("streams", "held_out"), [(1, 2), (3, 5), (2, 7), (8, 7)])
+def test_the_first_rows_of_streamed_files_are_held_out(tmp_path, shuffle, streams, held_out):
+    dataset = streamed_texts(tmp_path, [5, 9, 7])
+    reader = StreamedRows(dataset, key="a", shuffle=shuffle, shuffle_buffer=4, held_out=held_out)
+    numbers = [str(number) for number in range(21)]
+    assert [read.row["prompt"] for read in reader.held_out()] == numbers[:held_out]
+    assert read_by(reader, streams) == set(numbers[held_out:])
+    assert [read.number for read in reader.first(6)] == [0, 1, 2, 3, 4, 0]
+
+
+def test_a_reader_with_rows_held_out_goes_on_behind_any_row(tmp_path):
+    reader = StreamedRows(streamed_texts(tmp_path, [5, 9, 7]), key="a", shuffle_buffer=4, held_out=7)
+    expected = [(read.row["prompt"], read.state) for read in islice(reader.read(0, 2), 30)]
+    for place in range(20):
+        resumed = reader.read(0, 2, expected[place][1])
+        assert [(read.row["prompt"], read.state) for read in islice(resumed, 10)] == expected[place + 1 : place + 11]
+
+
+def test_holding_out_all_rows_is_refused(tmp_path):
+    for rows, held_out in ((3, 3), (3, 9)):
+        message = f"Source a has 3 rows, of which validation holds out {held_out}: none is left to train on"
+        with pytest.raises(ValueError, match=message):
+            IndexedRows(texts(rows), key="a", held_out=held_out)
+        with pytest.raises(ValueError, match=message):
+            folder = tmp_path / str(held_out)
+            folder.mkdir()
+            StreamedRows(streamed_texts(folder, [2, 1]), key="a", shuffle_buffer=4, held_out=held_out)

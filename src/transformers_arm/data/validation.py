@@ -1,0 +1,147 @@
+"""Held-out rows of each source of a mixture, in batches as training has them, shared out among processes.
+
+    sets = validation_sets(PackedMixture.from_recipe(processor, config, seed=0, held_out=64, **recipe["data"]))
+    for batch in sets["web"].loader():
+        weight = batch.pop("weight")
+        loss = model(**batch).loss
+
+All are read when the sets are made, so that rows that cannot be used are known before training begins. Conditions are
+not dropped. Knows nothing about trainers.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .mixture import Source
+from .readers import Read
+from .row_errors import SHOWN_ROWS, RowError, Tally, as_row_error
+from .streams import MixtureRows
+
+logger = logging.getLogger(__name__)
+
+
+class ValidationRows(Dataset):
+    """Batches of held-out rows of one source, made anew whenever they are asked for: in memory are the rows alone.
+
+    A batch holds samples that fit together, in the order of the rows, up to the budget of a row of training.
+
+    Args:
+        rows: what they are held out of; says how samples and batches are made.
+        name: of the source, for messages.
+        source: how its rows become conversations.
+        reads: the rows.
+
+    Raises:
+        ValueError: there are none, or none that can be used.
+    """
+
+    def __init__(self, rows: MixtureRows, name: str, source: Source, reads: Iterable[Read]):
+        self.rows, self.name, self.source, self.batches = rows, name, source, []
+        tally, begun, encoder = Tally(), {}, rows.encoder()
+        for read in reads:
+            tally.rows += 1
+            try:
+                sample = self._sample(read, encoder)
+                kind, size = rows.kind(sample), rows.tokens(sample)
+            except RowError as error:
+                self._skip(tally, error)
+                continue
+            batch, taken = begun.get(kind, (None, 0))
+            if batch is None or taken + size > rows.row_budget:
+                batch, taken = [], 0
+                self.batches.append(batch)
+            batch.append(read)
+            begun[kind] = batch, taken + size
+        if not tally.rows:
+            raise ValueError(f"Validation of source '{name}' has no rows. Name files that have some.")
+        if not self.batches:
+            raise ValueError(
+                f"Validation of source '{name}': none of its {tally.rows} rows can be used, they are "
+                f"{dict(tally.skipped)}. The first: {tally.examples[0]['problem']}"
+            )
+
+    def _skip(self, tally: Tally, error: RowError) -> None:
+        tally.skip(self.name, error)
+        if tally.skipped.total() <= SHOWN_ROWS:
+            logger.warning("Validation of source '%s', skipped: %s", self.name, error)
+
+    def _sample(self, read: Read, encoder):
+        with as_row_error(read.number, file=read.file):
+            if isinstance(read.row, RowError):
+                raise read.row
+            return encoder(self.source.conversation(read.row, read.number, encoder.prepare))
+
+    def samples(self) -> Iterator[object]:
+        """All samples, one after the other."""
+        encoder = self.rows.encoder()
+        return (self._sample(read, encoder) for batch in self.batches for read in batch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> dict:
+        """A batch, and as its `weight` how many rows it has."""
+        encoder, reads = self.rows.encoder(), self.batches[number]
+        first = next(iter(self.rows.mixture.sources))  # a source of another set has no number
+        name = self.name if self.name in self.rows.mixture.sources else first
+        row = self.rows.row([(name, self._sample(read, encoder)) for read in reads])
+        batch = self.rows.collator()([{**row, "stream": 0, "state": None}])
+        del batch["states"]
+        return {**batch, "weight": len(reads)}
+
+    def loader(self, *, process_index: int = 0, processes: int = 1, **options) -> DataLoader:
+        """This process's share: as many batches as any other has, some of `weight` 0 to keep it in step.
+
+        Args:
+            options: as for torch's `DataLoader`.
+        """
+        share = _Share(self, process_index, processes)
+        # A generator of its own: DataLoader would take its seed from torch's, and training another course.
+        return DataLoader(share, batch_size=None, generator=torch.Generator(), **options)
+
+
+class _Share(Dataset):
+    """Every so-many-eth batch of a set; where there is none left, the last, of weight 0."""
+
+    def __init__(self, batches: ValidationRows, process_index: int, processes: int):
+        self.batches, self.process_index, self.processes = batches, process_index, processes
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.processes)
+
+    def __getitem__(self, step: int) -> dict:
+        if step >= len(self):
+            raise IndexError(step)
+        number = step * self.processes + self.process_index
+        if number < len(self.batches):
+            return self.batches[number]
+        return {**self.batches[len(self.batches) - 1], "weight": 0}
+
+
+def pictures_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[np.ndarray]:
+    """The pictures of held-out pairs, uint8 [H, W, 3] as the model is given them, in turns of each source."""
+    for turn in zip_longest(*(each.samples() for each in sets.values())):
+        for sample in filter(None, turn):
+            yield sample.pixels.permute(1, 2, 0).numpy()
+
+
+def validation_sets(rows: MixtureRows) -> dict[str, ValidationRows]:
+    """The rows that a mixture holds out, by source; see `ValidationRows`."""
+    mixture = rows.mixture
+    return {
+        name: ValidationRows(rows, name, source, mixture.readers[name].held_out())
+        for name, source in mixture.sources.items()
+    }
+
+
+def sets_of_sources(rows: MixtureRows, sources: Mapping[str, Mapping], count: int) -> dict[str, ValidationRows]:
+    """The first rows of other sources, `Source.from_recipe`'s sections by name; see `ValidationRows`."""
+    opened = {name: Source.from_recipe(section, seed=rows.mixture.seed) for name, section in sources.items()}
+    return {
+        name: ValidationRows(rows, name, source, source.reader(name).first(count)) for name, source in opened.items()
+    }
