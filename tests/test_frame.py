@@ -18,6 +18,7 @@ ROOMS = (
     "extras",
     "whole_files",
     "configuration_arm",
+    "attention_arm",
     "grammar_arm",
     "loading_arm",
     "sampling_arm",

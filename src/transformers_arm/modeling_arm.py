@@ -18,7 +18,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .configuration_arm import MAX_GRID_SIDE, ArmConfig, check_parts
+from .attention_arm import PartsAttentionMixin
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import ArmGenerationMixin
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
 from .loss_arm import RoutedLinear, check_shared_table, group_logits, positions_at_once, row_logits, row_losses
@@ -61,7 +62,9 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     entropies: torch.Tensor | None = None
 
 
-class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel):
+class ArmPreTrainedModel(
+    PartsAttentionMixin, ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel
+):
     """What the models share.
 
     The frozen tokenizer keeps fp32, which its codes are made in, however the rest is loaded, quantized or cast: in
@@ -84,11 +87,6 @@ class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpoi
     def is_gradient_checkpointing(self) -> bool:
         """As in transformers; newer ones have another name for it and warn of this one, which trl reads."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
-
-    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
-        """As in transformers; raises ValueError for a part that there is not (`check_parts`)."""
-        check_parts(self.config, attn_implementation)
-        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
 
 class ArmModel(ArmPreTrainedModel, Qwen2Model):

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "checkpoints" / "arm-tiny"
 NEEDED = {
     *(
+        "attention_arm.py",
         "configuration_arm.py",
         "decoding_arm.py",
         "generation_arm.py",
