@@ -27,6 +27,7 @@ ROOMS = (
     "prompts_arm",
     "generation_arm",
     "loss_arm",
+    "image_tokens_arm",
     "modeling_arm_vq",
     "modeling_arm",
     "pixel_transformer_arm",

@@ -22,6 +22,7 @@ NEEDED = {
         "decoding_arm.py",
         "generation_arm.py",
         "grammar_arm.py",
+        "image_tokens_arm.py",
         "loading_arm.py",
         "loss_arm.py",
         "modeling_arm.py",
