@@ -66,7 +66,7 @@ def mixed_documents():
 
 
 def plain(arm, conversations, budget=None):
-    """The row of conversations, packed in order, each of a source of its own; filled up to a budget if there is one."""
+    """The row of conversations, packed each of a source of its own; filled up to a budget if one is given."""
     names = [f"document {number}" for number in range(len(conversations))]
     mixture = Mixture.from_recipe({name: world("text") for name in names}, seed=0, streams=1)
     data = PackedMixture(mixture, arm[1], arm[0].config, token_budget=budget or 10_000, fill_rows=budget is not None)
