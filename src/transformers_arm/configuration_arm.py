@@ -173,7 +173,7 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
     sub_configs = {"vq_config": ArmVQConfig}
     fp32_parts = ("vq_config",)  # its codes are made in fp32
     base_model_tp_plan = None  # no tensor parallelism: the routed head takes rows by their number
-    keys_to_ignore_at_inference = ["past_key_values", "losses"]  # what Trainer must not gather
+    keys_to_ignore_at_inference = ["past_key_values", "losses", "loss_counts"]  # what Trainer must not gather
     auto_map = {}  # TRL's reload of a reference model reads it
 
     vocab_size: int = 217_600

@@ -50,7 +50,7 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
 
     Args:
         losses: mean cross-entropy of text (`"text"`) and image tokens (`"image"`), detached, for logging; only of
-            those that the labels hold.
+            those that the labels hold. `loss_counts`: of how many labels each is the mean.
         token_losses: [B, T] in fp32, detached: cross-entropy of the label that each position predicts, NaN where none
             carries loss; with `output_token_losses` only.
         log_probs, entropies: [B, T - 1], of the labels and of the distributions they were drawn from; with
@@ -58,6 +58,7 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     """
 
     losses: dict[str, torch.Tensor] | None = None
+    loss_counts: dict[str, int] | None = None
     token_losses: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None
     entropies: torch.Tensor | None = None
@@ -320,7 +321,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             results = dict(zip(("log_probs", "entropies"), scores, strict=True))
         elif shift_labels is not None:
             results["loss"], parts = self.routed_loss(hidden_states, image_follows, shift_labels, num_items_in_batch)
-            results |= parts if output_token_losses else {"losses": parts["losses"]}
+            results |= parts | ({} if output_token_losses else {"token_losses": None})
         if skip_logits is None:
             skip_logits = self.training and shift_labels is not None
         if not skip_logits and scoring_temperature is None:
@@ -379,7 +380,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         image_follows: torch.BoolTensor,
         shift_labels: torch.LongTensor,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | dict[str, torch.Tensor]]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | dict]]:
         """Cross-entropy of each label over the rows that can follow its position.
 
         Args:
@@ -387,7 +388,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             num_items_in_batch: what the sum is divided by; None takes the number of labels that carry loss.
 
         Returns:
-            The loss, and what it is made of: `losses` and `token_losses` of `ArmCausalLMOutput`.
+            The loss, and what it is made of: `losses`, `loss_counts` and `token_losses` of `ArmCausalLMOutput`.
         """
         shift_labels = shift_labels.to(hidden_states.device)
         routes = list(self._chosen_labels(image_follows, shift_labels))
@@ -397,13 +398,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         )
         sums, each = row_losses(self.lm_head, chosen_states, targets, groups)
         counts = [count for count, _, _ in groups]
-        kinds = zip(("text", "image"), sums.detach(), counts, strict=True)
-        losses = {kind: summed / count for kind, summed, count in kinds if count}
+        kinds = {kind: count for kind, count in zip(("text", "image"), counts, strict=True) if count}
+        losses = {kind: sums.detach()[("text", "image").index(kind)] / count for kind, count in kinds.items()}
         token_losses = each.new_full(shift_labels.shape, torch.nan)
         for (chosen, _, _), part in zip(routes, each.split(counts), strict=True):
             token_losses[chosen] = part
         items = max(sum(counts), 1) if num_items_in_batch is None else num_items_in_batch
-        return sums.sum() / items, {"losses": losses, "token_losses": token_losses}
+        return sums.sum() / items, {"losses": losses, "loss_counts": kinds, "token_losses": token_losses}
 
     @torch.compiler.disable
     def routed_log_probs(

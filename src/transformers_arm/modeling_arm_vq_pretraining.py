@@ -31,10 +31,15 @@ FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision 
 
 @dataclass
 class ArmVQPreTrainingOutput(ModelOutput):
-    """`loss` (scalar), `losses` (each part before its weight) and the tokenizer's `codes` [B, h, w] and `z_q`."""
+    """`loss` (scalar), `losses` (each part before its weight) and the tokenizer's `codes` [B, h, w] and `z_q`.
+
+    Where a share of the pixel loss is taken at pure noise, `losses` has that and the rest apart as well, detached, as
+    `by_noise` says, and `loss_counts` how many pictures the two are of.
+    """
 
     loss: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
+    loss_counts: dict[str, torch.LongTensor] | None = None
     codes: torch.LongTensor | None = None
     z_q: torch.FloatTensor | None = None
 
@@ -264,16 +269,20 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             caption_ids: captions in the captioner's ids [B, T'], -100 where padded; for the caption loss.
         """
         config, encoded = self.config, self.vq_model(pixel_values, return_dict=True)
-        losses = {}
+        losses, apart, counts = {}, {}, None
         if config.caption_loss_weight:
             read = max(1, round(config.caption_share * len(pixel_values)))
             losses["caption"] = self.caption_loss(encoded.z_q[:read], caption_ids[:read])
         if config.pixel_loss_weight:
-            from .pixel_transformer_arm import flow_matching_loss
+            from .pixel_transformer_arm import by_noise, flow_matching_errors
 
-            losses["pixel"] = flow_matching_loss(
-                self.pixel_transformer, pixel_values, encoded.z_q, regression_share=config.pixel_regression_share
+            share = config.pixel_regression_share
+            errors, at_noise = flow_matching_errors(
+                self.pixel_transformer, pixel_values, encoded.z_q, regression_share=share
             )
+            losses["pixel"] = errors.mean()
+            if share:
+                apart, counts = by_noise(errors, at_noise)
         if config.sigmoid_loss_weight:
             text_embeds = self.text_embeds(input_ids)
             texts, first = gather_texts(text_embeds) if self.training else (text_embeds, 0)
@@ -286,4 +295,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
         loss = sum(getattr(config, f"{name}_loss_weight") * value for name, value in losses.items())
-        return ArmVQPreTrainingOutput(loss=loss, losses=losses, codes=encoded.codes, z_q=encoded.z_q)
+        losses |= apart
+        return ArmVQPreTrainingOutput(
+            loss=loss, losses=losses, loss_counts=counts, codes=encoded.codes, z_q=encoded.z_q
+        )

@@ -114,15 +114,16 @@ class ArmPixelTransformer(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
         return (sample - clean) / sigma.clamp(min=MIN_SIGMA)[:, None, None, None]
 
 
-def flow_matching_loss(
+def flow_matching_errors(
     transformer: ArmPixelTransformer,
     pictures: torch.Tensor,
     z_q: torch.Tensor,
     *,
     regression_share: float = 0.0,
     condition_dropout: float = 0.0,
-) -> torch.Tensor:
-    """L_pix: the squared error of the velocity at sigma ~ U[0, 1], averaged over pixels and batch (a scalar).
+) -> tuple[torch.Tensor, torch.BoolTensor]:
+    """The squared error of the velocity at sigma ~ U[0, 1], averaged over pixels, of each picture [B]; and which were
+    taken at sigma = 1, pure noise.
 
     Args:
         pictures: [B, 3, H, W] in -1..1.
@@ -132,7 +133,8 @@ def flow_matching_loss(
     """
     batch = len(pictures)
     sigma = torch.rand(batch, device=pictures.device)
-    sigma = torch.where(torch.rand_like(sigma) < regression_share, torch.ones_like(sigma), sigma)
+    at_noise = torch.rand_like(sigma) < regression_share
+    sigma = torch.where(at_noise, torch.ones_like(sigma), sigma)
     drop = torch.rand_like(sigma) < condition_dropout
     noise = torch.randn_like(pictures)
     weight = sigma[:, None, None, None]
@@ -140,4 +142,22 @@ def flow_matching_loss(
     target = noise - pictures
     # Below MIN_SIGMA the division is held, so the target is held alike: the error stays that of the clean picture.
     held = (weight / weight.clamp(min=MIN_SIGMA)) * target
-    return (velocity - held).square().mean()
+    return (velocity - held).square().mean((1, 2, 3)), at_noise
+
+
+def flow_matching_loss(*arguments, **settings) -> torch.Tensor:
+    """L_pix: the mean (a scalar) of `flow_matching_errors`, which has the same arguments."""
+    return flow_matching_errors(*arguments, **settings)[0].mean()
+
+
+def by_noise(
+    errors: torch.Tensor, at_noise: torch.BoolTensor
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """`flow_matching_errors` told apart, for logs: means `pixel_at_noise`, where there is nothing to see and the loss
+    is regression on `z_q`, and `pixel_below_noise`; and how many pictures each is of. Both may be of none.
+    """
+    errors, means, counts = errors.detach(), {}, {}
+    for name, chosen in (("pixel_at_noise", at_noise), ("pixel_below_noise", ~at_noise)):
+        counts[name] = chosen.sum()
+        means[name] = (errors * chosen).sum() / counts[name].clamp(min=1)
+    return means, counts

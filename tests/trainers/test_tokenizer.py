@@ -136,13 +136,13 @@ import torch
 from torch import distributed
 from transformers_arm import pixel_transformer_arm as modeling
 
-plain_loss = modeling.flow_matching_loss
+plain_loss = modeling.flow_matching_errors
 
 def watched(transformer, pictures, z_q, **kwargs):
     torch.save([torch.get_rng_state(), pictures.sum()], f"noise-{distributed.get_rank()}.pt")
     return plain_loss(transformer, pictures, z_q, **kwargs)
 
-modeling.flow_matching_loss = watched
+modeling.flow_matching_errors = watched
 trainer = sys.argv.pop(1)
 runpy.run_path(trainer, run_name="__main__")
 """

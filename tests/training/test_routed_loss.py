@@ -134,9 +134,8 @@ def test_evaluating_the_loss_builds_no_logits(new_trainer, new_model, built, tra
     loss = trainer.evaluate()["eval_loss"]
     assert not built
     ids = torch.tensor([row["input_ids"] for row in trainer.eval_dataset])
-    items = None if trainer_class is ArmSFTTrainer else ids[:, 1:].numel()  # TRL takes those that carry loss
     with torch.no_grad():
-        expected = trainer.model.eval()(input_ids=ids, labels=ids, num_items_in_batch=items).loss
+        expected = trainer.model.eval()(input_ids=ids, labels=ids).loss
     assert loss == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -168,7 +167,7 @@ def test_the_loss_of_a_source_is_the_mean_of_its_labels_that_carry_one():
     losses = torch.tensor([[1.0, 3.0, nan, 5.0, nan]])  # of the labels at 1..4; the last position has none
     sources = torch.tensor([[0, 0, 0, 2, 1]])
     found = losses_of_sources(losses, sources, ["a", "b", "c", "d"])
-    assert found == {"of_a": 2.0, "of_b": 5.0}
+    assert found == ({"of_a": 2.0, "of_b": 5.0}, {"of_a": 2, "of_b": 1})
 
 
 def test_losses_of_sources_are_logged_beside_text_and_images_and_change_no_loss(new_trainer, new_model):

@@ -136,7 +136,7 @@ def test_only_training_counts_among_the_parts_of_the_loss(new_trainer, tmp_path)
     for training, count in ((False, 0), (True, 1)):
         loss, outputs = trainer.compute_loss(trainer.model.train(training), batch, return_outputs=True)
         assert loss.item() == outputs.loss.item()
-        assert trainer._loss_counts == ({name: count for name in WEIGHTS} if training else {})
+        assert trainer._parts.counts == ({f"loss_{name}": count for name in WEIGHTS} if training else {})
 
 
 def test_the_reconstruction_callback_looks_without_leaving_a_trace(new_trainer, uninterrupted, tmp_path):

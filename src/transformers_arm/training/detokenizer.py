@@ -4,6 +4,7 @@ It starts from the diffusion transformer that was the tokenizer's training signa
 to `output_dir`/detokenizer.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers import set_seed
 from ..data.collators import ImageTextCollator
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
-from ..pixel_transformer_arm import flow_matching_loss
+from ..pixel_transformer_arm import by_noise, flow_matching_errors
 from .callbacks import ReconstructionCallback
 from .pushing import raise_failed_pushes
 from .recipe import Section, section
@@ -23,6 +24,7 @@ from .saving import save_folder
 from .sections import PicturesOfWorld, Training
 from .tokenizer import Reconstructions
 from .trainer import ArmTrainer, adamw, train, training_arguments
+from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
 from .world_data import world_pictures
 
 PARTS = ("transformer", "scheduler", "vq_model")  # of the pipeline
@@ -59,17 +61,21 @@ class DetokenizerTraining(nn.Module):
         self.vq_model.eval()
         return self
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> dict:
         z_q = self.vq_model.encode(pixel_values).z_q
-        return {
-            "loss": flow_matching_loss(
-                self.pixel_transformer,
-                pixel_values,
-                z_q,
-                regression_share=self.regression_share,
-                condition_dropout=self.condition_dropout,
-            )
-        }
+        share, dropout = self.regression_share, self.condition_dropout
+        errors, at_noise = flow_matching_errors(
+            self.pixel_transformer, pixel_values, z_q, regression_share=share, condition_dropout=dropout
+        )
+        losses, counts = by_noise(errors, at_noise) if share else ({}, None)
+        return {"loss": errors.mean(), "losses": losses, "loss_counts": counts}
+
+
+@register_work
+def _(model: DetokenizerTraining, inputs: Mapping) -> Work:
+    pictures, patches = grid_of(inputs["pixel_values"], model.vq_model.config.patch_size)
+    encoding = encoder_flops(model.vq_model, pictures, patches, FORWARD)
+    return Work(pictures * patches, encoding + pixel_transformer_flops(model.pixel_transformer, pictures, patches))
 
 
 def train_detokenizer(recipe: DetokenizerRecipe) -> None:

@@ -31,8 +31,8 @@ def refuse_other_losses(arguments: TrainingArguments, compute_loss_func=None, *,
 
 def losses_of_sources(
     token_losses: torch.Tensor, sources: torch.LongTensor, source_names: list[str]
-) -> dict[str, torch.Tensor]:
-    """The mean loss of each source, as `of_<name>`, of those whose labels carry loss.
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """The mean loss of each source, as `of_<name>`, of those whose labels carry loss, and how many labels those are.
 
     Args:
         token_losses: [B, T], of the label that each position predicts, NaN where none carries loss.
@@ -41,7 +41,8 @@ def losses_of_sources(
     of_label = torch.nn.functional.pad(sources, (0, 1), value=-1)[:, 1:].to(token_losses.device)
     of_label = of_label.masked_fill(token_losses.isnan(), -1)
     found = (number for number in of_label.unique().tolist() if number >= 0)
-    return {f"of_{source_names[number]}": token_losses[of_label == number].mean() for number in found}
+    chosen = {f"of_{source_names[number]}": token_losses[of_label == number] for number in found}
+    return {name: each.mean() for name, each in chosen.items()}, {name: len(each) for name, each in chosen.items()}
 
 
 class RoutedLossMixin:
@@ -67,7 +68,9 @@ class RoutedLossMixin:
             inputs["output_token_losses"] = True
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if told_apart:
-            outputs["losses"] |= losses_of_sources(outputs["token_losses"], sources, names)
+            losses, counts = losses_of_sources(outputs["token_losses"], sources, names)
+            outputs["losses"] |= losses
+            outputs["loss_counts"] |= counts
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from peft import LoraConfig
 from pydantic import Field
-from transformers import GenerationConfig, TrainingArguments
+from transformers import GenerationConfig
 
 from ..data.mixture import Source
 from ..data.world import World, find_world
@@ -17,6 +17,7 @@ from ..sampling_arm import IMAGE_GENERATION
 from ..sizes.adapters import lora_config, quantization
 from .callbacks import SamplesCallback, WorldScoresCallback
 from .recipe import Section, explained_values, section
+from .trainer import ArmTrainingArguments
 
 
 class WorldData(Section):
@@ -102,7 +103,7 @@ class GenerationSettings(Section):
                 yield f"{place}{name}", f"generate does not know it; {fix}"
 
 
-Training = section("Training", TrainingArguments, without=("output_dir",))
+Training = section("Training", ArmTrainingArguments, without=("output_dir",))
 Lora = section("Lora", LoraConfig, lora_config, without=("model", "fields"))
 Quantization = section("Quantization", quantization)
 Samples = section(

@@ -39,9 +39,10 @@ from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
+from .logs import RunLogsMixin
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
-from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside, settle
+from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside, settle
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
 ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -60,6 +61,7 @@ class ArmSFTConfig(SFTConfig):
         local_files: whether rows of parquet, json, csv and tar files may name local files, archives and remote stores
             as pictures. Without it they name http(s) addresses; image folders and rows made in memory need none of it.
         max_skipped: share of the rows that may be unusable: they are named, counted and left out.
+        peak_tflops: TFLOP/s that a GPU could do, for `model_flops_share` in the log; None takes those of known GPUs.
 
     Raises:
         ValueError: an option of TRL that makes no sense for ARM.
@@ -73,6 +75,7 @@ class ArmSFTConfig(SFTConfig):
     )
     local_files: bool = field(default=False, metadata={"help": "Whether rows of files may name local pictures."})
     max_skipped: float = field(default=0.05, metadata={"help": "Share of rows that may be unusable, and is left out."})
+    peak_tflops: float | None = field(default=None, metadata={"help": "TFLOP/s that a GPU could do, for the log."})
 
     def __post_init__(self):
         no_bf16_on_cpu(self)
@@ -225,11 +228,11 @@ class ModelLossMixin:
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
-class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer):
+class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, RunLogsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer):
     """TRL's `SFTTrainer` for ARM.
 
-    Logs `loss`, its parts `loss_text` and `loss_image`, and `num_tokens`; not TRL's entropy and token accuracy, which
-    come from its own head.
+    Logs `loss`, `num_tokens` and what `RunLogsMixin` says, `loss_text` and `loss_image` among it; not TRL's entropy
+    and token accuracy, which come from its own head.
 
     Args:
         model: an `ArmForCausalLM`, a PEFT model around one, or the folder or Hub id of one (loaded in float32).

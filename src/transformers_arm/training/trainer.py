@@ -1,12 +1,13 @@
 """The Trainer all recipes share, and what the settings of their recipes make of it.
 
-Knows nothing about what is trained, nor how it is saved (`saving`); what an ARM's loss wants is in `routed_loss`.
+Knows nothing about what is trained, nor how it is saved (`saving`); what an ARM's loss wants is in `routed_loss`, what
+is logged in `logs`.
 """
 
 import atexit
 import os
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from accelerate import PartialState
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
+from .logs import RunLogsMixin
 from .routed_loss import RoutedLossMixin
 from .saving import AtomicCheckpointMixin, newest_checkpoint
 
@@ -56,31 +58,6 @@ class CardMixin:
         file.write_text(card)
 
 
-class LossPartsMixin:
-    """For a `Trainer`: a model output may carry `losses`, a dict of scalar tensors; the mean of each since the last
-    log, over the outputs that held it, is logged beside `loss` under `loss_<name>`.
-    """
-
-    def __init__(self, *args, **kwargs):
-        self._loss_sums, self._loss_counts = {}, {}
-        super().__init__(*args, **kwargs)
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training and outputs.get("losses"):
-            for name, value in outputs["losses"].items():
-                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
-                self._loss_counts[name] = self._loss_counts.get(name, 0) + 1
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs, *args, **kwargs):
-        if "loss" in logs:
-            means = {name: float(total) / self._loss_counts[name] for name, total in self._loss_sums.items()}
-            logs |= {f"loss_{name}": round(mean, 5) for name, mean in means.items()}
-            self._loss_sums, self._loss_counts = {}, {}
-        super().log(logs, *args, **kwargs)
-
-
 class FrozenPartsMixin:
     """For a `Trainer`: checkpoints of a model that is `frozen_from_backbones` hold only what learns. Going on from one
     takes the rest from the model at hand, which the recipe has made of its backbones. What is saved after training is
@@ -99,7 +76,7 @@ class FrozenPartsMixin:
             self.model._keys_to_ignore_on_save = before
 
 
-class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer):
+class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
@@ -172,11 +149,21 @@ def set_generation(generation_config: GenerationConfig, section: dict) -> None:
         setattr(generation_config, name, value)
 
 
-def training_arguments(section: dict, **defaults) -> TrainingArguments:
-    """`TrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
+@dataclass
+class ArmTrainingArguments(TrainingArguments):
+    """`TrainingArguments`, and what `RunLogsMixin` is to know of the hardware."""
+
+    peak_tflops: float | None = field(
+        default=None,
+        metadata={"help": "TFLOP/s that a GPU could do, for model_flops_share in the log; known GPUs' unless stated."},
+    )
+
+
+def training_arguments(section: dict, **defaults) -> ArmTrainingArguments:
+    """`ArmTrainingArguments` from a recipe's section; what the section says wins over `defaults`."""
     values = {"report_to": "tensorboard", "remove_unused_columns": False, **defaults, **section}
     settle(values)
-    return TrainingArguments(**values)
+    return ArmTrainingArguments(**values)
 
 
 def adamw(model, arguments: TrainingArguments, *, fast=()) -> torch.optim.AdamW:
