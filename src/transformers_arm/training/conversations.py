@@ -52,8 +52,8 @@ class ConversationsRecipe(Section):
     attn_implementation: str | dict[str, Any] | None = Field(
         None,
         description="As `from_pretrained` has it: one name for the whole model, or one by part. Unless stated, the "
-        "language model takes flex_attention for a packed mixture on a GPU, and sdpa elsewhere; flash_attention_2 comes "
-        "with the extra `flash`.",
+        "language model takes flex_attention for a packed mixture on a GPU, and sdpa elsewhere; flash_attention_2 "
+        "comes with the extra `flash`.",
     )
     quantization: Quantization | None = Field(None, description="4-bit weights under adapters; {} takes the defaults.")
     lora: Lora | None = Field(
