@@ -77,14 +77,13 @@ def measure(model: torch.nn.Module, batches: Iterator[tuple[dict, float]], steps
     before, seconds, waited, found = peak_memory(reset=True), [], [], []
     for _ in range(1 + steps):  # the first is a warm-up
         batch, waiting = next(batches)
-        filled = batch.pop("sources") >= 0
-        length = int(filled.sum())  # of documents; padding is behind them
+        found.append(work_of(model, batch))
+        del batch["sources"]
         model.zero_grad(set_to_none=True)
         start = now()
         model(**batch, use_cache=False).loss.backward()
         seconds.append(now() - start)
         waited.append(waiting)
-        found.append(work_of(model, {name: part[:, :length] for name, part in batch.items()}))
     seconds, waited, found = seconds[1:], waited[1:], found[1:]
     return {
         "seconds": statistics.median(seconds),
