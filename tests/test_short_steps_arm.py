@@ -48,7 +48,6 @@ CHANGES = {
     "replaced forward": replaced,
     "subclass": subclassed,
     "eager": lambda model: model.set_attn_implementation("eager"),
-    "flex": lambda model: setattr(model.model.config, "_attn_implementation", "flex_attention"),
     "sliding": slides,
     "dynamic": rope("dynamic"),
     "longrope": rope("longrope"),
@@ -62,6 +61,12 @@ def test_what_is_not_qwen2_s_own_takes_no_short_steps(model, change):
     assert takes_short_steps(model.model)
     change(model)
     assert not takes_short_steps(model.model)
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "flash_attention_2", "flash_attention_4", "someone/flash-kernels"])
+def test_attention_that_is_sdpa_s_in_other_kernels_takes_short_steps(model, name):
+    model.model.config._attn_implementation_internal = name  # kernels that are not here
+    assert takes_short_steps(model.model)
 
 
 @pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])

@@ -31,7 +31,7 @@ KEPT_LINES = 20  # of a section's output
 TOY = {
     "decoding": "--size small --hidden 48 --layers 1 --codes 256 --batches 1 2 --grid 2 2 --repeats 1",
     "long": "--size small --hidden 48 --layers 1 --codes 256 --batches 1 --grid 3 3 --repeats 1",
-    "training": "--size small --hidden 48 --layers 1 --lengths 64 --grid 3 3 --attention sdpa --steps 1",
+    "training": "--size small --hidden 48 --layers 1 --lengths 96 --grid 3 3 --words 4 --attention sdpa --steps 1",
     "scores": "--items 6",
     "grpo": "--steps 1 --prompts 2 --samples 2 --decoder-steps 1",
 }

@@ -12,9 +12,33 @@ from transformers import (
 FSQ_ACTIVATIONS = ("tanh", "ifsq")
 
 
-def check_parts(config: PreTrainedConfig, attn_implementation) -> None:
-    """Raises ValueError if an `attn_implementation` by part names one that a configuration, or a part of it, lacks."""
+FP32_ATTENTION = ("sdpa", "eager")  # kernels of the others are for 16 bits
+
+
+def attention_of_parts(config: PreTrainedConfig, attn_implementation: str | dict | None) -> str | dict | None:
+    """What the parts of a configuration take of an `attn_implementation`, as transformers' setters want it.
+
+    Of one name `fp32_parts` take "sdpa" where it is none of `FP32_ATTENTION`; a dict by part stays as it is.
+
+    Raises:
+        ValueError: a dict names a part that there is not, or gives one of `fp32_parts` another attention.
+    """
+    if isinstance(attn_implementation, dict):
+        check_parts(config, attn_implementation)
+    elif attn_implementation not in (None, *FP32_ATTENTION) and config.fp32_parts:
+        parts = {part: "sdpa" if part in config.fp32_parts else attn_implementation for part in config.sub_configs}
+        return {"": attn_implementation, **parts}
+    return attn_implementation
+
+
+def check_parts(config: PreTrainedConfig, attn_implementation, fp32_part: str | None = None) -> None:
+    """Raises ValueError as `attention_of_parts`; `fp32_part` names the part that this configuration is in, if any."""
     if not isinstance(attn_implementation, dict):
+        if fp32_part is not None and attn_implementation not in (None, *FP32_ATTENTION):
+            raise ValueError(
+                f"attn_implementation names {attn_implementation!r} for {fp32_part}, which computes in fp32 and takes "
+                f"{' or '.join(FP32_ATTENTION)}. One name for the whole model has it take sdpa."
+            )
         return
     for part, implementation in attn_implementation.items():
         if part and part not in config.sub_configs:
@@ -23,17 +47,23 @@ def check_parts(config: PreTrainedConfig, attn_implementation) -> None:
                 f"attn_implementation names {part!r}, which {type(config).__name__} has not; its parts are {known} "
                 "('' is itself), and a part's value may be such a dict again."
             )
-        if part and getattr(config, part) is not None:
-            check_parts(getattr(config, part), implementation)
+        inner = getattr(config, part) if part else config
+        if inner is not None:
+            own = part if part in getattr(config, "fp32_parts", ()) else fp32_part
+            check_parts(inner, implementation, own)
 
 
 class CheckedPartsMixin:
-    """A configuration that refuses an `attn_implementation` for a part that it lacks; transformers passes over it."""
+    """A configuration whose parts take what they can of an `attn_implementation`: `attention_of_parts`.
+
+    transformers gives all parts one name, and passes over parts that there are not.
+    """
+
+    fp32_parts = ()  # of `sub_configs`; they keep fp32 however the whole is loaded
 
     @PreTrainedConfig._attn_implementation.setter  # its getter as it is: each layer asks, and torch.compile follows it
     def _attn_implementation(self, value):
-        check_parts(self, value)
-        PreTrainedConfig._attn_implementation.fset(self, value)
+        PreTrainedConfig._attn_implementation.fset(self, attention_of_parts(self, value))
 
 
 class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
@@ -142,6 +172,7 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
 
     model_type = "arm"
     sub_configs = {"vq_config": ArmVQConfig}
+    fp32_parts = ("vq_config",)  # its codes are made in fp32
     base_model_tp_plan = None  # no tensor parallelism: the routed head takes rows by their number
     keys_to_ignore_at_inference = ["past_key_values", "losses", "loss_counts"]  # what Trainer must not gather
     auto_map = {}  # TRL's reload of a reference model reads it

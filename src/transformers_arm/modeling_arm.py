@@ -18,8 +18,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .configuration_arm import MAX_GRID_SIDE, ArmConfig, check_parts
+from .attention_arm import PartsAttentionMixin
+from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .generation_arm import ArmGenerationMixin
+from .image_tokens_arm import ImageTokensMixin
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
 from .loss_arm import RoutedLinear, check_shared_table, group_logits, positions_at_once, row_logits, row_losses
 from .modeling_arm_vq import ArmVQModel
@@ -62,7 +64,9 @@ class ArmCausalLMOutput(CausalLMOutputWithPast):
     entropies: torch.Tensor | None = None
 
 
-class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel):
+class ArmPreTrainedModel(
+    PartsAttentionMixin, ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpointMixin, Qwen2PreTrainedModel
+):
     """What the models share.
 
     The frozen tokenizer keeps fp32, which its codes are made in, however the rest is loaded, quantized or cast: in
@@ -86,13 +90,8 @@ class ArmPreTrainedModel(ExecutionDeviceMixin, HubOptionsMixin, CompleteCheckpoi
         """As in transformers; newer ones have another name for it and warn of this one, which trl reads."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
-    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
-        """As in transformers; raises ValueError for a part that there is not (`check_parts`)."""
-        check_parts(self.config, attn_implementation)
-        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
-
-class ArmModel(ArmPreTrainedModel, Qwen2Model):
+class ArmModel(ImageTokensMixin, ArmPreTrainedModel, Qwen2Model):
     """Qwen2's decoder over the flat vocabulary, with the frozen visual tokenizer as `vq_model`."""
 
     config: ArmConfig
@@ -132,47 +131,6 @@ class ArmModel(ArmPreTrainedModel, Qwen2Model):
             use_cache=use_cache,
             **kwargs,
         )
-
-    def get_image_tokens(
-        self, pixel_values: torch.Tensor | Sequence[torch.Tensor]
-    ) -> torch.LongTensor | list[torch.LongTensor]:
-        """Pictures [B, 3, H, W] in -1..1 -> image token ids [B, H/patch, W/patch]; of a list [3, H, W], a list."""
-        device, dtype, offset = self.vq_model.device, self.vq_model.dtype, self.config.visual_token_offset
-        if isinstance(pixel_values, torch.Tensor):
-            return self.vq_model.get_codes(pixel_values.to(device, dtype)) + offset
-        codes = self.vq_model.get_codes([picture.to(device, dtype) for picture in pixel_values])
-        return [grid + offset for grid in codes]
-
-    def fill_image_tokens(
-        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor | Sequence[torch.Tensor]
-    ) -> torch.LongTensor:
-        """Puts the pictures' tokens, in order, where `input_ids` [B, T] hold `config.image_token_id`.
-
-        Args:
-            input_ids: [B, T]; returned with the placeholders replaced.
-            pixel_values: [N, 3, H, W], or a list of N pictures [3, H, W] of any sizes on the patch grid.
-
-        Raises:
-            ValueError: no `input_ids`, or the pictures' tokens are more or fewer than the placeholders.
-        """
-        if input_ids is None:
-            raise ValueError("pixel_values needs input_ids with placeholders for the pictures.")
-        tokens = torch.cat([grid.flatten() for grid in self.get_image_tokens(pixel_values)])
-        return self.place_image_tokens(input_ids, tokens, f"{len(pixel_values)} pictures")
-
-    def place_image_tokens(self, input_ids: torch.LongTensor, tokens: torch.LongTensor, what: str) -> torch.LongTensor:
-        """Puts image tokens [n] where `input_ids` [B, T] hold `config.image_token_id`; `what` they come from.
-
-        Raises:
-            ValueError: there are more or fewer tokens than placeholders.
-        """
-        places = input_ids == self.config.image_token_id
-        if int(places.sum()) != len(tokens):
-            raise ValueError(
-                f"{what} give {len(tokens)} image tokens, but input_ids hold {int(places.sum())} placeholders "
-                f"(id {self.config.image_token_id}); prepare both with one ArmProcessor call."
-            )
-        return input_ids.masked_scatter(places, tokens.to(input_ids))
 
 
 class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
@@ -337,11 +295,8 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         Raises:
             ValueError: labels of image tokens without `input_ids`, or scores asked for without labels.
         """
-        if pixel_values is not None:
-            placeholders, input_ids = input_ids, self.model.fill_image_tokens(input_ids, pixel_values)
-            if labels is not None:  # commonly a copy of the ids as they came
-                placed = (placeholders == self.config.image_token_id) & (labels == self.config.image_token_id)
-                labels = torch.where(placed, input_ids, labels)
+        if labels is not None or pixel_values is not None:  # in this order: see `fill_ids_and_labels`
+            input_ids, labels = self.model.fill_ids_and_labels(input_ids, labels, pixel_values)
         shift_labels = kwargs.pop("shift_labels", None)
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         outputs = self.model(
@@ -418,6 +373,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             logits[places, start:stop] = part.to(logits.dtype)  # autocast may differ
         return logits.unflatten(0, shape)
 
+    @torch.compiler.disable
     def routed_loss(
         self,
         hidden_states: torch.Tensor,
@@ -451,6 +407,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         loss_counts = {"all": sum(counts), **kinds}
         return sums.sum() / items, {"losses": losses, "loss_counts": loss_counts, "token_losses": token_losses}
 
+    @torch.compiler.disable
     def routed_log_probs(
         self,
         hidden_states: torch.Tensor,

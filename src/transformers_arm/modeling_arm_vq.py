@@ -18,6 +18,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_arm import PartsAttentionMixin
 from .configuration_arm import ArmVQConfig
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, hooked, under_hooks
 
@@ -143,7 +144,7 @@ def encoded_by_size(pictures: Sequence, encode: Callable[[list], Iterable]) -> l
     return encoded
 
 
-class ArmVQPreTrainedModel(ExecutionDeviceMixin, CompleteCheckpointMixin, PreTrainedModel):
+class ArmVQPreTrainedModel(PartsAttentionMixin, ExecutionDeviceMixin, CompleteCheckpointMixin, PreTrainedModel):
     config: ArmVQConfig
     base_model_prefix = "vq_model"
     main_input_name = "pixel_values"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2DecoderLayer, Qwen2MLP, Qwen2RMSNorm
+from transformers.utils.generic import is_flash_attention_requested
 
 SPREAD_HEADS = 64  # rows times heads of keys and values; see `attend`
 
@@ -182,13 +183,24 @@ def takes_short_steps(decoder: nn.Module) -> bool:
             parts += [(layer.input_layernorm, Qwen2RMSNorm), (layer.post_attention_layernorm, Qwen2RMSNorm)]
     devices = {str(parameter.device) for parameter in decoder.layers.parameters()}
     return (
-        config._attn_implementation == "sdpa"
+        computes_as_sdpa(config._attn_implementation)
         and len(decoder.layers) == config.num_hidden_layers
         and set(config.layer_types) == {"full_attention"}
         and config.rope_parameters["rope_type"] in ("default", "linear", "yarn", "llama3")  # others tell lengths apart
         and len(devices) == 1
         and "meta" not in devices
         and all(is_only(*part) for part in parts)
+    )
+
+
+def computes_as_sdpa(attention: str) -> bool:
+    """Whether an attention is sdpa's in other kernels, so that prompts read with it go on with sdpa's.
+
+    Those of training are made for long rows: flex attention would compile anew as a row of one token grows. Who takes
+    eager attention wants it for what it shows.
+    """
+    return attention in ("sdpa", "flex_attention") or is_flash_attention_requested(
+        requested_attention_implementation=attention
     )
 
 

@@ -4,13 +4,13 @@ import json
 import runpy
 import sys
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from plain_loop import plain_loop
-from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_arm.modeling_arm import ArmForCausalLM
 
@@ -114,51 +114,57 @@ def test_the_plain_loop_samples_within_its_settings(model):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+TRAINING = [*SMALL, "--lengths", 96, 128, "--grid", 2, 3, "--words", 3, "--steps", 1]
+
+
 def test_steps_of_training_are_measured(command_line, tmp_path, capsys):
-    output = ["--output", tmp_path / "speed.json"]
-    command_line("training.py", *SMALL, "--lengths", 40, 80, "--grid", 2, 3, "--steps", 1, *output)
+    output = ["--output", tmp_path / "speed.json", "--attention", "sdpa", "eager", "--peak-tflops", 0.5]
+    command_line("training.py", *TRAINING, *output)
     result, printed = json.loads((tmp_path / "speed.json").read_text()), capsys.readouterr().out
-    assert result["layers"] == 1 and [row["tokens"] for row in result["rows"]] == [40, 80]
+    named = [(row["attention"], row["tokens"]) for row in result["rows"]]
+    assert result["layers"] == 1 and result["peak_tflops"] == 0.5
+    assert named == [("sdpa", 96), ("eager", 96), ("sdpa", 128), ("eager", 128)]  # a cut leaves rows to compare
     for row in result["rows"]:
-        assert row["tokens_a_second"] == pytest.approx(row["tokens"] / row["seconds"])
-        share = row["model_flops"] / row["seconds"] / result["product_flops_a_second"]
-        assert row["flops_share"] == pytest.approx(share) and share > 0
-        assert f"| sdpa | {row['tokens']} | " in printed
+        assert 0.5 * row["tokens"] < row["document_tokens"] <= row["tokens"]
+        assert row["tokens_a_second"] == pytest.approx(row["document_tokens"] / row["seconds"])
+        reached = row["model_flops"] / row["seconds"]
+        assert row["flops_share"] == pytest.approx(reached / result["product_flops_a_second"])
+        assert row["peak_share"] == pytest.approx(reached / 0.5e12) and row["peak_share"] > 0
+        assert 0 < row["waiting_share"] < 1 and row["gib"] >= 0
+        assert f"| {row['attention']} | {row['tokens']} | " in printed
+    flops = {row["tokens"]: row["model_flops"] for row in result["rows"]}
+    assert [row["model_flops"] for row in result["rows"]] == [flops[96]] * 2 + [flops[128]] * 2  # of the same rows
 
 
 def test_an_attention_that_does_not_run_is_named_and_the_others_are_measured(command_line, tmp_path):
     if find_spec("flash_attn"):
         pytest.skip("flash-attn is installed")
-    options = ["--lengths", 40, 80, "--grid", 2, 3, "--steps", 1, "--attention", "flash_attention_2", "sdpa"]
+    names = ["flash_attention_2", *([] if torch.cuda.is_available() else ["flex_attention"]), "sdpa"]
     with pytest.raises(SystemExit, match="Some rows were not measured"):
-        command_line("training.py", *SMALL, *options, "--output", tmp_path / "speed.json")
-    flash, sdpa, *longer = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert [row["tokens"] for row in (flash, sdpa, *longer)] == [40, 40, 80, 80]  # a cut leaves rows to compare
-    assert flash["attention"] == "flash_attention_2" and "seconds" not in flash and "FlashAttention" in flash["error"]
-    assert sdpa["seconds"] > 0
+        command_line("training.py", *TRAINING, "--attention", *names, "--output", tmp_path / "speed.json")
+    *others, sdpa = json.loads((tmp_path / "speed.json").read_text())["rows"][: len(names)]
+    assert [row["attention"] for row in others] == names[:-1] and not any("seconds" in row for row in others)
+    assert "FlashAttention" in others[0]["error"] and sdpa["seconds"] > 0 and sdpa["peak_share"] is None
+    assert all("flex_attention does not train here" in row["error"] for row in others[1:])
 
 
-def test_flops_of_a_step_are_those_that_torch_counts():
-    script = runpy.run_path(str(SPEED / "training.py"))
-    config = script["config_of"]("small", layers=2, hidden=48, codes=64)
-    model = script["random_model"](lambda: ArmForCausalLM(config), torch.float32).train()
-    model.set_attn_implementation({"": "eager", "vq_config": "sdpa"})
-    row = script["packed_row"](config, 14, 4, (2, 3))  # one document
-    assert (row["labels"] == -100).sum() == 1 and row["position_ids"].max() == 13
-    matrices = sum(weight.numel() for weight in model.model.layers.parameters() if weight.ndim == 2)
-    expected = script["model_flops"](config, matrices, row)
-    causal, whole = 14 * 15 // 2, 14 * 14  # eager attention multiplies what it masks, too
-    expected += 3 * 4 * 2 * 48 * (whole - causal)
-    expected -= 2 * 48 * (6 * 64 + 6 * config.visual_token_offset)  # torch counts no products in place: the head's
-    with FlopCounterMode(display=False) as counter:
-        model(**row, use_cache=False).loss.backward()
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.001)
-
-
-def test_documents_of_a_row_begin_anew():
+def test_documents_of_a_row_are_packed_as_in_a_training():
     script = runpy.run_path(str(SPEED / "training.py"))
     config = script["config_of"]("small", layers=1, hidden=48, codes=64)
-    row = script["packed_row"](config, 40, 4, (2, 3))
-    begins = (row["position_ids"][0] == 0).nonzero().flatten().tolist()
-    assert begins == [0, 14, 28] and (row["labels"][0, begins] == -100).all()
-    assert (row["input_ids"][0] >= config.visual_token_offset).sum() == 6 + 6 + 5
+    data = script["mixture_of"](config, 128, 3, (2, 3), 0)
+    for batch, waited in islice(script["batches_of"](data, 0), 3):
+        ids, begins = batch["input_ids"][0], (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+        documents = len(begins) - bool((batch["sources"] < 0).any())  # padding begins anew, too
+        assert len(ids) == 128 and documents > 1 and waited > 0
+        images = ids >= config.visual_token_offset
+        assert (
+            images.sum() == 6 * documents and (batch["labels"][0] >= config.visual_token_offset).sum() == images.sum()
+        )
+        assert ids[~images].max() < config.width_token_offset + 128
+
+
+def test_rows_that_no_document_fits_are_told(command_line, tmp_path):
+    with pytest.raises(SystemExit, match="Some rows were not measured"):
+        command_line("training.py", *SMALL, "--lengths", 16, "--grid", 3, 3, "--output", tmp_path / "speed.json")
+    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert "longer than the budget" in row["error"]

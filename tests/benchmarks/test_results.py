@@ -75,6 +75,17 @@ def test_the_page_has_the_measured_steps_of_training():
     assert ("flex attention was not measured" in " ".join(PAGE.lower().split())) == ("flex_attention" not in attention)
 
 
+def test_the_page_has_the_measured_steps_of_training_on_a_cpu():
+    found = result("speed_training_cpu")
+    published = table("Training")
+    assert {row["attention"] for row in found["rows"]} == {"sdpa", "eager"} and found["threads"] == 1
+    for row in found["rows"]:
+        cells = [f"{row['seconds']:.3f}", f"{row['tokens_a_second']:,.0f}", f"{row['flops_share']:.1%}"]
+        cells += [f"{row['gib']:.2f}", f"{row['waiting_share']:.1%}"]
+        assert published[f"{row['attention']}, {row['tokens']:,}, CPU"] == cells
+    assert found["command"].partition(" --output")[0] in " ".join(PAGE.split())
+
+
 def test_the_page_has_the_tokens_that_were_compared():
     cases = result("same_tokens_nvidia_h200")["cases"].values()
     tokens, differ = (sum(case[name] for case in cases) for name in ("tokens", "differ"))

@@ -1,8 +1,10 @@
 """Packed documents do not see each other, rows are full, and every process and worker sees what one alone would."""
 
+import copy
 import io
 import json
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from random import Random
 
@@ -10,12 +12,13 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from flex_on_cpu import flex_on_cpu
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.conversations import ConversationCollator, message
 from transformers_arm.data.mixture import Mixture, Source
-from transformers_arm.data.packing import DocumentEncoder, PackedCollator, PackedMixture
+from transformers_arm.data.packing import PackedMixture
 from transformers_arm.training.routed_loss import losses_of_sources
 from transformers_arm.worlds.shapes import render_scene, sample_scene
 
@@ -62,21 +65,14 @@ def mixed_documents():
     ]
 
 
-def plain(arm, conversations):
-    """The row of conversations, packed in order, each from a source of its own."""
-    encoder = DocumentEncoder(arm[1], arm[0].config, 10_000)
-    documents = [encoder(conversation) for conversation in conversations]
-    row = {
-        "input_ids": torch.tensor(sum((document.input_ids for document in documents), [])),
-        "labels": torch.tensor(sum((document.labels for document in documents), [])),
-        "position_ids": torch.cat([torch.arange(len(document.input_ids)) for document in documents]),
-        "sources": torch.tensor([n for n, document in enumerate(documents) for _ in document.input_ids]),
-        "pixel_values": sum((document.pixel_values for document in documents), []),
-        "stream": 0,
-        "state": {},
-    }
-    batch = PackedCollator([f"document {number}" for number in range(len(documents))])([row])
-    return {name: value for name, value in batch.items() if name != "states"}
+def plain(arm, conversations, budget=None):
+    """The row of conversations, packed each of a source of its own; filled up to a budget if one is given."""
+    names = [f"document {number}" for number in range(len(conversations))]
+    mixture = Mixture.from_recipe({name: world("text") for name in names}, seed=0, streams=1)
+    data = PackedMixture(mixture, arm[1], arm[0].config, token_budget=budget or 10_000, fill_rows=budget is not None)
+    encode = data.encoder()
+    row = data.row([(name, encode(each)) for name, each in zip(names, conversations, strict=True)])
+    return data.consume(data.collator()([{**row, "stream": 0, "state": None}]))
 
 
 def only(batch, start, stop):
@@ -95,24 +91,48 @@ def bounds(batch):
 # --- isolation -------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def test_the_loss_of_a_packed_document_is_its_loss_alone(arm):
-    model, conversations = arm[0], mixed_documents()
-    assert model.config._attn_implementation == "sdpa"
-    batch = plain(arm, conversations)
-    collator = ConversationCollator(arm[1].tokenizer, model.vq_model, model.config)
-    losses, counts = [], []
-    for conversation, (start, stop) in zip(conversations, bounds(batch), strict=True):
-        alone = model(**collator([conversation])).loss
-        packed = model(**only(batch, start, stop)).loss
-        torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
-        losses.append(alone)
-        counts.append(int((batch["labels"][0, start:stop] != -100).sum()))
-    mean = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+@contextmanager
+def attending(arm, attention):
+    """The ARM with an attention, and its processor; flex attention as torch's reference computes it."""
+    with flex_on_cpu() if attention == "flex_attention" else nullcontext():
+        model = copy.deepcopy(arm[0])
+        model.set_attn_implementation(attention)
+        assert model.config._attn_implementation == attention
+        yield model, arm[1]
+
+
+def losses_and_gradients(model, batches):
+    """The losses of batches, and the gradients of their sum."""
+    model.zero_grad()
+    losses = [model(**batch).loss for batch in batches]
+    sum(losses).backward()
+    return losses, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("attention, padding", [("sdpa", 0), ("sdpa", 150), ("eager", 1), ("flex_attention", 150)])
+def test_a_packed_document_has_the_loss_and_the_gradients_that_it_has_alone(arm, attention, padding):
+    """Whatever the attention, and however much padding fills the row."""
+    with attending(arm, attention) as arm:
+        assert_documents_are_as_alone(*arm, padding)
+
+
+def assert_documents_are_as_alone(model, processor, padding):
+    arm, conversations = (model, processor), mixed_documents()
+    length = plain(arm, conversations)["input_ids"].shape[1]
+    batch = plain(arm, conversations, length + padding)
+    assert batch["input_ids"].shape[1] == length + padding and len(batch["pixel_values"]) == 3
+    collator = ConversationCollator(processor.tokenizer, model.vq_model, model.config)
+    parts = [only(batch, *each) for each in bounds(batch)[: len(conversations)]]
+    counts = [int((part["labels"] != -100).sum()) for part in parts]
+    losses, gradients = losses_and_gradients(model, [collator([conversation]) for conversation in conversations])
+    assert len(gradients) > 20 and all(gradient.abs().max() > 0 for gradient in gradients)
+    found = losses_and_gradients(model, parts)
+    torch.testing.assert_close(found, (losses, gradients), atol=1e-5, rtol=1e-4)
     together = model(**batch, output_token_losses=True)
+    mean = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
     torch.testing.assert_close(together.loss, mean, atol=1e-5, rtol=0)
     told_apart, _ = losses_of_sources(together.token_losses, batch["sources"], batch["source_names"])
-    told_apart = [told_apart[f"of_document {number}"] for number in range(len(losses))]
+    told_apart = [told_apart.pop(f"of_document {number}") for number in range(len(losses))] + [*told_apart]
     torch.testing.assert_close(told_apart, losses, atol=1e-5, rtol=0)
 
 
@@ -136,6 +156,24 @@ def test_documents_of_a_mixture_are_isolated_as_well(arm):
     for start, stop in bounds(batch):
         alone = model(**{name: value[:, start:stop] for name, value in ids.items()}).loss
         torch.testing.assert_close(model(**only(batch, start, stop)).loss, alone, atol=1e-5, rtol=0)
+
+
+def test_filled_rows_are_of_one_length_and_hold_what_others_do(arm):
+    filled, plain = world_mixture(arm, fill_rows=True), world_mixture(arm)
+    assert filled.made_of() == plain.made_of()  # one goes on where the other stopped
+    pad, padding = arm[1].tokenizer.pad_token_id, 0
+    for given, batch in islice(zip(plain.loader(batch_size=1), filled.loader(batch_size=1), strict=True), 20):
+        given, batch = plain.consume(given), filled.consume(batch)
+        length = given["input_ids"].shape[1]
+        for name in ("input_ids", "labels", "position_ids", "sources"):
+            assert batch[name].shape == (1, 512) and torch.equal(batch[name][:, :length], given[name])
+        rest = {name: batch[name][0, length:] for name in ("input_ids", "labels", "position_ids", "sources")}
+        padding += 512 - length
+        assert rest["position_ids"].tolist() == list(range(512 - length))
+        assert {*rest["labels"].tolist()} <= {-100} and {*rest["sources"].tolist()} <= {-1}
+        assert {*rest["input_ids"].tolist()} <= {pad}
+    assert padding > 0 and filled.summary() == plain.summary()
+    assert {batch["input_ids"].shape for batch in islice(filled.loader(batch_size=2), 3)} == {(1, 1024)}
 
 
 def test_flash_attention_reads_the_documents_off_a_batch(arm):

@@ -17,10 +17,12 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "checkpoints" / "arm-tiny"
 NEEDED = {
     *(
+        "attention_arm.py",
         "configuration_arm.py",
         "decoding_arm.py",
         "generation_arm.py",
         "grammar_arm.py",
+        "image_tokens_arm.py",
         "loading_arm.py",
         "loss_arm.py",
         "modeling_arm.py",
@@ -233,7 +235,7 @@ def test_every_sibling_that_a_file_imports_is_there(published, tokenizer_alone):
 def test_a_tokenizer_gets_no_code_of_the_language_model(tmp_path):
     shutil.copytree(SHIPPED / "vq_model", tmp_path / "vq")
     assert add_remote_code(tmp_path / "vq") == [
-        *("configuration_arm.py", "fetching_arm.py", "image_processing_arm.py"),
+        *("attention_arm.py", "configuration_arm.py", "fetching_arm.py", "image_processing_arm.py"),
         *("loading_arm.py", "modeling_arm_vq.py"),
     ]
 

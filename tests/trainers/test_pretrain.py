@@ -256,7 +256,7 @@ def test_arm_7b_s_recipes_have_the_paper_s_numbers_and_train(
     ArmForCausalLM.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
     ArmProcessor.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "arm")
     shutil.copytree(Path(arm_folder) / "detokenizer", tmp_path / "arm" / "detokenizer")
-    here = ["start_from=arm", "attn_implementation=sdpa", "data.token_budget=512", "data.streams=2", "output_dir=run"]
+    here = ["start_from=arm", "data.token_budget=512", "data.streams=2", "output_dir=run"]
     short = {"max_steps": 3, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0, "save_steps": 3}
     short |= {"use_cpu": True, "bf16": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
     here += [f"training.{name}={json.dumps(value)}" for name, value in short.items()]

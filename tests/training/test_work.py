@@ -116,3 +116,13 @@ def test_the_peak_is_that_of_known_gpus_or_as_stated(monkeypatch, name, peak):
     assert peak_flops(torch.device("cpu")) is None
     with pytest.raises(ValueError, match="peak_tflops is 0; it must be above 0"):
         peak_flops(torch.device("cuda"), 0)
+
+
+def test_padding_that_fills_a_row_is_no_work(arm):
+    batch = batch_of(arm.config)
+    length = batch["input_ids"].shape[1]
+    row = batch | {"position_ids": torch.arange(length)[None], "sources": torch.zeros(1, length, dtype=torch.long)}
+    ends = {"input_ids": 0, "labels": -100, "sources": -1}
+    filled = {name: torch.nn.functional.pad(row[name], (0, 30), value=value) for name, value in ends.items()}
+    filled["position_ids"] = torch.cat([row["position_ids"], torch.arange(30)[None]], 1)
+    assert work_of(arm, filled) == work_of(arm, row) == work_of(arm, batch)

@@ -4,12 +4,13 @@
     for batch in data.loader(num_workers=2):
         loss = model(**data.consume(batch)).loss
 
-`position_ids` restart at every document, and no attention mask comes with them: transformers' sdpa keeps documents
-apart by the restarts, flash attention by its variable-length path. Pictures that come as codes are tokens at once;
-those that come as pixels stand as placeholders that the model's forward fills. Knows nothing about trainers.
+`position_ids` restart at every document, and no attention mask comes with them: transformers' sdpa, eager and flex
+attention keep documents apart by the restarts, flash attention by its variable-length path. Padding at the end of a
+row is a document of its own, of which nothing is learnt. Pictures that come as codes are tokens at once; those that
+come as pixels stand as placeholders that the model's forward fills. Knows nothing about trainers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,22 @@ class Document(NamedTuple):
     input_ids: list[int]
     labels: list[int]
     pixel_values: list[torch.Tensor]
+
+
+class Pictures(Sequence):
+    """Pictures [3, H, W] of a batch, however many: a list, but for `torch.compile`.
+
+    That compiles anew for each length of a list that it meets, also where it only passes it on.
+    """
+
+    def __init__(self, pictures: Iterable[torch.Tensor]):
+        self.pictures = list(pictures)
+
+    def __getitem__(self, place):
+        return self.pictures[place]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 class DocumentEncoder:
@@ -118,6 +135,7 @@ class PackedMixture(MixtureRows):
         processor, config: an ARM's processor and configuration.
         token_budget: most tokens in a row.
         lookahead: documents of a stream that wait for a place where they fit.
+        fill_rows: whether rows are padded at the end, so that all have `token_budget` tokens.
 
     Raises:
         ValueError: a budget or lookahead below 1.
@@ -131,13 +149,14 @@ class PackedMixture(MixtureRows):
         *,
         token_budget: int,
         lookahead: int = 32,
+        fill_rows: bool = False,
     ):
         super().__init__(mixture)
         for name, value in (("token_budget", token_budget), ("lookahead", lookahead)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
         self.processor, self.config = processor, config
-        self.token_budget, self.lookahead = token_budget, lookahead
+        self.token_budget, self.lookahead, self.fill_rows = token_budget, lookahead, fill_rows
 
     @classmethod
     def from_recipe(
@@ -152,11 +171,19 @@ class PackedMixture(MixtureRows):
         max_skipped: float = 0.05,
         lookahead: int = 32,
         held_out: int = 0,
+        fill_rows: bool | None = None,
     ) -> "PackedMixture":
-        """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here."""
+        """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here.
+
+        Args:
+            fill_rows: whether rows are padded at the end, so that all are of one length and what is compiled for it
+                is compiled once. Unless stated, a training does so with flex attention or `torch_compile`; elsewhere
+                padding costs its share of a row and brings nothing.
+        """
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
         mixture = Mixture.from_recipe(sources, seed=seed, **fields)
-        return cls(mixture, processor, config, token_budget=token_budget, lookahead=lookahead)
+        limits = {"token_budget": token_budget, "lookahead": lookahead}
+        return cls(mixture, processor, config, **limits, fill_rows=bool(fill_rows))
 
     def encoder(self) -> DocumentEncoder:
         return DocumentEncoder(self.processor, self.config, self.token_budget)
@@ -172,14 +199,20 @@ class PackedMixture(MixtureRows):
         return self.token_budget
 
     def row(self, samples: list[tuple[str, Document]]) -> dict:
-        """`input_ids`, `labels`, `position_ids`, `sources` (numbers of the mixture's) [T], `pixel_values` (a list)."""
+        """`input_ids`, `labels`, `position_ids`, `sources` (numbers of the mixture's, -1 of padding) [T],
+        `pixel_values` (a list).
+        """
         numbers = {name: number for number, name in enumerate(self.mixture.sources)}
-        parts = [document for _, document in samples]
+        parts, of = [document for _, document in samples], [numbers[name] for name, _ in samples]
+        empty = self.token_budget - sum(len(part.input_ids) for part in parts) if self.fill_rows else 0
+        if empty:
+            parts.append(Document([self.processor.tokenizer.pad_token_id] * empty, [-100] * empty, []))
+            of.append(-1)
         return {
             "input_ids": torch.tensor([token for part in parts for token in part.input_ids]),
             "labels": torch.tensor([label for part in parts for label in part.labels]),
             "position_ids": torch.cat([torch.arange(len(part.input_ids)) for part in parts]),
-            "sources": torch.tensor([numbers[name] for name, part in samples for _ in part.input_ids]),
+            "sources": torch.tensor([n for n, part in zip(of, parts, strict=True) for _ in part.input_ids]),
             "pixel_values": [picture for part in parts for picture in part.pixel_values],
         }
 
@@ -193,7 +226,7 @@ class PackedMixture(MixtureRows):
 
 
 class PackedCollator:
-    """Rows -> one row [1, T] of them all: nothing is padded, and flash attention's variable lengths want it so.
+    """Rows -> one row [1, T] of them all: nothing is padded here, and flash attention's variable lengths want it so.
 
     Args:
         source_names: of the mixture, so that trainers can tell the loss of each apart; models take no notice.
@@ -208,7 +241,7 @@ class PackedCollator:
         pictures = [picture for row in rows for picture in row["pixel_values"]]
         return {
             **batch,
-            **({"pixel_values": pictures} if pictures else {}),
+            **({"pixel_values": Pictures(pictures)} if pictures else {}),
             "source_names": self.source_names,
             "use_cache": False,  # a cache would join the documents
             "states": {row["stream"]: row["state"] for row in rows},

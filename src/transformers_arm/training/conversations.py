@@ -6,11 +6,14 @@ goes on from the newest complete checkpoint.
 """
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model
 from pydantic import Field
 from transformers import Trainer, set_seed
 
+from ..attention_arm import FLEX_DEVICES
 from ..data.conversations import ConversationCollator
 from ..data.packing import PackedMixture
 from ..data.world import find_world
@@ -58,7 +61,12 @@ class ConversationsRecipe(Section):
         None, description="Or what it is made of."
     )
     dtype: str = Field("float32", description="Of the weights.")
-    attn_implementation: str | None = Field(None, description="As `from_pretrained` has it.")
+    attn_implementation: str | dict[str, Any] | None = Field(
+        None,
+        description="As `from_pretrained` has it: one name for the whole model, or one by part. Unless stated, the "
+        "language model takes flex_attention for a packed mixture on a GPU, and sdpa elsewhere; flash_attention_2 "
+        "comes with the extra `flash`.",
+    )
     quantization: Quantization | None = Field(None, description="4-bit weights under adapters; {} takes the defaults.")
     lora: Lora | None = Field(
         None, description="Only adapters are trained, saved to `model/adapter` and merged beside it."
@@ -81,12 +89,19 @@ class ConversationsRecipe(Section):
             yield from self.validation.problems_beside(self.data, self.training)
 
 
-def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
-    """What a recipe trains, and what turns requests into its tokens."""
+def attention_of(recipe: ConversationsRecipe, device: torch.device) -> str | dict | None:
+    """The attention that a recipe trains with on a device; None is transformers' own choice, sdpa."""
+    if recipe.attn_implementation is None and isinstance(recipe.data, Packed) and device.type in FLEX_DEVICES:
+        return "flex_attention"
+    return recipe.attn_implementation
+
+
+def load_model(
+    recipe: ConversationsRecipe, attention: str | dict | None = None
+) -> tuple[ArmForCausalLM | PeftModel, ArmProcessor]:
+    """What a recipe trains, with an `attn_implementation`, and what turns requests into its tokens."""
     if recipe.start_from is not None:
-        options = {}
-        if recipe.attn_implementation is not None:
-            options["attn_implementation"] = recipe.attn_implementation
+        options = {} if attention is None else {"attn_implementation": attention}
         if recipe.quantization is not None:
             options["quantization_config"] = quantization(**recipe.quantization.plain())
         model = ArmForCausalLM.from_pretrained(recipe.start_from, dtype=recipe.dtype, **options)
@@ -94,8 +109,8 @@ def load_model(recipe: ConversationsRecipe) -> tuple[ArmForCausalLM | PeftModel,
     else:
         model = ArmForCausalLM.from_backbones(**recipe.backbones.plain(), dtype=recipe.dtype)
         processor = ArmProcessor.from_backbones(**recipe.backbones.plain())
-        if recipe.attn_implementation is not None:
-            model.set_attn_implementation(recipe.attn_implementation)
+        if attention is not None:
+            model.set_attn_implementation(attention)
     set_generation(model.generation_config, recipe.generation.plain())
     if recipe.lora is not None:
         model = get_peft_model(model, lora_config(model, **recipe.lora.plain()))
@@ -107,15 +122,16 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
     validation = recipe.validation
     arguments = training_arguments(recipe.training.plain(), output_dir=recipe.output_dir, **when(validation))
     set_seed(arguments.seed)  # of new rows and adapters
-    model, processor = load_model(recipe)
+    model, processor = load_model(recipe, attention_of(recipe, arguments.device))
     arm = without_adapters(model)
     if isinstance(recipe.data, TasksOfWorld):
         data, sets = world_tasks(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
         collator = ConversationCollator(processor.tokenizer, arm.vq_model, arm.config)
         trainer = ArmTrainer(model, arguments, train_dataset=data, eval_dataset=sets, data_collator=collator)
         return trainer, processor
-    settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
-    data = PackedMixture.from_recipe(processor, arm.config, **settings)
+    compiles = arm.config._attn_implementation == "flex_attention" or arguments.torch_compile
+    settings = {"seed": arguments.seed, "held_out": held_out(validation), "fill_rows": compiles}
+    data = PackedMixture.from_recipe(processor, arm.config, **{**settings, **recipe.data.plain()})
     sets = sets_of_rows(validation, data)
     return MixtureTrainer(model, arguments, train_dataset=data, eval_dataset=sets), processor
 

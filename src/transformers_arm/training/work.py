@@ -110,7 +110,11 @@ def _(model: ArmForCausalLM, inputs: Mapping) -> Work | None:
     lengths = mask.sum(-1) if mask is not None else ids.new_full(ids.shape[:1], ids.shape[1])
     tokens = int(lengths.sum())
     if inputs.get("position_ids") is not None and mask is None:  # documents of packed rows do not see each other
-        seen = int((inputs["position_ids"] + 1).sum())
+        positions, sources = inputs["position_ids"], inputs.get("sources")
+        if sources is not None:  # of padding that fills a row it is -1
+            positions = positions[sources >= 0]
+            tokens = len(positions)
+        seen = int((positions + 1).sum())
     else:
         seen = int((lengths * (lengths + 1)).sum()) // 2
     size = config.hidden_size // config.num_attention_heads

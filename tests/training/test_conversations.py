@@ -1,0 +1,98 @@
+"""What a recipe of conversations trains with: its attention, and rows that are compiled for once."""
+
+import pytest
+import torch
+from flex_on_cpu import flex_on_cpu
+from torch._dynamo.utils import counters
+from transformers import TrainerCallback
+
+from transformers_arm.training.conversations import ConversationsRecipe, attention_of, new_trainer
+
+PACKED = {
+    "sources": {
+        task: {"world": "shapes", "arguments": {"mixture": {task: 1.0}}}
+        for task in ("text", "image_to_text", "text_to_image")
+    },
+    "token_budget": 192,
+    "streams": 1,
+}
+WORLD = {"world": "shapes", "arguments": {"mixture": {"text": 1.0}}}
+
+
+@pytest.fixture
+def recipe_of(tiny_arm_backbones, tmp_path):
+    """A recipe with these data, fields of training and others."""
+
+    def make(data, training=None, **fields):
+        training = {"max_steps": 8, "use_cpu": True, "report_to": "none", "disable_tqdm": True} | (training or {})
+        training |= {"per_device_train_batch_size": 1, "save_strategy": "no"}
+        parts = {"output_dir": str(tmp_path), "backbones": tiny_arm_backbones, "data": data, "training": training}
+        return ConversationsRecipe.model_validate(parts | fields)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("data", "device", "fields", "expected"),
+    [
+        (PACKED, "cuda", {}, "flex_attention"),
+        (PACKED, "cpu", {}, None),
+        (PACKED, "mps", {}, None),
+        (WORLD, "cuda", {}, None),
+        (PACKED, "cuda", {"attn_implementation": "flash_attention_2"}, "flash_attention_2"),
+        (WORLD, "cpu", {"attn_implementation": {"vq_config": "eager"}}, {"vq_config": "eager"}),
+    ],
+)
+def test_packed_rows_take_flex_attention_on_a_gpu_unless_the_recipe_states_another(
+    recipe_of, data, device, fields, expected
+):
+    assert attention_of(recipe_of(data, **fields), torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention", "filled"),
+    [
+        ({}, "sdpa", False),
+        ({"attn_implementation": "eager"}, "eager", False),
+        ({"attn_implementation": "flex_attention"}, "flex_attention", True),
+        ({"training": {"torch_compile": True}}, "sdpa", True),
+        ({"training": {"torch_compile": True}, "data": PACKED | {"fill_rows": False}}, "sdpa", False),
+        ({"data": PACKED | {"fill_rows": True}}, "sdpa", True),
+    ],
+    ids=str,
+)
+def test_rows_are_filled_where_something_is_compiled_for_their_length(recipe_of, fields, attention, filled):
+    with flex_on_cpu():
+        trainer, _ = new_trainer(recipe_of(**{"data": PACKED, **fields}))
+    assert trainer.model.config._attn_implementation == attention
+    assert trainer.train_dataset.fill_rows == filled
+
+
+def test_an_attention_that_there_is_not_is_named(recipe_of):
+    with pytest.raises(ValueError, match="ArmForCausalLM cannot take attn_implementation='flexattention'"):
+        new_trainer(recipe_of(PACKED, attn_implementation="flexattention"))
+
+
+class Graphs(TrainerCallback):
+    """How many graphs torch.compile has made by the end of each step, and how many functions it has looked at."""
+
+    def __init__(self):
+        self.made = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.made.append((counters["stats"]["unique_graphs"], counters["frames"]["total"]))
+
+
+@pytest.mark.parametrize("filled", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_rows_of_one_length_are_compiled_for_once(recipe_of, filled):
+    """However many documents and pictures they hold."""
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trainer, _ = new_trainer(recipe_of(PACKED | {"fill_rows": filled}, compiled))
+    trainer.add_callback(graphs := Graphs())
+    trainer.train()
+    torch._dynamo.reset()
+    assert len(graphs.made) == 8 and graphs.made[0][0] == 1
+    assert (graphs.made[-1][0] == 1) == filled
+    assert graphs.made[2:] == [graphs.made[1]] * 6  # later rows change nothing, not even the numbers of their pictures
