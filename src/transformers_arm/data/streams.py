@@ -19,12 +19,15 @@ from .mixture import Mixture, MixtureState, counted
 
 
 class Waiting(NamedTuple):
-    """A sample that was drawn and is in no row yet: the how-many-eth draw, of what, and the state before it."""
+    """A sample that was drawn and is in no row yet: the how-many-eth, of what, the state before its draw, and the
+    number of that draw's first sample: of a long document, its first part.
+    """
 
     number: int
     name: str
     sample: object
     before: MixtureState | None
+    first: int
 
 
 class RoomState(NamedTuple):
@@ -62,13 +65,14 @@ class WaitingRoom:
     that waits, and which after it are gone already. Whoever releases them keeps it small, by letting none wait long.
 
     Args:
-        draw: gives what is drawn behind a state, `(name, sample, state after)`, endlessly.
+        draw: gives what is drawn behind a state, `(name, sample, state after)`, endlessly; without a state where more
+            samples of the same draw follow.
         state: of the last row; None begins.
     """
 
     def __init__(self, draw: Callable[[MixtureState | None], Iterator], state: RoomState | None = None):
         self.before, self.gone = (state.before, set(state.gone)) if state else (None, set())
-        self.drawn, self.waiting, self.number = draw(self.before), [], 0
+        self.drawn, self.waiting, self.number, self.first = draw(self.before), [], 0, 0
 
     def receive(self) -> None:
         """Draws until one more sample waits."""
@@ -77,8 +81,10 @@ class WaitingRoom:
             name, sample, after = next(self.drawn)
             entered = self.number not in self.gone
             if entered:
-                self.waiting.append(Waiting(self.number, name, sample, self.before))
-            self.number, self.before = self.number + 1, after
+                self.waiting.append(Waiting(self.number, name, sample, self.before, self.first))
+            self.number += 1
+            if after is not None:
+                self.before, self.first = after, self.number
 
     def release(self, leaving: Sequence[Waiting]) -> None:
         """Takes samples out."""
@@ -88,10 +94,10 @@ class WaitingRoom:
 
     def state(self) -> RoomState:
         """What a new room needs to go on from here."""
-        first, before = self.number, self.before
+        first, before = self.first, self.before
         if self.waiting:
-            first, before = self.waiting[0].number, self.waiting[0].before
-        self.gone = {each for each in self.gone if each > first}
+            first, before = self.waiting[0].first, self.waiting[0].before
+        self.gone = {each for each in self.gone if each >= first}
         return RoomState(before, tuple(sorted(each - first for each in self.gone)))
 
 
