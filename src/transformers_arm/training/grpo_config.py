@@ -111,11 +111,15 @@ class ArmGRPOConfig(GRPOConfig):
         check_share(self.max_skipped)
         if self.loss_type == "dr_grpo" and not self.max_completion_length:
             raise ValueError("loss_type='dr_grpo' divides by max_completion_length; set it to the tokens of an image.")
-        # Steps after which a step ends where a generation does.
-        forwards = self.steps_per_generation * self.num_iterations
-        each = math.lcm(forwards, self.gradient_accumulation_steps) // self.gradient_accumulation_steps
+        each = self.steps_a_generation
         if each > 1 and (self.save_strategy == "best" or (self.save_strategy == "steps" and self.save_steps % each)):
             raise ValueError(
                 f"save_steps {self.save_steps} must be a multiple of the {each} steps that one generation feeds, and "
                 "save_strategy not 'best', or training could not resume exactly."
             )
+
+    @property
+    def steps_a_generation(self) -> int:
+        """Steps after which a step ends where a generation does."""
+        forwards = self.steps_per_generation * self.num_iterations
+        return math.lcm(forwards, self.gradient_accumulation_steps) // self.gradient_accumulation_steps
