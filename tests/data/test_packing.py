@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import signal
 from collections import Counter
 from itertools import islice
+from multiprocessing import active_children
 from random import Random
 
 import PIL.Image
@@ -347,6 +350,20 @@ def test_prefetched_rows_that_were_not_consumed_come_again(new_data, of_one):
     next(batches)  # fetched, and lost in a crash
     assert [batch["input_ids"].numpy().tobytes() for batch in taken] == [ids for ids, _ in of_one[:3]]
     assert steps(data, data.loader(batch_size=4), 1) == of_one[3:4]
+
+
+def test_a_worker_reads_on_after_a_sigterm_to_all_and_ends_at_the_next(new_data, of_one):
+    data, before = new_data(), active_children()
+    batches = iter(data.loader(batch_size=4, num_workers=1, prefetch_factor=1))
+    seen = steps(data, batches, 1)
+    (worker,) = set(active_children()) - set(before)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert seen + steps(data, batches, 5) == of_one[:6]
+    with pytest.raises(RuntimeError, match="killed by signal: Terminated|exited unexpectedly"):
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.join(30)
+        steps(data, batches, 3)
+    assert worker.exitcode == -signal.SIGTERM
 
 
 def test_counts_go_on_as_well(arm):

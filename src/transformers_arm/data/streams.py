@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .fingerprints import differences
 from .mixture import Mixture, MixtureState, counted
+from .signals import outlive_one_sigterm
 
 
 class Waiting(NamedTuple):
@@ -177,6 +178,8 @@ class MixtureRows(IterableDataset, ABC):
     def __iter__(self) -> Iterator[dict]:
         """Rows of this process and worker, with the `stream` of each and its `state` after the row."""
         worker = get_worker_info()
+        if worker:
+            outlive_one_sigterm()  # here: torch's own handler is there by now
         worker, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         encoder = self.encoder()  # here: it may be something that cannot be sent to workers
         streams = {}
