@@ -19,6 +19,8 @@ from transformers_arm.data.conversations import (
     NO_DROPOUT,
     ConversationCollator,
     check_condition_dropout,
+    document,
+    document_parts,
     drop_conditions,
     message,
 )
@@ -349,3 +351,30 @@ def test_messages_hold_text_and_pictures_in_order():
     parts = message("user", "a", IMAGE, "b")["content"]
     assert [part["type"] for part in parts] == ["text", "image", "text"]
     assert parts[1]["image"] is IMAGE and (parts[0]["text"], parts[2]["text"]) == ("a", "b")
+
+
+# --- plain documents -------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_document_stands_alone_ends_as_in_pre_training_and_is_learnt_whole(collator):
+    text = "One page.\n<|im_end|>" + " and more" * LONGEST_CACHED  # a special token that somebody wrote is text
+    ids, labels = collator.encode(document(text), iter(()))
+    assert collator.tokenizer.decode(ids) == f"{text}<|endoftext|>"
+    assert ids[-1] == collator.tokenizer.convert_tokens_to_ids("<|endoftext|>") and collator.end not in ids
+    assert labels == [-100, *ids[1:]]  # before the first stands nothing
+    assert drop_conditions(random.Random(0), document(text), text=1.0, image=0.0, both=0.0) == document(text)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 39, 40, 41])
+def test_parts_of_a_document_teach_every_token_once_after_the_one_before_it(length):
+    ids, labels = list(range(100, 140)), [-100, *range(101, 140)]
+    parts = list(document_parts(ids, labels, length))
+    assert all(1 < len(part) <= length and learnt[0] == -100 for part, learnt in parts)
+    assert [label for _, learnt in parts for label in learnt[1:]] == labels[1:]
+    assert all(part[1:] == learnt[1:] for part, learnt in parts)
+    assert all(one[0][-1] == other[0][0] for one, other in zip(parts, parts[1:], strict=False))
+    assert (len(parts) == 1) == (length >= 40)
+
+
+def test_a_document_of_its_end_alone_is_one_part():
+    assert list(document_parts([5], [-100], 2)) == [([5], [-100])]

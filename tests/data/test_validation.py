@@ -69,6 +69,15 @@ def test_documents_of_each_source_are_packed_apart_as_training_packs_them(packed
     assert not trained & held and len(held) >= 14
 
 
+def test_a_held_out_document_longer_than_a_row_comes_in_parts(packed):
+    long = {"text": " ".join(f"word {number}" for number in range(60))}
+    rows = packed(2, pages=Source(Dataset.from_list([{"text": "short"}] * 3 + [long])))
+    (found,) = validation_sets(rows).values()
+    batches = list(found.loader())
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
+    assert max(lengths) <= 90 and sum(lengths) > 180 and sum(batch["weight"] for batch in batches) >= 4
+
+
 def drawn_by(rows, count):
     """The first samples that training draws."""
     encoder = rows.encoder()

@@ -15,14 +15,17 @@ from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.sizes.adapters import lora_config, quantization
 from transformers_arm.sizes.memory import (
     PARTS,
+    ROLLOUT_PARTS,
     Setup,
     layer_bytes,
     memory_table,
     parameter_counts,
+    rollout_memory,
     setups,
     step_memory,
 )
 from transformers_arm.sizes.presets import arm_7b_config
+from transformers_arm.training.grpo_config import ArmGRPOConfig
 
 TOKENS = 512
 SETUPS = [
@@ -215,9 +218,50 @@ def test_arm_7b_takes_16_bytes_a_weight_and_less_with_each_means():
         assert step_memory(config, setup, tokens=8192)["total"] > by_name[setup.name]["total"]
 
 
+@pytest.mark.parametrize("fields", [{}, {"num_key_value_heads": 4}], ids=["grouped", "ungrouped"])
+def test_drawing_pictures_takes_what_the_formula_says(fields):
+    config, setup, pictures, side, prompt = small_config(**fields), Setup("fp32", dtype=torch.float32), 16, 16, 32
+    model = made(config, setup).eval()
+    parts = rollout_memory(config, setup, pictures=pictures, tokens=side**2, prompt=prompt)
+    options = {"generation_mode": "image", "image_grid": (side, side), "guidance_scale": 1.0, "top_k": 0}
+    ids = torch.randint(4, config.shape_token_offset, (pictures, prompt))
+    with Peak([*model.parameters(), *model.buffers()]) as peak:
+        model.generate(ids, **options)
+    assert peak.bytes == pytest.approx(parts["cache"] + parts["choosing"], rel=0.1)
+
+
+def test_rollouts_of_arm_7b_fit_beside_its_training_in_micro_batches_and_not_at_once():
+    zero = next(setup for setup in setups() if setup.stage == 2)
+    at_once = ArmGRPOConfig("unused", use_cpu=True).rollout_batch_size
+    totals = {
+        pictures: rollout_memory(arm_7b_config(), zero, pictures=pictures, tokens=4096, gpus=8)["total"]
+        for pictures in (at_once, 128)
+    }
+    room = 70 * 2**30  # of a card of 80 GB, less what CUDA and torch keep
+    assert totals[at_once] < 0.8 * room < room < totals[128]
+    cache = [rollout_memory(arm_7b_config(), zero, pictures=count, tokens=4096)["cache"] for count in (1, 128)]
+    assert cache[1] == 128 * cache[0] == 128 * (4096 + 256) * 28 * 2 * 4 * 128 * 2
+
+
+def test_rollouts_hold_a_reference_unless_adapters_have_it_and_want_whole_weights():
+    for setup in setups():
+        if setup.stage == 3:
+            with pytest.raises(ValueError, match="Rollouts want whole weights on each GPU, and the same, ZeRO-3 or"):
+                rollout_memory(small_config(), setup, pictures=1, tokens=1)
+            continue
+        parts = rollout_memory(small_config(), setup, pictures=2, tokens=64)
+        assert (parts["reference"] > 0) == (setup.lora is None)
+        assert parts["total"] == sum(parts[name] for name in ROLLOUT_PARTS)
+    with pytest.raises(ValueError, match="0 pictures of 64 tokens .* must be 1 or more"):
+        rollout_memory(small_config(), Setup("bf16"), pictures=0, tokens=64)
+
+
 def test_the_table_has_a_row_for_each_setup_with_and_without_checkpointing():
     rows = memory_table(small_config(), tokens=1024).splitlines()
     assert [row.split(" | ")[0] for row in rows[5:]] == [f"| {setup.name}" for setup in setups() for _ in range(2)]
+    more = memory_table(small_config(), tokens=1024, picture_tokens=64).splitlines()[len(rows) :]
+    assert more[1].startswith("GiB on one GPU while pictures of 64 tokens are drawn")
+    assert [row.split(" | ")[:2] for row in more[5:8]] == [["| ZeRO-2", str(count)] for count in (8, 32, 128)]
 
 
 @pytest.mark.parametrize("amounts", [{"tokens": 0}, {"tokens": 1, "gpus": 0}])

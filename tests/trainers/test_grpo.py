@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from peft import PeftModel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import pipeline
 
 from transformers_arm import ArmForCausalLM
@@ -144,10 +146,61 @@ def test_a_recipe_s_reference_is_what_the_kl_is_to(run, lora):
     )  # the untrained start is far from the shipped one
 
 
-def test_gradient_accumulation_follows_from_the_number_of_processes(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "24")
-    with pytest.raises(ValueError, match="prompts_per_step 64 are 1024 samples, not a multiple of the 96"):
-        arguments_of_run(paper_recipe("grpo_text_to_image"))
+@pytest.fixture
+def of_processes(monkeypatch):
+    """`arguments_of_run` of one of so many processes, of which torch is told that the others are there."""
+
+    def arguments(processes, name, *overrides):
+        environment = {"WORLD_SIZE": processes, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500}  # nobody is asked
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, str(value))
+        torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            found = arguments_of_run(paper_recipe(name, *overrides))
+            assert found.world_size == processes
+            return found
+        finally:
+            torch.distributed.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+    return arguments
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_any_number_of_processes_that_divides_the_samples_makes_the_same_update(of_processes, name):
+    _, prompts, _, _ = PAPER[name]
+    stated = re.search(r": ([\d, ]+) GPUs", (RECIPES / "arm_7b" / f"{name}.yaml").read_text())[1]
+    counts = [int(count) for count in stated.split(", ")]
+    assert counts == [count for count in (8, 16, 24, 32, 40, 48, 64) if 16 * prompts % count == 0]
+    for count in [1, *counts]:
+        arguments = of_processes(count, name)
+        at_once, accumulated = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+        assert at_once * accumulated * count == arguments.generation_batch_size == 16 * prompts
+        assert arguments.steps_per_generation == accumulated and at_once <= 4
+
+
+def test_a_process_takes_fewer_at_a_time_where_its_share_is_no_multiple(of_processes, caplog):
+    assert of_processes(64, "grpo_editing").per_device_train_batch_size == 2
+    assert "Each process has 10 samples an update, and takes 2 at a time, not 4." in caplog.text
+    assert of_processes(128, "grpo_editing").per_device_train_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "name", "fix"),
+    [
+        (24, "grpo_text_to_image", "Start 16 or 32 processes, or state prompts_per_step 63 or 66."),
+        (40, "grpo_text_to_image", "Start 32 or 64 processes, or state prompts_per_step 60 or 65."),
+        (48, "grpo_joint", "Start 40 or 64 processes, or state prompts_per_step 39 or 42."),
+        (2000, "grpo_joint", "Start 640 processes, or state prompts_per_step 125."),
+    ],
+)
+def test_processes_that_cannot_share_an_update_are_told_which_can(of_processes, processes, name, fix):
+    with pytest.raises(ValueError, match=re.escape(f"{processes} processes cannot share out evenly. {fix}")):
+        of_processes(processes, name)
+    prompts = re.findall(r"\d+", fix)[-1]
+    assert of_processes(processes, name, f"prompts_per_step={prompts}").generation_batch_size == 16 * int(prompts)
 
 
 def test_rewards_are_found_by_name_or_by_module():

@@ -5,7 +5,7 @@
 | text_to_image | `prompt`, `image` (what to draw) |
 | editing | `prompt` (the instruction), `source_image` or `source_images` (a list), `image` (the result) |
 | image_to_text | `image`, `prompt` (the question), `answer` |
-| text | `prompt`, `answer` |
+| text | `prompt`, `answer`; or `text` and none of the others: a plain document, no conversation |
 | any conversation | `messages` with text and image parts, `images` (the pictures of the parts, in order) |
 
 A column `task` states a row's task. Without it the columns do, not their values: a row of an editing dataset that
@@ -25,12 +25,12 @@ from datasets import Dataset, Image, IterableDataset, LargeList, List
 
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..image_processing_arm import ArmImageProcessor
-from .conversations import message
+from .conversations import document, message
 from .pictures import Written, fetcher_for, read_picture, rgb_picture
 from .renaming import check_whole
 from .row_errors import SHOWN_ROWS, RowError, as_row_error, row_error
 
-COLUMNS = ("task", "prompt", "answer", "source_image", "source_images", "image", "messages", "images")
+COLUMNS = ("task", "prompt", "answer", "text", "source_image", "source_images", "image", "messages", "images")
 TASKS = ("text_to_image", "editing", "image_to_text", "text")
 ROLES = ("system", "user", "assistant")
 SOURCES = ("source_image", "source_images")
@@ -135,6 +135,8 @@ def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: st
             task = "image_to_text" if "image" in row else "text"
         elif "image" in row:
             task = "text_to_image"
+        elif is_plain(row):
+            task = "text"
         elif default is not None:
             task = default
         else:
@@ -149,13 +151,23 @@ def row_task(row: Mapping, index: int, tasks: Iterable[str] = TASKS, default: st
     return task
 
 
+def is_plain(row: Mapping) -> bool:
+    """Whether a row is a plain document: its `text` stands alone among the columns of all tasks, or where a column
+    `task` states the task, alone among those that are filled, as in a mixture whose rows have all columns.
+    """
+    stated = row.get("task") is not None
+    others = [column for column in COLUMNS if column not in ("task", "text") and column in row]
+    return "text" in row and all(stated and row[column] is None for column in others)
+
+
 # --- a row -----------------------------------------------------------------------------------------------------------
 
 
 def row_conversation(
     row: Mapping, index: int | str, prepare: Callable = rgb_picture, fetcher: Fetcher = FROM_CALLER
 ) -> list[dict]:
-    """A row -> chat messages, as `ConversationCollator` and `ArmProcessor.apply_chat_template` take them.
+    """A row -> chat messages, as `ConversationCollator` and `ArmProcessor.apply_chat_template` take them; a plain
+    document -> its one, of `conversations.document`, which only the collator takes.
 
     Requests stand as the pipelines put them: an instruction before its pictures, a picture before its question.
 
@@ -173,6 +185,8 @@ def row_conversation(
     if row.get("messages") is not None:
         return _messages(row, index, read)
     task = row_task(row, index)
+    if task == "text" and is_plain(row):
+        return document(read_text(row, index, "text"))
     prompt = read_text(row, index)
     asked, said = [prompt], []
     if task == "editing":

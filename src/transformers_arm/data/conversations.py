@@ -31,6 +31,29 @@ def message(role: str, *parts: str | np.ndarray | torch.Tensor) -> dict:
     return {"role": role, "content": content}
 
 
+DOCUMENT = "document"  # the role of a text that nobody says; no row's messages may have it
+
+
+def document(text: str) -> list[dict]:
+    """A plain document, such as a page of the web, as a conversation has its place: its only message."""
+    return [message(DOCUMENT, text)]
+
+
+def is_document(messages: list[dict]) -> bool:
+    return [turn["role"] for turn in messages] == [DOCUMENT]
+
+
+def document_parts(ids: list[int], labels: list[int], length: int) -> Iterator[tuple[list[int], list[int]]]:
+    """A document of any length -> parts of at most `length` tokens, of which each begins with the last token of the
+    one before, without loss: every token is learnt once, and none for want of what stands before it.
+
+    Args:
+        length: 2 or more.
+    """
+    for start in range(0, max(len(ids) - 1, 1), length - 1):
+        yield ids[start : start + length], [-100, *labels[start + 1 : start + length]]
+
+
 DROPOUT = {"text": 0.1, "image": 0.1, "both": 0.05}  # of pre-training
 NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
 DROPPED = ({"text"}, {"image"}, {"text", "image"}, set())  # in the order of DROPOUT; the rest drops nothing
@@ -128,6 +151,9 @@ class ConversationCollator:
     Pictures are encoded by the frozen tokenizer, all of one size together; grids of codes stay as they are. Only what
     the assistant says carries loss, its closing `<|im_end|>` included; `<|vision_end|>` is forced and carries none.
 
+    A plain document has no template around it, and `<|endoftext|>` ends it, as in the text model's pre-training. All
+    of it carries loss but its first token, before which nothing stands.
+
     Args:
         tokenizer: ARM's text tokenizer.
         vq_model: encodes the pictures.
@@ -140,6 +166,7 @@ class ConversationCollator:
         self.encode_long = encode
         self.encode_short = lru_cache(CACHED_TEXTS)(lambda text: array("i", encode(text)))
         self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        self.end_of_text = tokenizer.get_vocab().get("<|endoftext|>", tokenizer.eos_token_id)
 
     def __reduce__(self):
         return type(self), (self.tokenizer, self.vq_model, self.config)  # its cache stays here
@@ -164,6 +191,9 @@ class ConversationCollator:
 
     def encode(self, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list[int], list[int]]:
         """One conversation and the tokens of its pictures in order -> ids and labels."""
+        if is_document(messages):
+            ids = [*self.encode_text(messages[0]["content"][0]["text"]), self.end_of_text]
+            return ids, [-100, *ids[1:]]
         ids, labels = [], []
 
         def write(piece: Sequence[int], with_loss: bool = False) -> None:

@@ -11,6 +11,7 @@ come as pixels stand as placeholders that the model's forward fills. Knows nothi
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,15 @@ import torch
 from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
 from .collators import to_pixel_values
-from .conversations import ConversationCollator, check_codes, is_codes, pictures_of, pixel_values_of
+from .conversations import (
+    ConversationCollator,
+    check_codes,
+    document_parts,
+    is_codes,
+    is_document,
+    pictures_of,
+    pixel_values_of,
+)
 from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
@@ -57,7 +66,7 @@ class DocumentEncoder:
     Args:
         processor: an ARM's; its image processor sizes the pictures.
         config: the model's.
-        token_budget: documents longer than this are refused.
+        token_budget: conversations longer than this are refused.
     """
 
     def __init__(self, processor: ArmProcessor, config: ArmConfig, token_budget: int):
@@ -72,7 +81,8 @@ class DocumentEncoder:
         """Pictures may be pixels as `prepare` gives them, drawings uint8 [H, W, 3], or codes int64 [h, w].
 
         Raises:
-            ValueError: the document is longer than the budget, or a code is outside the codebook.
+            ValueError: the conversation is longer than the budget, or a code is outside the codebook. Plain documents
+                may be longer; see `in_parts`.
         """
         pictures, pixel_values, grids = pictures_of(conversation), [], []
         check_codes(pictures, self.config)
@@ -86,14 +96,31 @@ class DocumentEncoder:
             grid = [side // self.image_processor.patch_size for side in picture.shape[1:]]
             grids.append(torch.full(grid, self.config.image_token_id))
         input_ids, labels = self.collator.encode(conversation, iter(grids))
-        if len(input_ids) > self.token_budget:
+        if len(input_ids) > self.token_budget and not (is_document(conversation) and self.token_budget > 1):
             error = RowError(
-                f"{len(input_ids)} tokens exceed the budget of {self.token_budget}; documents are never cut. Raise "
-                "token_budget, or let the image processor make pictures smaller."
+                f"{len(input_ids)} tokens exceed the budget of {self.token_budget}; conversations are never cut. "
+                "Raise token_budget, or let the image processor make pictures smaller."
             )
             error.reason = "longer than the budget"
             raise error
         return Document(input_ids, labels, pixel_values)
+
+
+def parts_of(document: Document, token_budget: int) -> list[Document]:
+    """A document, or parts of one that is longer than the budget."""
+    if len(document.input_ids) <= token_budget:
+        return [document]
+    return [Document(*part, []) for part in document_parts(document.input_ids, document.labels, token_budget)]
+
+
+def in_parts(
+    draw: Callable[[dict | None], Iterator], token_budget: int, state: dict | None = None
+) -> Iterator[tuple[str, Document, dict | None]]:
+    """What is drawn behind a state, with documents longer than the budget in parts; only the last has a state."""
+    for name, whole, after in draw(state):
+        *parts, last = parts_of(whole, token_budget)
+        yield from ((name, part, None) for part in parts)
+        yield name, last, after
 
 
 def packed(
@@ -189,7 +216,10 @@ class PackedMixture(MixtureRows):
         return DocumentEncoder(self.processor, self.config, self.token_budget)
 
     def rows(self, draw, state):
-        return packed(draw, self.token_budget, self.lookahead, state)
+        return packed(partial(in_parts, draw, self.token_budget), self.token_budget, self.lookahead, state)
+
+    def parts(self, sample: Document) -> list[Document]:
+        return parts_of(sample, self.token_budget)
 
     def tokens(self, sample: Document) -> int:
         return len(sample.input_ids)

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from ..fetching_arm import Fetcher
 from ..whole_files import whole_file, write_whole
-from .columns import COLUMNS, SOURCES, TASKS, read_list, row_conversation, row_task
+from .columns import COLUMNS, SOURCES, TASKS, is_plain, read_list, row_conversation, row_task
 from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
 from .file_errors import until_broken
 from .fingerprints import digest
@@ -48,6 +48,7 @@ WRITTEN = {
     "task": Value("string"),
     "prompt": Value("string"),
     "answer": Value("string"),
+    "text": Value("string"),
     "source_image": CODES,
     "source_images": List(CODES),
     "image": CODES,
@@ -101,6 +102,7 @@ def tokenized(row: dict, task: str | None, messages: list[dict], codes: Iterator
         ]
         return {"messages": [turn | {"content": parts} for turn, parts in zip(messages, filled, strict=True)]}
     texts = ("prompt", "answer") if task in ("image_to_text", "text") else ("prompt",)
+    texts = ("text",) if is_plain(row) else texts
     result = {"task": task, **{column: row[column] for column in texts}}
     for column in PICTURES[task]:
         if row.get(column) is not None:

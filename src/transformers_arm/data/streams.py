@@ -16,15 +16,19 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .fingerprints import differences
 from .mixture import Mixture, MixtureState, counted
+from .signals import outlive_one_sigterm
 
 
 class Waiting(NamedTuple):
-    """A sample that was drawn and is in no row yet: the how-many-eth draw, of what, and the state before it."""
+    """A sample that was drawn and is in no row yet: the how-many-eth, of what, the state before its draw, and the
+    number of that draw's first sample: of a long document, its first part.
+    """
 
     number: int
     name: str
     sample: object
     before: MixtureState | None
+    first: int
 
 
 class RoomState(NamedTuple):
@@ -62,13 +66,14 @@ class WaitingRoom:
     that waits, and which after it are gone already. Whoever releases them keeps it small, by letting none wait long.
 
     Args:
-        draw: gives what is drawn behind a state, `(name, sample, state after)`, endlessly.
+        draw: gives what is drawn behind a state, `(name, sample, state after)`, endlessly; without a state where more
+            samples of the same draw follow.
         state: of the last row; None begins.
     """
 
     def __init__(self, draw: Callable[[MixtureState | None], Iterator], state: RoomState | None = None):
         self.before, self.gone = (state.before, set(state.gone)) if state else (None, set())
-        self.drawn, self.waiting, self.number = draw(self.before), [], 0
+        self.drawn, self.waiting, self.number, self.first = draw(self.before), [], 0, 0
 
     def receive(self) -> None:
         """Draws until one more sample waits."""
@@ -77,8 +82,10 @@ class WaitingRoom:
             name, sample, after = next(self.drawn)
             entered = self.number not in self.gone
             if entered:
-                self.waiting.append(Waiting(self.number, name, sample, self.before))
-            self.number, self.before = self.number + 1, after
+                self.waiting.append(Waiting(self.number, name, sample, self.before, self.first))
+            self.number += 1
+            if after is not None:
+                self.before, self.first = after, self.number
 
     def release(self, leaving: Sequence[Waiting]) -> None:
         """Takes samples out."""
@@ -88,10 +95,10 @@ class WaitingRoom:
 
     def state(self) -> RoomState:
         """What a new room needs to go on from here."""
-        first, before = self.number, self.before
+        first, before = self.first, self.before
         if self.waiting:
-            first, before = self.waiting[0].number, self.waiting[0].before
-        self.gone = {each for each in self.gone if each > first}
+            first, before = self.waiting[0].first, self.waiting[0].before
+        self.gone = {each for each in self.gone if each >= first}
         return RoomState(before, tuple(sorted(each - first for each in self.gone)))
 
 
@@ -140,6 +147,10 @@ class MixtureRows(IterableDataset, ABC):
         """What the loss of a batch is a mean over, so that short rows count for less; None where labels say so."""
         return None
 
+    def parts(self, sample: object) -> list:
+        """What rows take of a sample, for which they may have no room as a whole."""
+        return [sample]
+
     def kind(self, sample: object) -> object:
         """What samples of one row have in common; None where any can share one."""
         return None
@@ -184,6 +195,8 @@ class MixtureRows(IterableDataset, ABC):
     def __iter__(self) -> Iterator[dict]:
         """Rows of this process and worker, with the `stream` of each and its `state` after the row."""
         worker = get_worker_info()
+        if worker:
+            outlive_one_sigterm()  # here: torch's own handler is there by now
         worker, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         encoder = self.encoder()  # here: it may be something that cannot be sent to workers
         streams = {}

@@ -46,17 +46,18 @@ class ValidationRows(Dataset):
         for read in reads:
             tally.rows += 1
             try:
-                sample = self._sample(read, encoder)
-                kind, size = rows.kind(sample), rows.tokens(sample)
+                parts = self._parts(read, encoder)
             except RowError as error:
                 self._skip(tally, error)
                 continue
-            batch, taken = begun.get(kind, (None, 0))
-            if batch is None or taken + size > rows.row_budget:
-                batch, taken = [], 0
-                self.batches.append(batch)
-            batch.append(read)
-            begun[kind] = batch, taken + size
+            for number, part in enumerate(parts):
+                kind, size = rows.kind(part), rows.tokens(part)
+                batch, taken = begun.get(kind, (None, 0))
+                if batch is None or taken + size > rows.row_budget:
+                    batch, taken = [], 0
+                    self.batches.append(batch)
+                batch.append((read, number))
+                begun[kind] = batch, taken + size
         if not tally.rows:
             raise ValueError(f"Validation of source '{name}' has no rows. Name files that have some.")
         if not self.batches:
@@ -70,29 +71,32 @@ class ValidationRows(Dataset):
         if tally.skipped.total() <= SHOWN_ROWS:
             logger.warning("Validation of source '%s', skipped: %s", self.name, error)
 
-    def _sample(self, read: Read, encoder):
+    def _parts(self, read: Read, encoder) -> list:
         with as_row_error(read.number, file=read.file):
             if isinstance(read.row, RowError):
                 raise read.row
-            return encoder(self.source.conversation(read.row, read.number, encoder.prepare))
+            return self.rows.parts(encoder(self.source.conversation(read.row, read.number, encoder.prepare)))
+
+    def samples_of(self, batch: int) -> list:
+        encoder = self.rows.encoder()
+        return [self._parts(read, encoder)[part] for read, part in self.batches[batch]]
 
     def samples(self) -> Iterator[object]:
         """All samples, one after the other."""
-        encoder = self.rows.encoder()
-        return (self._sample(read, encoder) for batch in self.batches for read in batch)
+        return (sample for batch in range(len(self)) for sample in self.samples_of(batch))
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> dict:
-        """A batch, and as its `weight` how many rows it has."""
-        encoder, reads = self.rows.encoder(), self.batches[number]
+        """A batch, and as its `weight` how many samples it has."""
+        samples = self.samples_of(number)
         first = next(iter(self.rows.mixture.sources))  # a source of another set has no number
         name = self.name if self.name in self.rows.mixture.sources else first
-        row = self.rows.row([(name, self._sample(read, encoder)) for read in reads])
+        row = self.rows.row([(name, sample) for sample in samples])
         batch = self.rows.collator()([{**row, "stream": 0, "state": None}])
         del batch["states"]
-        return {**batch, "weight": len(reads)}
+        return {**batch, "weight": len(samples)}
 
     def loader(self, *, process_index: int = 0, processes: int = 1, **options) -> DataLoader:
         """This process's share: as many batches as any other has, some of `weight` 0 to keep it in step.

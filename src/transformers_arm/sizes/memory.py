@@ -26,6 +26,11 @@ at work, so that the larger of both counts.
 **Sharding** over N GPUs is ZeRO's (arXiv 1910.02054): stage 2 divides gradients and optimizer by N, stage 3 and FSDP
 weights as well, of which two layers and all that is outside of layers are whole at a time, with their gradients. This
 part is arithmetic only: it was not measured.
+
+**Rollouts** of reinforcement learning keep keys and values of every token of the pictures that are drawn at once, b
+(2k) bytes a layer and token, and choose codes from logits in three copies in fp32 and one in fp64. They come beside
+weights, gradients and optimizer, and where all weights are trained beside the frozen reference, which has as many
+bytes as the weights; activations are gone by then. Rollouts want whole weights: stage 2 is the most that is sharded.
 """
 
 import re
@@ -42,7 +47,10 @@ from ..loss_arm import LOGITS_AT_ONCE
 from ..modeling_arm import ArmForCausalLM
 from .adapters import lora_config
 
+ROLLOUT_PARTS = ("held", "reference", "cache", "choosing")
 PARTS = ("weights", "gradients", "optimizer", "activations", "layer at work", "logits")
+DRAWN_AT_ONCE = (8, 32, 128)  # pictures, of a table's rows
+PROMPT_TOKENS = 256  # before a picture that is drawn, of a table
 MIN_8_BIT_SIZE = 4096  # of bitsandbytes: smaller tensors have fp32 states
 
 
@@ -175,6 +183,48 @@ def step_memory(
     return {**parts, "total": held + max(parts["layer at work"], parts["logits"])}
 
 
+def rollout_memory(
+    config: ArmConfig, setup: Setup, *, pictures: int, tokens: int, prompt: int = PROMPT_TOKENS, gpus: int = 1
+) -> dict[str, int]:
+    """Bytes on one GPU while pictures are drawn: of what training holds, of `ROLLOUT_PARTS`, and their `total`.
+
+    Args:
+        pictures: that are drawn at once.
+        tokens: of each, before which `prompt` stand.
+        gpus: what a sharded setup divides by.
+
+    Raises:
+        ValueError: pictures, tokens, prompt or gpus below 1, or a setup whose weights are not whole.
+    """
+    if min(pictures, tokens, prompt) < 1:
+        raise ValueError(
+            f"{pictures} pictures of {tokens} tokens after {prompt} cannot be drawn; all must be 1 or more."
+        )
+    parts = _held(config, setup, gpus) | _drawing(config, setup, pictures, tokens, prompt)
+    return {**parts, "total": sum(parts.values())}
+
+
+def _held(config: ArmConfig, setup: Setup, gpus: int) -> dict[str, int]:
+    """What lies there while pictures are drawn, of whatever number and size."""
+    if setup.stage == 3:
+        raise ValueError(
+            f"Rollouts want whole weights on each GPU, and {setup.name} shards them; take ZeRO-2 or LoRA."
+        )
+    step = step_memory(config, setup, tokens=1, gpus=gpus)
+    reference = step["weights"] if setup.lora is None else 0  # adapters are taken off instead
+    return {"held": sum(step[name] for name in PARTS[:3]), "reference": reference}
+
+
+def _drawing(config: ArmConfig, setup: Setup, pictures: int, tokens: int, prompt: int) -> dict[str, int]:
+    """What drawing pictures adds."""
+    keys = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    places = pictures * (prompt + tokens)
+    return {
+        "cache": places * config.num_hidden_layers * 2 * keys * setup.dtype.itemsize,
+        "choosing": pictures * config.vq_config.codebook_size * (3 * 4 + 8),
+    }
+
+
 def _whole_at_a_time(sizes: dict[str, int], config: ArmConfig) -> int:
     inside = sum(size for name, size in sizes.items() if _is_in_a_layer(name))
     return sum(sizes.values()) - inside + 2 * inside // config.num_hidden_layers
@@ -199,8 +249,14 @@ def _logits_bytes(config: ArmConfig, setup: Setup, tokens: int) -> int:
     return 8 * min(LOGITS_AT_ONCE, tokens * config.visual_token_offset) + tables * table
 
 
-def memory_table(config: ArmConfig, *, tokens: int, gpus: int = 8, rank: int = 16) -> str:
-    """Parameter counts, and GiB of each setup with and without gradient checkpointing, in Markdown."""
+def memory_table(
+    config: ArmConfig, *, tokens: int, gpus: int = 8, rank: int = 16, picture_tokens: int | None = None
+) -> str:
+    """Parameter counts, and GiB of each setup with and without gradient checkpointing, in Markdown.
+
+    Args:
+        picture_tokens: adds what rollouts of pictures of so many tokens take, of the setups that they can have.
+    """
     counts = parameter_counts(config)
     language = sum(counts.values()) - counts["tokenizer"]
     groups = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "tokenizer")
@@ -216,4 +272,24 @@ def memory_table(config: ArmConfig, *, tokens: int, gpus: int = 8, rank: int = 1
             parts = step_memory(config, setup, tokens=tokens, checkpointing=checkpointing, gpus=gpus)
             numbers = " | ".join(f"{parts[name] / 2**30:.1f}" for name in (*PARTS, "total"))
             lines.append(f"| {setup.name} | {'yes' if checkpointing else 'no'} | {numbers} |")
+    if picture_tokens is not None:
+        lines += ["", *_rollout_lines(config, picture_tokens, gpus, rank)]
     return "\n".join(lines)
+
+
+def _rollout_lines(config: ArmConfig, tokens: int, gpus: int, rank: int) -> list[str]:
+    lines = [
+        f"GiB on one GPU while pictures of {tokens:,} tokens are drawn; held: weights, gradients and optimizer",
+        "",
+        f"| setup | pictures at once | {' | '.join(ROLLOUT_PARTS)} | total |",
+        "|---|---|" + "---|" * (len(ROLLOUT_PARTS) + 1),
+    ]
+    for setup in setups(rank):
+        if setup.stage != 2 and setup.lora is None:
+            continue  # one row for all weights, that of the recipes
+        held = _held(config, setup, gpus)
+        for pictures in DRAWN_AT_ONCE:
+            parts = held | _drawing(config, setup, pictures, tokens, PROMPT_TOKENS)
+            numbers = " | ".join(f"{each / 2**30:.1f}" for each in (*parts.values(), sum(parts.values())))
+            lines.append(f"| {setup.name.removeprefix('the same, ')} | {pictures} | {numbers} |")
+    return lines

@@ -28,6 +28,7 @@ from ..data.row_errors import Skipping
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.sheets import picture_sheet
 from ..modeling_arm import ArmForCausalLM
+from ..pipeline_arm import batched
 from ..processing_arm import ArmProcessor
 from ..prompts_arm import stack_left_padded
 from ..rewards.errors import RewardError
@@ -255,11 +256,13 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[str]):
         """Prompts -> ids with the tokens of their source images, up to where the new image opens. Equal requests, the
-        samples of a group, are encoded once.
+        samples of a group, are encoded once, however they are drawn.
         """
         with self._sampling_model():
             for requests in self._rollout.by_kind():
-                self._encode(requests.alike(), requests)
+                alike = requests.alike()
+                for groups in batched(alike, self.args.rollout_batch_size or len(alike)):
+                    self._encode(groups, requests)
         openings = [self.arm.config.image_opening(*request.grid) for request in self._rollout]
         ids = [[*request.prompt_ids, *opening] for request, opening in zip(self._rollout, openings, strict=True)]
         return ids, None, {}
@@ -280,8 +283,8 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
                 request.prompt_ids = ids[mask].tolist()
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        """Ids up to the opening of the image -> exactly H*W image tokens each."""
-        for requests in self._rollout.by_kind():
+        """Ids up to the opening of the image -> exactly H*W image tokens each, `rollout_batch_size` at a time."""
+        for requests in self._rollout.to_draw(self.args.rollout_batch_size):
             prompts = [torch.tensor([request.prompt_ids]) for request in requests]  # generate opens the image
             input_ids, attention_mask = stack_left_padded([(ids, torch.ones_like(ids)) for ids in prompts])
             with self._sampling_model() as model:

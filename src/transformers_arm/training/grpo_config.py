@@ -35,8 +35,23 @@ class ArmGRPOConfig(GRPOConfig):
     `multi_objective_aggregation="sum_then_normalize"` renormalises the weights of the others, and
     `"normalize_then_sum"` puts it at its group's mean.
 
+    **What clipping means.** At the sequence level, the default, the ratio of a picture of T tokens is
+    `exp(mean of the T log-ratios)`, the geometric mean of its tokens' ratios (GSPO, arXiv 2507.18071), not their
+    product. So `epsilon` bounds the *mean* log-ratio of a token: 0.2 clips below ln 0.8 = -0.223 and above
+    ln 1.2 = 0.182. A picture of 1,024 tokens may become exp(1024 * 0.182) = 1.2^1024, some 10^81, times as likely as a
+    whole before its gradient stops: a loose bound, and the paper's number (GSPO takes 3e-4 and 4e-4; 3e-4 lets the
+    whole become exp(0.31) = 1.36 times as likely). With `importance_sampling_level="token"` each token's own ratio is
+    held to 0.8 .. 1.2, and one token that strays loses its gradient alone. Neither acts where an update takes what has
+    just been drawn, once (`num_iterations` 1, `steps_per_generation` no more than `gradient_accumulation_steps`, as by
+    default and in the recipes): the ratio is 1 then. `clip_ratio/region_mean` of the log says how much is clipped.
+
     Args:
         temperature: of text-to-image; editing_temperature: of edits, None for the same.
+        epsilon: how far the ratio may be from 1, see above; `epsilon_high` is the upper bound, if another.
+        rollout_batch_size: samples drawn at a time on each device, of a group or of several; None draws all at once.
+            What is drawn is the same (but where rounding tips a token, as in any other batch), for each sample has its
+            own generator. The cache of keys and values is as large as this many pictures: `transformers-arm memory`
+            has the numbers. Samples are scored `per_device_train_batch_size` at a time.
         max_completion_length: what `loss_type="dr_grpo"` divides by; an image always has the H*W tokens of its grid.
         decode_batch_size: pictures decoded at a time.
         num_inference_steps, decoder_guidance_scale: of the detokenizer; None takes what it was saved with.
@@ -60,13 +75,14 @@ class ArmGRPOConfig(GRPOConfig):
     temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of text-to-image."})
     top_k: int = field(default=1000, metadata={"help": "Codes sampled from; 0 keeps all."})
     beta: float = field(default=0.01, metadata={"help": "Weight of the KL penalty."})
-    epsilon: float = field(default=0.2, metadata={"help": "Clipping of the ratio."})
+    epsilon: float = field(default=0.2, metadata={"help": "Clipping of a picture's mean ratio a token."})
     loss_type: str = field(default="grpo", metadata={"help": "As in GRPOConfig."})
     importance_sampling_level: str = field(default="sequence", metadata={"help": "As in GRPOConfig."})
     use_bias_correction_kl: bool = field(default=False, metadata={"help": "As in GRPOConfig."})
     max_completion_length: int | None = field(default=1024, metadata={"help": "What dr_grpo divides by."})
 
     editing_temperature: float | None = field(default=1.0, metadata={"help": "Sampling temperature of edits."})
+    rollout_batch_size: int | None = field(default=32, metadata={"help": "Samples drawn at a time on each device."})
     decode_batch_size: int = field(default=16, metadata={"help": "Pictures decoded at a time."})
     num_inference_steps: int | None = field(default=None, metadata={"help": "Steps of the detokenizer."})
     decoder_guidance_scale: float | None = field(default=None, metadata={"help": "Guidance of the detokenizer."})
@@ -87,18 +103,23 @@ class ArmGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} {value} must be a finite number above 0.")
-        if self.decode_batch_size < 1:
-            raise ValueError(f"decode_batch_size {self.decode_batch_size} must be at least 1.")
+        for name in ("rollout_batch_size", "decode_batch_size"):
+            if (size := getattr(self, name)) is not None and size < 1:
+                raise ValueError(f"{name} {size} must be at least 1.")
         if not 0 <= self.max_reward_failure_share <= 1:
             raise ValueError(f"max_reward_failure_share {self.max_reward_failure_share} must be a share, 0 to 1.")
         check_share(self.max_skipped)
         if self.loss_type == "dr_grpo" and not self.max_completion_length:
             raise ValueError("loss_type='dr_grpo' divides by max_completion_length; set it to the tokens of an image.")
-        # Steps after which a step ends where a generation does.
-        forwards = self.steps_per_generation * self.num_iterations
-        each = math.lcm(forwards, self.gradient_accumulation_steps) // self.gradient_accumulation_steps
+        each = self.steps_a_generation
         if each > 1 and (self.save_strategy == "best" or (self.save_strategy == "steps" and self.save_steps % each)):
             raise ValueError(
                 f"save_steps {self.save_steps} must be a multiple of the {each} steps that one generation feeds, and "
                 "save_strategy not 'best', or training could not resume exactly."
             )
+
+    @property
+    def steps_a_generation(self) -> int:
+        """Steps after which a step ends where a generation does."""
+        forwards = self.steps_per_generation * self.num_iterations
+        return math.lcm(forwards, self.gradient_accumulation_steps) // self.gradient_accumulation_steps

@@ -5,6 +5,8 @@ newest complete checkpoint.
 """
 
 import importlib
+import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from .saving import save_model
 from .sections import GenerationSettings, Lora, RequestsOfWorld, Samples, WorldScores
 from .trainer import set_generation, train
 from .world_data import world_requests
+
+logger = logging.getLogger(__name__)
 
 DERIVED = ("gradient_accumulation_steps", "reward_weights")  # from `prompts_per_step` and `rewards`
 GRPOTraining = section("GRPOTraining", ArmGRPOConfig, without=("output_dir", *DERIVED))
@@ -56,7 +60,9 @@ class ReinforcementRecipe(Section):
     dtype: str = Field("float32", description="Of the weights.")
     data: either(world=RequestsOfWorld, dataset=RequestsOfDataset) = Field(description="What is asked for.")
     rewards: list[Reward] = Field(description="What is rewarded.")
-    prompts_per_step: int = Field(description="Of one update, over all processes; accumulation follows from it.")
+    prompts_per_step: int = Field(
+        description="Of one update, over all processes, which share its samples out evenly; accumulation follows."
+    )
     lora: Lora | None = Field(
         None, description="Only adapters are trained, saved to `model/adapter` and merged beside it."
     )
@@ -104,19 +110,49 @@ def find_reward(reward: str, arguments: dict | None = None, world: str | None = 
     return found if arguments is None else found(**arguments)
 
 
-def arguments_of_run(recipe: ReinforcementRecipe) -> ArmGRPOConfig:
-    """The recipe's `training`, with the gradient accumulation and the weights that its other sections state."""
-    stated = {"report_to": "tensorboard", **recipe.training.plain()}
-    each = recipe.training.per_device_train_batch_size * int(os.environ.get("WORLD_SIZE", 1))
-    samples = recipe.prompts_per_step * recipe.training.num_generations
-    if samples % each:
+def samples_at_once(prompts: int, samples: int, processes: int, most: int) -> int:
+    """How many samples a process takes at a time: the most that its share of an update is a multiple of.
+
+    Args:
+        prompts, samples: of an update, over all processes, and of a prompt.
+        most: how many it may be.
+
+    Raises:
+        ValueError: processes that cannot share an update out evenly; names the nearest that can.
+    """
+    total = prompts * samples
+    if total % processes:
+        fewer = max(count for count in range(1, processes) if total % count == 0)
+        more = next((f" or {count}" for count in range(processes, total + 1) if total % count == 0), "")
+        multiple = processes // math.gcd(processes, samples)
+        below, above = prompts // multiple * multiple, -(-prompts // multiple) * multiple
+        others = " or ".join(str(each) for each in dict.fromkeys((below, above)) if each)
         raise ValueError(
-            f"prompts_per_step {recipe.prompts_per_step} are {samples} samples, not a multiple of the {each} that "
-            "all processes take at once; choose another training.per_device_train_batch_size."
+            f"prompts_per_step {prompts} are {total} samples, {samples} a prompt, which {processes} processes cannot "
+            f"share out evenly. Start {fewer}{more} processes, or state prompts_per_step {others}."
         )
-    weights = [entry.weight for entry in recipe.rewards]
-    derived = {"gradient_accumulation_steps": samples // each, "reward_weights": weights}
-    return ArmGRPOConfig(output_dir=recipe.output_dir, **stated, **derived)
+    return max(count for count in range(1, max(most, 1) + 1) if total // processes % count == 0)
+
+
+def arguments_of_run(recipe: ReinforcementRecipe) -> ArmGRPOConfig:
+    """The recipe's `training`, with the gradient accumulation and the weights that its other sections state.
+
+    `per_device_train_batch_size` is the most that a process takes at a time: an update is the same, however many
+    processes share it out.
+    """
+    stated = {"report_to": "tensorboard", **recipe.training.plain()}
+    processes, most = int(os.environ.get("WORLD_SIZE", 1)), recipe.training.per_device_train_batch_size
+    prompts, samples = recipe.prompts_per_step, recipe.training.num_generations
+    each = samples_at_once(prompts, samples, processes, most)
+    share = prompts * samples // processes
+    if each < most:
+        logger.warning("Each process has %d samples an update, and takes %d at a time, not %d.", share, each, most)
+    derived = {
+        "per_device_train_batch_size": each,
+        "gradient_accumulation_steps": share // each,
+        "reward_weights": [entry.weight for entry in recipe.rewards],
+    }
+    return ArmGRPOConfig(output_dir=recipe.output_dir, **{**stated, **derived})
 
 
 def requests_of_run(recipe: ReinforcementRecipe, arguments: ArmGRPOConfig) -> Dataset:

@@ -101,8 +101,13 @@ class Rollout(Sequence[Request]):
         return self.requests[place]
 
     def by_kind(self) -> list["Batch"]:
-        """Requests of one grid and task each: what is encoded and sampled together."""
+        """Requests of one grid and task each: what is encoded together."""
         return grouped(self.requests, lambda request: (request.grid, request.task))
+
+    def to_draw(self, batch_size: int | None) -> Iterator["Batch"]:
+        """At most `batch_size` requests of one grid and task at a time, None all of them: what is sampled together."""
+        for batch in self.by_kind():
+            yield from batch.parts(batch_size)
 
     def groups(self, size: int) -> list[list[Request]]:
         """The samples of a prompt each, as far as they are in this process."""
@@ -111,7 +116,7 @@ class Rollout(Sequence[Request]):
     def to_render(self, batch_size: int) -> Iterator["Batch"]:
         """At most `batch_size` requests of one grid at a time."""
         for batch in grouped(self.requests, lambda request: request.grid):
-            yield from map(Batch, batched(batch, batch_size))
+            yield from batch.parts(batch_size)
 
 
 class Batch(list):
@@ -128,6 +133,10 @@ class Batch(list):
     @property
     def generators(self) -> list[torch.Generator]:
         return [request.generator for request in self]
+
+    def parts(self, size: int | None) -> Iterator["Batch"]:
+        """At most `size` of them at a time, in order; None gives all at once."""
+        return map(Batch, batched(self, size or len(self)))
 
     def columns(self) -> dict[str, list]:
         """What a reward sees of them once they are drawn, a list a keyword."""

@@ -168,6 +168,15 @@ class AtomicCheckpointMixin(HeardPushesMixin):
     _staging: Staging | None = None  # while a checkpoint is written
     _unwritten: BaseException | None = None
 
+    def __init__(self, *args, **kwargs):
+        if any(getattr(each, "enable_jit_checkpoint", False) for each in (*args, *kwargs.values())):
+            raise ValueError(
+                "enable_jit_checkpoint has each process save by itself, into a folder that seems whole before it is. "
+                "Leave it out: recipes save at SIGTERM as it is, other trainers with "
+                "callbacks=[PreemptionCallback()] of transformers_arm.training.preemption."
+            )
+        super().__init__(*args, **kwargs)
+
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging.folder)
 

@@ -26,7 +26,9 @@ from ..data.conversations import (
     ConversationCollator,
     check_codes,
     check_condition_dropout,
+    document_parts,
     drop_conditions,
+    is_document,
     picture_tokens,
     pictures_of,
     pixel_values_of,
@@ -50,11 +52,12 @@ ENCODED = Features({"input_ids": List(Value("int32")), "labels": List(Value("int
 
 @dataclass
 class ArmSFTConfig(SFTConfig):
-    """TRL's `SFTConfig` for ARM. Loss is on what the assistant says, always.
+    """TRL's `SFTConfig` for ARM. Loss is on what the assistant says, always, and on all of a plain document.
 
     Args:
         max_length: longest row in tokens, and what packing fills. None, unlike TRL's 1,024: one picture of 512x512 px
-            has 1,024 tokens. Rows whose pictures, or all that is learnt, would be cut off are refused.
+            has 1,024 tokens. Rows whose pictures, or all that is learnt, would be cut off are refused; plain documents
+            become several rows, of which none is cut.
         condition_dropout: probabilities `text`, `image` and `both` with which a training row that asks for a picture
             loses that part of its request, so that guidance has its other branches (`drop_conditions`, which says
             what pre-training takes). Drawn once a row, when the dataset is prepared. None drops nothing.
@@ -88,6 +91,10 @@ class ArmSFTConfig(SFTConfig):
             "assistant_only_loss": (self.assistant_only_loss, assistant_only),
             "completion_only_loss": (self.completion_only_loss is not None, assistant_only),
             "loss_type": (self.loss_type != "nll", WHOLE_HEAD),
+            "dataset_text_field": (
+                self.dataset_text_field != "text",
+                "plain documents are in `text`; rename the column",
+            ),
             "chat_template_path": (self.chat_template_path, fixed_layout),
             "eos_token": (self.eos_token, fixed_layout),
             "eval_packing": (self.eval_packing and not self.packing, "its documents would see each other"),
@@ -180,7 +187,8 @@ class RowEncoder:
     def encode(self, index: int, messages: list[dict], tokens: Iterator[torch.LongTensor]) -> tuple[list, list]:
         """A row's conversation and the tokens of its pictures in order -> ids and labels."""
         ids, labels = self.collator.encode(messages, tokens)
-        self.check_length(index, ids, labels)
+        if not is_document(messages):
+            self.check_length(index, ids, labels)
         return ids, labels
 
     def check_length(self, index: int, ids: list[int], labels: list[int]) -> None:
@@ -214,6 +222,20 @@ class RowEncoder:
                 encoded.append(self.encode(index, messages, iter(pictures)))
         self.skipping.check(len(rows))
         return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
+
+
+def documents_in_parts(rows: dict[str, list], max_length: int) -> dict[str, list]:
+    """Batches of encoded rows, with those documents that are longer than `max_length` in parts.
+
+    Those are what all is learnt of: of a conversation, nothing is learnt of what opens a turn.
+    """
+    found = {"input_ids": [], "labels": []}
+    for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
+        is_long = len(ids) > max_length > 1 and -100 not in labels[1:]
+        for part in document_parts(ids, labels, max_length) if is_long else [(ids, labels)]:
+            for column, values in zip(found, part, strict=True):
+                found[column].append(values)
+    return found
 
 
 class ModelLossMixin:
@@ -307,9 +329,12 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, RunLogsMixin, RoutedLossMi
         )
         dataset = undecoded(rows)
         options = {"with_indices": True, "batched": True, "batch_size": ROWS_AT_ONCE, "features": ENCODED}
+        parts = {"fn_kwargs": {"max_length": args.max_length}, "batched": True, "features": ENCODED}
+        has_long = args.max_length is not None and (streamed or "text" in columns)  # later rows have their own
         if streamed:
             whole = dataset.map(in_one_column).select_columns("row")
-            return whole.map(encoder.encoded, input_columns="row", remove_columns="row", **options)
+            whole = whole.map(encoder.encoded, input_columns="row", remove_columns="row", **options)
+            return whole.map(documents_in_parts, **parts) if has_long else whole
         home = self._arm.vq_model.device
         with args.main_process_first(desc=f"encoding of the {name} dataset"):
             self._arm.vq_model.to(args.device)
@@ -321,8 +346,8 @@ class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, RunLogsMixin, RoutedLossMi
                 **options,
             )
             self._arm.vq_model.to(home)
-        encoder.skipping.conclude(len(dataset))
-        return dataset
+            encoder.skipping.conclude(len(dataset))
+            return dataset.map(documents_in_parts, **parts) if has_long else dataset
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         encoded = self._encode(dataset, args, dataset_name)

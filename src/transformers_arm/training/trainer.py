@@ -5,6 +5,7 @@ is logged in `logs`.
 """
 
 import atexit
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -16,8 +17,11 @@ from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from .logs import RunLogsMixin
+from .preemption import STATUS, PreemptionCallback
 from .routed_loss import RoutedLossMixin
 from .saving import AtomicCheckpointMixin, newest_checkpoint
+
+logger = logging.getLogger(__name__)
 
 CARD = """---
 library_name: transformers
@@ -131,10 +135,20 @@ def without_checkpointing(model: torch.nn.Module, kwargs: dict | None):
 
 
 def train(trainer: Trainer) -> None:
-    """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none."""
+    """Trains from the newest complete checkpoint in `output_dir`, or from the start where there is none.
+
+    Raises:
+        SystemExit: (on all processes, with the status of SIGTERM) it was asked to end, and has saved a checkpoint.
+    """
     # Left to the end of the process, gloo's threads may abort it after all is done and saved.
     atexit.register(PartialState().destroy_process_group)
+    preemption = PreemptionCallback()
+    trainer.add_callback(preemption)
     trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
+    if preemption.stopped:
+        step = trainer.state.global_step
+        logger.warning("Ended by SIGTERM with a checkpoint of step %d; the same command goes on from it.", step)
+        raise SystemExit(STATUS)
 
 
 def set_generation(generation_config: GenerationConfig, section: dict) -> None:

@@ -26,6 +26,29 @@ def test_requests_stand_as_the_pipelines_put_them():
     assert said(row_conversation(several, 0)) == [("user", "join them", ONE, TWO), ("assistant", THREE)]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "A page.", "id": "1", "url": "http://a", "language_score": 0.9},
+        {"task": None, "text": "A page."},
+        {"task": "text", "text": "A page."},
+        {"task": "text", "text": "A page."}
+        | dict.fromkeys(["prompt", "answer", "image", "messages", "source_images"]),
+    ],
+)
+def test_a_text_alone_is_a_plain_document(row):
+    assert row_task(row, 0) == "text"
+    assert said(row_conversation(row, 0)) == [("document", "A page.")]
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_text_beside_the_columns_of_a_task_changes_nothing(task):
+    row = {**ROWS[task], "text": "A page."}
+    assert row_task(row, 0) == task and said(row_conversation(row, 0)) == said(row_conversation(ROWS[task], 0))
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    assert said(row_conversation({"text": "A page.", "messages": turns}, 0))[0] == ("user", "hello")
+
+
 def test_a_mixture_states_its_tasks():
     rows = [{**row, "task": task} for task, row in ROWS.items()]
     mixed = concatenate_datasets([Dataset.from_list([row]) for row in rows])
@@ -49,6 +72,14 @@ def test_columns_of_prompts_alone_have_the_task_that_is_asked_for():
         ({"image": ONE, "prompt": 7}, "column 'prompt': 7 is a int, but must be a str"),
         ({"image": ONE, "prompt": " \n"}, r"column 'prompt': ' \\n' is blank"),
         ({"image": None, "prompt": "a cat"}, "column 'image': there is no picture. Fill it in"),
+        ({"text": ""}, "column 'text': '' is blank"),
+        ({"text": None, "id": 7}, r"column 'text': it is missing \(the row has id\)"),
+        ({"text": ["a", "b"]}, r"column 'text': \['a', 'b'\] is a list, but must be a str"),
+        ({"text": "\ud83d"}, "column 'text': .* is half a character"),
+        ({"text": "a page", "prompt": "a cat"}, ": it has text, prompt, but neither 'image' nor 'answer'"),
+        ({"text": "a page", "image": None}, "column 'prompt': it is missing"),
+        ({"task": "text", "text": None, "prompt": None}, "column 'text': it is missing"),
+        ({"messages": [{"role": "document", "content": "x"}]}, "column 'messages': the role 'document' is not one"),
         ({"prompt": "a cat"}, ": it has prompt, but neither 'image' nor 'answer': there is nothing to learn"),
         ({"image": ONE, "prompt": "what?", "answer": None}, "column 'answer': it is missing"),
         ({"prompt": "redder", "source_image": None, "image": ONE}, "column 'source_image': an edit has no picture"),

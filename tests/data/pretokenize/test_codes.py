@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 from datasets import Dataset, List, Value
 from pretokenize_datasets import NOWHERE, ROW, drawn_rows, load, png
@@ -14,7 +15,8 @@ from tiny_arm import runs_of
 
 from transformers_arm import ArmForCausalLM, ArmImageProcessor, ArmProcessor
 from transformers_arm.data.columns import check_dataset, row_conversation
-from transformers_arm.data.pretokenize import summary
+from transformers_arm.data.input_files import find_sources
+from transformers_arm.data.pretokenize import find_columns, summary
 from transformers_arm.data.visual_tokenizer import load_tokenizer, weights_fingerprint
 from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer
 from transformers_arm.worlds.shapes.draw import render_scene
@@ -166,3 +168,19 @@ def test_the_tokenizer_of_an_arm_is_that_of_its_own_folder(arm_folder):
     with torch.no_grad():
         other.down_projection.bias += 1e-3
     assert weights_fingerprint(model) != weights_fingerprint(other)
+
+
+@pytest.mark.parametrize("column", ["text", "content"])
+def test_plain_documents_are_written_as_they_are(new_worker, tmp_path, column):
+    rows = [{column: f"page {number}", "id": str(number)} for number in range(5)] + [{column: "", "id": "5"}]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source,) = find_sources(str(tmp_path / "pages.jsonl"), None, "train")
+    rename = {} if column == "text" else {column: "text"}
+    worker = new_worker(find_columns([source], rename), rename=rename)
+    results, tally = worker.window(source, source.rows(), 0)
+    assert tally.tasks == {"text": 5} and tally.skipped == {"text: blank": 1}
+    (tmp_path / "codes").mkdir()
+    worker.write(tmp_path / "codes" / "train-00000-00000.parquet", results, {})
+    written = load(tmp_path / "codes")
+    assert written["text"][:] == [f"page {number}" for number in range(5)] and set(written["task"]) == {"text"}
+    assert check_dataset(written) == {"text": 5}  # though all columns are there

@@ -55,6 +55,7 @@ def test_settings_that_make_no_sense_for_images_are_refused_with_the_reason(sett
         {"editing_temperature": -1.0},
         {"reward_timeout": 0.0},
         {"decode_batch_size": 0},
+        {"rollout_batch_size": 0},
         {"max_reward_failure_share": 1.5},
         {"loss_type": "dr_grpo", "max_completion_length": None},
     ],

@@ -10,7 +10,7 @@ from pipeline_requests import pictures_prepared
 from tiny_arm import runs_of
 from trl import GRPOTrainer
 
-from transformers_arm import ArmForCausalLM
+from transformers_arm import ArmForCausalLM, generation_arm
 from transformers_arm.data.row_errors import RowError
 from transformers_arm.training.grpo import ArmGRPOConfig, ArmGRPOTrainer
 
@@ -148,6 +148,50 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(train):
     part = trainer._generate_and_score_completions(rows[:8])["completion_ids"]
     # Logits round otherwise in another batch: a number that falls between two codes may tip, one in thousands does.
     assert (whole[:8] == part).all(1).sum() >= 7
+
+
+def batches_drawn(monkeypatch) -> list[int]:
+    """A list to which every drawing of codes adds the rows that its cache has places for."""
+    rows, draw = [], generation_arm.draw_codes
+
+    def counting(decoder, head, prefix, sampling, uniform, **options):
+        rows.append(prefix.branches * len(uniform))
+        return draw(decoder, head, prefix, sampling, uniform, **options)
+
+    monkeypatch.setattr(generation_arm, "draw_codes", counting)
+    return rows
+
+
+def test_micro_batches_of_a_rollout_draw_the_same_and_hold_no_more_than_they_say(train, monkeypatch):
+    found = {}
+    for size in (None, 1, 3, 16):
+        rows = batches_drawn(monkeypatch)
+        trainer = train(max_steps=0, rollout_batch_size=size)
+        prepared, encoded = pictures_prepared(monkeypatch), runs_of(trainer.arm.vq_model.vision_model)
+        ids = rollout(trainer)["completion_ids"]
+        found[size] = ids, [request.picture.tobytes() for request in trainer._rollout]
+        assert rows == {None: [8, 8], 1: [1] * 16, 3: [3, 3, 2] * 2, 16: [8, 8]}[size]  # two tasks, two prompts each
+        assert sum(prepared) == sum(encoded) == 2  # the edits' sources, once, for however many micro-batches
+        monkeypatch.undo()
+    whole, pictures = found[None]
+    for ids, drawn in found.values():
+        alike = (whole == ids).all(1)  # as in any other batch, one in thousands of numbers may tip
+        assert alike.sum() >= len(whole) - 1
+        assert all(one == other for one, other, same in zip(pictures, drawn, alike, strict=True) if same)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.01])
+def test_scores_are_taken_by_as_many_as_a_device_takes_at_once(train, beta):
+    settings = {"per_device_train_batch_size": 2, "steps_per_generation": 8, "gradient_accumulation_steps": 1}
+    trainer = train(max_steps=0, beta=beta, **settings)
+    scored = []
+    for model in (trainer.arm, trainer.ref_model) if beta else (trainer.arm,):
+        model.register_forward_pre_hook(
+            lambda _, args, kwargs: scored.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+    output = rollout(trainer)
+    assert len(output["old_per_token_logps"]) == 16 and ("ref_per_token_logps" in output) == bool(beta)
+    assert scored == [2] * 8 * (2 if beta else 1)
 
 
 # --- what is relied on in TRL ----------------------------------------------------------------------------------------

@@ -261,3 +261,41 @@ def test_text_is_cut_as_in_trl_but_not_all_that_is_learnt(new_trainer):
     for packing in (False, True):
         with pytest.raises(ValueError, match="at max_length 5 all that it teaches would be cut off"):
             new_trainer(dataset, config={"max_length": 5, "packing": packing})
+
+
+# --- plain documents -------------------------------------------------------------------------------------------------
+
+PAGES = [{"text": "red " * count, "id": str(count)} for count in (3, 80, 9)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_plain_documents_are_rows_and_long_ones_several(new_trainer, processor, tmp_path, streaming, caplog):
+    dataset = Dataset.from_list(PAGES)
+    dataset = dataset.to_iterable_dataset() if streaming else dataset
+    whole, end = processor.tokenizer([page["text"] for page in PAGES]).input_ids, processor.tokenizer.eos_token_id
+    encoded = list(new_trainer(dataset, config={"max_length": None}).train_dataset)
+    for row, ids in zip(encoded, whole, strict=True):
+        assert row["input_ids"] == [*ids, end]
+        assert row["labels"] == [-100, *row["input_ids"][1:]]
+    parts = list(new_trainer(dataset, config={"max_length": 30}).train_dataset)
+    assert len(parts) > len(whole) and all(len(row["input_ids"]) <= 30 for row in parts)
+    learnt = [label for row in parts for label in row["labels"][1:]]
+    assert learnt == [label for row in encoded for label in row["labels"][1:]]
+    assert "left out" not in caplog.text
+
+
+def test_plain_documents_train_packed_and_beside_pictures(new_trainer):
+    mixed = dataset_of([*rows(4), *({"task": "text", "text": page["text"]} for page in PAGES)])
+    trainer = new_trainer(mixed, config={"max_length": 60, "packing": True})
+    assert all(len(row["input_ids"]) <= 60 for row in trainer.train_dataset)
+    trainer.train()
+    assert len(losses(trainer)) == 2 and all(loss < 20 for loss in losses(trainer))
+
+
+def test_a_document_without_text_costs_its_row_and_another_column_is_refused(new_trainer, caplog):
+    encoded = new_trainer(Dataset.from_list([*PAGES, {"text": " "}]), config={"max_skipped": 0.3, "max_length": 30})
+    assert len(encoded.train_dataset) > 3
+    assert "train dataset, skipped: Row 3, column 'text': ' ' is blank" in caplog.text
+    assert "train dataset: 1 of 4 rows are left out (1 text: blank)" in caplog.text
+    with pytest.raises(ValueError, match="dataset_text_field='content' makes no sense for ARM: .* rename the column"):
+        new_trainer(Dataset.from_list([{"content": "red"}]), config={"dataset_text_field": "content"})
