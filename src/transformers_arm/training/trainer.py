@@ -16,6 +16,7 @@ from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from .routed_loss import RoutedLossMixin
 from .saving import AtomicCheckpointMixin, newest_checkpoint
+from .sharding import ShardingMixin
 
 CARD = """---
 library_name: transformers
@@ -99,7 +100,9 @@ class FrozenPartsMixin:
             self.model._keys_to_ignore_on_save = before
 
 
-class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer):
+class ArmTrainer(
+    AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer
+):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """

@@ -1,0 +1,144 @@
+"""Weights that processes share: what FSDP2 shards of a model and what it leaves, and how a sharded model is looked at.
+
+The rule: **a part that keeps fp32 stays whole** on every process, as do all buffers. FSDP2 would cast ARM's frozen
+tokenizer to what the rest computes in, and its codes with it, and gather in every step what never learns; collators
+call it whenever they like. Knows nothing about what is trained.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer, TrainingArguments
+
+FSDP2 = "trainers/accelerate/fsdp2.yaml"
+
+
+def sharded_by(arguments: TrainingArguments) -> str | None:
+    """What will shard a training's weights, "FSDP2", "FSDP1" or "ZeRO-3", or None: known before anything is loaded."""
+    deepspeed = getattr(arguments, "deepspeed_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        return "ZeRO-3"
+    of_arguments = getattr(arguments, "fsdp_plugin_args", None)
+    if of_arguments is None and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    return f"FSDP{FullyShardedDataParallelPlugin(**of_arguments or {}).fsdp_version}"
+
+
+def check_whole(arguments: TrainingArguments, what: str) -> None:
+    """Refuses a training whose weights will be sharded.
+
+    Args:
+        what: cannot work with them, and why, as the beginning of a sentence.
+
+    Raises:
+        ValueError: anything shards the weights.
+    """
+    if (sharded := sharded_by(arguments)) is not None:
+        raise ValueError(
+            f"{what}, but {sharded} shards them. Launch it without (torchrun, or accelerate without its sharding "
+            "configuration) and, where memory is short, take DeepSpeed's ZeRO-2, which shards gradients and optimizer, "
+            "or LoRA."
+        )
+
+
+def check_can_be_looked_at(trainer: Trainer) -> None:
+    """Refuses to look at weights that only FSDP2's way back to whole ones is known of; raises ValueError."""
+    sharded = sharded_by(trainer.args)
+    if sharded not in (None, "FSDP2"):
+        raise ValueError(
+            f"Looks into a training (samples, evaluation) need weights that are whole or that FSDP2 shards, but "
+            f"{sharded} does. Take FSDP2 ({FSDP2}), or leave these sections out."
+        )
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[nn.Module]:
+    """Has a model, all of whose processes come here, whole on each of them meanwhile, if FSDP2 shards it.
+
+    So each can call it and its parts as it likes and as often as it likes, and waits for no other. That takes the
+    memory of all weights, in the precision that they are computed in.
+
+    Yields:
+        The model, without adapters' wrapping.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    # torch tells nobody what `set_reshard_after_forward` replaces: the head's group has another setting than layers.
+    groups = [module._get_fsdp_state()._fsdp_param_group for module in sharded]
+    settings = [(group, group.post_forward_mesh_info) for group in groups if group is not None]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield model.get_base_model() if hasattr(model, "get_base_model") else model
+    finally:
+        for group, setting in settings:
+            group.post_forward_mesh_info = setting
+        for module in sharded:
+            module.reshard()
+
+
+@contextmanager
+def left_whole(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Has accelerate shard a model meanwhile without the parts that stay whole, which are process 0's thereafter.
+
+    accelerate takes all that a model saves for shards, and meets tensors that are none. With
+    `fsdp_cpu_ram_efficient_loading` process 0 alone has read the weights.
+    """
+    parts = [
+        (parent, name, part)
+        for parent in model.modules()
+        for name, part in parent.named_children()
+        if getattr(part, "keeps_fp32", False)
+    ]
+    for parent, name, _ in parts:
+        setattr(parent, name, None)
+    saved = [
+        (module, name)
+        for module in model.modules()
+        for name, _ in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
+    for module, name in saved:  # accelerate knows how to carry those that are not saved
+        module.register_buffer(name, getattr(module, name), persistent=False)
+    try:
+        yield
+    finally:
+        for parent, name, part in parts:
+            setattr(parent, name, part.to(device))
+        for module, name in saved:
+            module.register_buffer(name, getattr(module, name))
+    for tensor in (*(each for _, _, part in parts for each in part.parameters()), *model.buffers()):
+        tensor.data.copy_(broadcast(tensor.data.clone()))
+
+
+class ShardingMixin:
+    """For a `Trainer`: what FSDP2 shards of its model is all but what `left_whole` leaves. With mixed precision
+    gradients are added up over processes in fp32, and losses stay in fp32; accelerate would have both in 16 bits.
+    """
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if not self.accelerator.is_fsdp2:
+            return
+        plugin, prepare = self.accelerator.state.fsdp_plugin, self.accelerator.prepare
+        if plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
+            )
+
+        @wraps(prepare)
+        def prepare_sharded(*args, **kwargs):
+            models = [each for each in args if isinstance(each, nn.Module)]
+            if not models or isinstance(models[0], FSDPModule):
+                return prepare(*args, **kwargs)
+            with left_whole(models[0], self.accelerator.device):
+                return prepare(*args, **kwargs)
+
+        self.accelerator.prepare = prepare_sharded
