@@ -8,7 +8,7 @@ import os
 import runpy
 import sys
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 plain = AcceleratorState.__init__
@@ -18,6 +18,7 @@ def with_fsdp(self, mixed_precision=None, *args, fsdp_plugin=None, **kwargs):
     plain(self, mixed_precision, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         if self._mixed_precision != "no":
             fsdp_plugin.set_mixed_precision(self._mixed_precision)
 

@@ -6,7 +6,8 @@ call it whenever they like. Knows nothing about what is trained.
 """
 
 import os
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -18,6 +19,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainingArguments
 
 FSDP2 = "trainers/accelerate/fsdp2.yaml"
+FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")  # of a module
+MARKS = ("generate", "_is_fsdp_managed_module")  # by which transformers has all processes generate at once
 
 
 def sharded_by(arguments: TrainingArguments) -> str | None:
@@ -42,9 +45,8 @@ def check_whole(arguments: TrainingArguments, what: str) -> None:
     """
     if (sharded := sharded_by(arguments)) is not None:
         raise ValueError(
-            f"{what}, but {sharded} shards them. Launch it without (torchrun, or accelerate without its sharding "
-            "configuration) and, where memory is short, take DeepSpeed's ZeRO-2, which shards gradients and optimizer, "
-            "or LoRA."
+            f"{what}, but {sharded} shards them. Launch it with torchrun, or with a configuration of accelerate that "
+            "does not; where memory is short, take DeepSpeed's ZeRO-2, which shards gradients and optimizer, or LoRA."
         )
 
 
@@ -60,28 +62,35 @@ def check_can_be_looked_at(trainer: Trainer) -> None:
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[nn.Module]:
-    """Has a model, all of whose processes come here, whole on each of them meanwhile, if FSDP2 shards it.
+    """Gathers a model's weights on every process, if FSDP2 shards them; all enter, and each leaves without waiting.
 
-    So each can call it and its parts as it likes and as often as it likes, and waits for no other. That takes the
-    memory of all weights, in the precision that they are computed in.
+    FSDP2 steps aside meanwhile: each process may call the model and its parts as it likes, as often as it likes, or
+    not at all, and no other waits for it. That takes the memory of all weights, in the precision they are computed in.
 
     Yields:
         The model, without adapters' wrapping.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    # torch tells nobody what `set_reshard_after_forward` replaces: the head's group has another setting than layers.
-    groups = [module._get_fsdp_state()._fsdp_param_group for module in sharded]
-    settings = [(group, group.post_forward_mesh_info) for group in groups if group is not None]
-    for module in sharded:
-        module.unshard()
-        module.set_reshard_after_forward(False, recurse=False)
+    hooks = [(module, name, getattr(module, name)) for module in sharded for name in FORWARD_HOOKS]
+    marks = [(module, name) for module in model.modules() for name in MARKS if name in vars(module)]
+    marked = [(module, name, vars(module).pop(name)) for module, name in marks]
     try:
+        for module in sharded:
+            module.unshard()
+        for module, name, each in hooks:
+            setattr(module, name, OrderedDict((key, hook) for key, hook in each.items() if not is_fsdp_s(hook)))
         yield model.get_base_model() if hasattr(model, "get_base_model") else model
     finally:
-        for group, setting in settings:
-            group.post_forward_mesh_info = setting
+        for module, name, each in hooks:
+            setattr(module, name, each)
+        for module, name, each in marked:
+            setattr(module, name, each)
         for module in sharded:
             module.reshard()
+
+
+def is_fsdp_s(hook: Callable) -> bool:
+    return getattr(hook, "__module__", "").startswith("torch.distributed.fsdp")
 
 
 @contextmanager

@@ -100,9 +100,7 @@ class FrozenPartsMixin:
             self.model._keys_to_ignore_on_save = before
 
 
-class ArmTrainer(
-    AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer
-):
+class ArmTrainer(AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, LossPartsMixin, RoutedLossMixin, Trainer):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
