@@ -183,8 +183,10 @@ class AtomicCheckpointMixin(HeardPushesMixin):
             super()._save_checkpoint(model, trial)
             self._name_best(run_dir)
         except (Exception, CheckpointException) as caught:
-            if isinstance(caught, _WRITING) and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                raise staging.failure(caught) from caught
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                if isinstance(caught, _WRITING):
+                    raise staging.failure(caught) from caught
+                raise
             error = caught
         finally:
             self._staging = None

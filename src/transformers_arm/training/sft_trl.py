@@ -41,6 +41,7 @@ from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
+from .sharding import ShardingMixin
 from .trainer import AtomicCheckpointMixin, CardMixin, LossPartsMixin, no_bf16_on_cpu, set_aside, settle
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
@@ -225,7 +226,9 @@ class ModelLossMixin:
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
-class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, LossPartsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer):
+class ArmSFTTrainer(
+    AtomicCheckpointMixin, ShardingMixin, CardMixin, LossPartsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer
+):
     """TRL's `SFTTrainer` for ARM.
 
     Logs `loss`, its parts `loss_text` and `loss_image`, and `num_tokens`; not TRL's entropy and token accuracy, which
