@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,11 @@ ON_CPU = ROOT / "tests" / "helpers" / "fsdp_on_cpu.py"
 STEPS = 6
 
 
-def launched(recipe, *overrides, trainer="pretrain", sharded=True, precision="no", before="", seconds=300):
+def launched(recipe, *overrides, trainer="pretrain", by="fsdp2", precision="no", before="", seconds=300):
     """Trains by a recipe in two processes: how that ended, and what they wrote.
 
     Args:
-        sharded: by fsdp2.yaml, or by nothing.
+        by: what shards: a configuration of accelerate, or None.
         before: Python that each process runs first.
     """
     with socket.socket() as free:
@@ -50,10 +51,12 @@ def launched(recipe, *overrides, trainer="pretrain", sharded=True, precision="no
     (folder / "before.py").write_text(f"{before}\nimport runpy, sys\nsys.argv.pop(0)\n" + RUN)
     script = [str(folder / "before.py"), str(ROOT / "trainers" / f"{trainer}.py")]
     command = [sys.executable, "-m"]
-    if sharded:
-        config = ["--config_file", "trainers/accelerate/fsdp2.yaml", "--mixed_precision", precision]
+    if by is not None:
+        config = ["--config_file", f"trainers/accelerate/{by}.yaml"]
+        if by == "fsdp2":
+            config += ["--mixed_precision", precision]
+            script.insert(0, str(ON_CPU))
         command += ["accelerate.commands.launch", *config, "--num_processes", "2", "--main_process_port", port]
-        script.insert(0, str(ON_CPU))
     else:
         command += ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     command += [*script, "--config", str(folder / "recipe.yaml"), *overrides]
@@ -140,7 +143,7 @@ def test_the_shipped_configuration_trains_shows_and_saves(recipe, looks, tmp_pat
 @pytest.fixture(scope="module")
 def whole(recipe, looks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(recipe(folder, **looks), sharded=False)
+    train(recipe(folder, **looks), by=None)
     return folder
 
 
@@ -208,7 +211,7 @@ def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_pat
         if name == "resumed":
             shutil.copytree(tmp_path / "sharded" / "checkpoint-1", tmp_path / name / "checkpoint-1")
         made = recipe(tmp_path / name, steps=3, training=training, **sections)
-        train(made, trainer="sft", sharded=name != "whole")
+        train(made, trainer="sft", by=None if name == "whole" else "fsdp2")
     assert_same_losses(losses(tmp_path / "sharded", 3), losses(tmp_path / "whole", 3), atol=1e-4)
     assert_same_weights(tmp_path / "sharded", tmp_path / "whole", atol=1e-4)
     assert losses(tmp_path / "resumed", 3) == losses(tmp_path / "sharded", 3)
@@ -227,7 +230,7 @@ def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_pat
 @pytest.mark.slow
 def test_in_16_bits_the_tokenizer_keeps_its_own_and_losses_theirs(recipe, looks, tmp_path, arm_folder):
     train(recipe(tmp_path / "run", training={"bf16": True}, **looks), precision="bf16")
-    train(recipe(tmp_path / "whole", training={"bf16": True}), sharded=False)
+    train(recipe(tmp_path / "whole", training={"bf16": True}), by=None)
     ours, theirs = (load_file(f"{folder}/model.safetensors") for folder in (tmp_path / "run" / "model", arm_folder))
     for name, value in theirs.items():
         assert ours[name].dtype == torch.float32 and (".vq_model." not in name or torch.equal(ours[name], value)), name
@@ -268,6 +271,21 @@ def test_streams_that_processes_do_not_divide_end_all_processes(recipe, tmp_path
     ended = launched(recipe(tmp_path / "run", data=data, training={"per_device_train_batch_size": 1}))
     assert ended.returncode != 0
     assert ended.stderr.count("3 streams cannot be shared out to 2 processes x 1 rows x 1 workers") >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_zero3_trains_as_whole_weights_do_and_refuses_to_encode_pictures(recipe, tmp_path):
+    text = {"data": {"world": "shapes", "arguments": {"mixture": {"text": 1.0}}}}
+    train(recipe(tmp_path / "whole", steps=4, **text), by=None)
+    train(recipe(tmp_path / "zero3", steps=4, **text), by="zero3")
+    assert_same_losses(losses(tmp_path / "zero3", 4), losses(tmp_path / "whole", 4), atol=1e-4)
+    assert_same_weights(tmp_path / "zero3", tmp_path / "whole", atol=1e-4)
+    shutil.copytree(tmp_path / "zero3" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    train(recipe(tmp_path / "resumed", steps=4, **text), by="zero3")
+    assert losses(tmp_path / "resumed", 4) == losses(tmp_path / "zero3", 4)
+    ended = launched(recipe(tmp_path / "pictures"), by="zero3")
+    assert ended.returncode != 0 and "ZeRO-3 has divided the visual tokenizer among processes" in ended.stderr
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -321,7 +339,7 @@ def test_accelerate_knows_every_field(name, section):
 def test_zero3_adds_gradients_up_in_fp32(monkeypatch):
     file = load_config_from_file(str(CONFIGS / "zero3.yaml")).deepspeed_config["deepspeed_config_file"]
     monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "deepspeed_config_file,zero3_init_flag")  # as its launcher says
-    plugin = DeepSpeedPlugin(hf_ds_config=str(ROOT / file), zero3_init_flag=True)
+    plugin = DeepSpeedPlugin(hf_ds_config=str(ROOT / file), zero3_init_flag=False)
     assert plugin.zero_stage == 3 and plugin.zero3_save_16bit_model
     assert plugin.deepspeed_config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert set(json.loads((ROOT / file).read_text())) <= set(plugin.deepspeed_config)

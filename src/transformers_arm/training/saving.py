@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .pushing import HeardPushesMixin, push_folder, raise_failed_pushes
+from .sharding import whole_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -255,15 +256,31 @@ def newest_checkpoint(output_dir: str | Path) -> str | None:
 
 @dataclass
 class Gathered:
-    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged."""
+    """A model that saves with weights gathered from all processes, where these share them.
+
+    Args:
+        state_dict: all weights; None where the model has them.
+        merged: whether a PEFT model is saved with its adapter merged, or else the adapter alone.
+
+    Raises:
+        OSError: (on saving) the weights were gathered elsewhere.
+    """
 
     model: torch.nn.Module
     state_dict: dict[str, torch.Tensor] | None = None
+    merged: bool = True
 
     def save_pretrained(self, folder: Path) -> None:
-        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        model, state_dict = self.model, self.state_dict
+        if state_dict is not None and not state_dict:
+            raise OSError("Sharded weights are gathered on process 0 alone. Let all nodes share output_dir")
+        if self.merged and hasattr(model, "merge_and_unload"):
+            if state_dict is not None:
+                model.load_state_dict(state_dict, assign=True)
+                state_dict = None
+            model = model.merge_and_unload()
         with writing_here(model):
-            model.save_pretrained(folder, state_dict=self.state_dict)
+            model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
 
 
 def save_folder(trainer: Trainer, folder: Path, parts: dict[str, tuple]) -> None:
@@ -305,13 +322,13 @@ def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> No
     Raises:
         OSError: (on all processes) one could not write, or, when all is saved, something has not arrived at the Hub.
     """
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, state_dict = trainer.accelerator.unwrap_model(trainer.model), whole_state_dict(trainer)
     if not hasattr(model, "peft_config"):
-        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
         parts = {"": (Gathered(model, state_dict), processor)}
     elif model.get_base_model().config.to_dict().get("quantization_config"):
-        parts = {"adapter": (model,), "": (processor,)}
+        parts = {"adapter": (Gathered(model, state_dict, merged=False),), "": (processor,)}
     else:
-        parts = {"adapter": (model,), "": (Gathered(model), processor)}
+        adapter = Gathered(model, state_dict, merged=False)
+        parts = {"adapter": (adapter,), "": (Gathered(model, state_dict), processor)}
     save_folder(trainer, folder, {**others, **parts})
     raise_failed_pushes(trainer)

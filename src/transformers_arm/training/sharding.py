@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import partial
 
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, broadcast
@@ -124,30 +124,60 @@ def left_whole(model: nn.Module, device: torch.device) -> Iterator[None]:
         for module, name in saved:
             module.register_buffer(name, getattr(module, name))
     for tensor in (*(each for _, _, part in parts for each in part.parameters()), *model.buffers()):
-        tensor.data.copy_(broadcast(tensor.data.clone()))
+        tensor.data.copy_(broadcast(tensor.data.to(device, copy=True)))
+
+
+def whole_state_dict(trainer: Trainer) -> dict[str, torch.Tensor] | None:
+    """All weights of a trainer's model, on process 0, and nothing on others; None where the model has them whole.
+
+    Of ZeRO-3 they are in the precision that is computed in; those of parts that keep fp32 as they were before.
+    """
+    if not (trainer.is_fsdp_enabled or sharded_by(trainer.args)):
+        return None
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    return state_dict and state_dict | getattr(trainer, "kept_fp32", {})
+
+
+def fp32_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of what the parts that keep fp32 save, under the names that the model saves it by.
+
+    Raises:
+        ValueError: ZeRO-3 has them, in the precision that is computed in.
+    """
+    parts = {name: part for name, part in model.named_modules() if getattr(part, "keeps_fp32", False)}
+    if any(hasattr(each, "ds_id") for part in parts.values() for each in part.parameters()):
+        raise ValueError(
+            f"ZeRO-3 has read {', '.join(parts)} in 16 bits, which must keep fp32. Set zero3_init_flag to false in "
+            "accelerate's configuration."
+        )
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
 class ShardingMixin:
     """For a `Trainer`: what FSDP2 shards of its model is all but what `left_whole` leaves. With mixed precision
-    gradients are added up over processes in fp32, and losses stay in fp32; accelerate would have both in 16 bits.
+    gradients are added up over processes in fp32, and pictures that come in and losses that go out stay in fp32, all
+    of which accelerate would have in 16 bits. ZeRO-3 shards all, and casts it; `kept_fp32` is what is saved of parts that keep fp32.
     """
+
+    kept_fp32: dict[str, torch.Tensor] = {}
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
-        if not self.accelerator.is_fsdp2:
-            return
-        plugin, prepare = self.accelerator.state.fsdp_plugin, self.accelerator.prepare
-        if plugin.mixed_precision_policy is not None:
-            plugin.mixed_precision_policy = replace(
-                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
-            )
+        if self.accelerator.is_fsdp2:
+            policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy
+            if policy is not None:
+                policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False)
+                self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+        if sharded_by(self.args) in ("FSDP2", "ZeRO-3"):
+            self.accelerator.prepare = partial(self._prepare_sharded, self.accelerator.prepare)
 
-        @wraps(prepare)
-        def prepare_sharded(*args, **kwargs):
-            models = [each for each in args if isinstance(each, nn.Module)]
-            if not models or isinstance(models[0], FSDPModule):
-                return prepare(*args, **kwargs)
+    def _prepare_sharded(self, prepare: Callable, *args, **kwargs):
+        """`Accelerator.prepare`, of a model that is not sharded yet as said above."""
+        models = [each for each in args if isinstance(each, nn.Module) and not isinstance(each, FSDPModule)]
+        if models and self.is_deepspeed_enabled:
+            self.kept_fp32 = fp32_weights(models[0]) if self.args.should_save else {}
+        elif models:
             with left_whole(models[0], self.accelerator.device):
                 return prepare(*args, **kwargs)
-
-        self.accelerator.prepare = prepare_sharded
+        return prepare(*args, **kwargs)
