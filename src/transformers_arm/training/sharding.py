@@ -157,7 +157,8 @@ def fp32_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 class ShardingMixin:
     """For a `Trainer`: what FSDP2 shards of its model is all but what `left_whole` leaves. With mixed precision
     gradients are added up over processes in fp32, and pictures that come in and losses that go out stay in fp32, all
-    of which accelerate would have in 16 bits. ZeRO-3 shards all, and casts it; `kept_fp32` is what is saved of parts that keep fp32.
+    of which accelerate would have in 16 bits. ZeRO-3 shards all, and casts it; `kept_fp32` is what is saved of parts
+    that keep fp32.
     """
 
     kept_fp32: dict[str, torch.Tensor] = {}
