@@ -195,12 +195,11 @@ def test_a_sharded_checkpoint_goes_on_as_if_it_had_not_ended(recipe, looks, shar
     "sections",
     [
         {"lora": {"r": 2}},
-        {"lora": {"r": 2, "visual_rows": True}},
         {"backbones": {}},
         {"backbones": {"tie_word_embeddings": True}},
         {"data": {"sources": {"a": {"world": "shapes", "weight": 1.0}}, "token_budget": 256, "streams": 4}},
     ],
-    ids=["lora", "visual rows", "new", "tied", "packed"],
+    ids=["lora", "new", "tied", "packed"],
 )
 def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_path, sections):
     """With adapters, from backbones, with one table for embedding and head, on packed rows; and go on."""
@@ -266,11 +265,20 @@ def test_a_process_that_cannot_save_its_shards_ends_all_and_loses_nothing(recipe
 
 
 @pytest.mark.slow
-def test_streams_that_processes_do_not_divide_end_all_processes(recipe, tmp_path):
-    data = {"sources": {"a": {"world": "shapes", "weight": 1.0}}, "token_budget": 256, "streams": 3}
-    ended = launched(recipe(tmp_path / "run", data=data, training={"per_device_train_batch_size": 1}))
-    assert ended.returncode != 0
-    assert ended.stderr.count("3 streams cannot be shared out to 2 processes x 1 rows x 1 workers") >= 1
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"data": {"sources": {"a": {"world": "shapes", "weight": 1.0}}, "token_budget": 256, "streams": 3}},
+            "3 streams cannot be shared out to 2 processes x 1 rows x 1 workers; state a multiple of 2",
+        ),
+        ({"lora": {"r": 2, "visual_rows": True}}, "rows that are trained alone (visual_rows, "),
+    ],
+    ids=["streams", "rows"],
+)
+def test_what_cannot_be_shared_out_ends_all_processes_and_says_why(recipe, tmp_path, sections, message):
+    ended = launched(recipe(tmp_path / "run", training={"per_device_train_batch_size": 1}, **sections))
+    assert ended.returncode != 0 and message in ended.stderr
 
 
 @pytest.mark.slow

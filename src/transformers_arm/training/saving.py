@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .pushing import HeardPushesMixin, push_folder, raise_failed_pushes
-from .sharding import whole_state_dict
+from .sharding import take_whole, whole_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ class Gathered:
             raise OSError("Sharded weights are gathered on process 0 alone. Let all nodes share output_dir")
         if self.merged and hasattr(model, "merge_and_unload"):
             if state_dict is not None:
-                model.load_state_dict(state_dict, assign=True)
+                take_whole(model, state_dict)
                 state_dict = None
             model = model.merge_and_unload()
         with writing_here(model):

@@ -138,6 +138,14 @@ def whole_state_dict(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     return state_dict and state_dict | getattr(trainer, "kept_fp32", {})
 
 
+def take_whole(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+    """Puts whole weights in the place of shards, for good: what has sharded them would not know them any more."""
+    for place, module in model.named_modules():
+        for leaf, _ in [*module.named_parameters(recurse=False)]:
+            name = f"{place}.{leaf}".replace("_checkpoint_wrapped_module.", "")
+            setattr(module, leaf, nn.Parameter(state_dict[name], requires_grad=False))
+
+
 def fp32_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of what the parts that keep fp32 save, under the names that the model saves it by.
 
@@ -176,6 +184,11 @@ class ShardingMixin:
     def _prepare_sharded(self, prepare: Callable, *args, **kwargs):
         """`Accelerator.prepare`, of a model that is not sharded yet as said above."""
         models = [each for each in args if isinstance(each, nn.Module) and not isinstance(each, FSDPModule)]
+        if any(hasattr(module, "trainable_tokens_delta") for model in models for module in model.modules()):
+            raise ValueError(
+                f"PEFT puts rows that are trained alone (visual_rows, trainable_token_indices) into their table, which "
+                f"{sharded_by(self.args)} has sharded. Leave them out, or launch with torchrun."
+            )
         if models and self.is_deepspeed_enabled:
             self.kept_fp32 = fp32_weights(models[0]) if self.args.should_save else {}
         elif models:
