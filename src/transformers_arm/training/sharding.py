@@ -186,8 +186,8 @@ class ShardingMixin:
         models = [each for each in args if isinstance(each, nn.Module) and not isinstance(each, FSDPModule)]
         if any(hasattr(module, "trainable_tokens_delta") for model in models for module in model.modules()):
             raise ValueError(
-                f"PEFT puts rows that are trained alone (visual_rows, trainable_token_indices) into their table, which "
-                f"{sharded_by(self.args)} has sharded. Leave them out, or launch with torchrun."
+                "PEFT puts rows that are trained alone (visual_rows, trainable_token_indices) into their table itself, "
+                f"which {sharded_by(self.args)} shards. Leave them out, or launch with torchrun."
             )
         if models and self.is_deepspeed_enabled:
             self.kept_fp32 = fp32_weights(models[0]) if self.args.should_save else {}
