@@ -186,7 +186,7 @@ class ShardingMixin:
         models = [each for each in args if isinstance(each, nn.Module) and not isinstance(each, FSDPModule)]
         if any(hasattr(module, "trainable_tokens_delta") for model in models for module in model.modules()):
             raise ValueError(
-                "PEFT puts rows that are trained alone (visual_rows, trainable_token_indices) into their table itself, "
+                "PEFT puts rows that are trained alone (visual_rows, trainable_token_indices) into their table, "
                 f"which {sharded_by(self.args)} shards. Leave them out, or launch with torchrun."
             )
         if models and self.is_deepspeed_enabled:
