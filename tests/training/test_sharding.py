@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "trainers" / "accelerate"
 ON_CPU = ROOT / "tests" / "helpers" / "fsdp_on_cpu.py"
 STEPS = 6
+WORLD = {"world": "shapes", "arguments": {"mixture": {"text_to_image": 1.0, "image_to_text": 1.0}}}
 
 
 def launched(recipe, *overrides, trainer="pretrain", by="fsdp2", precision="no", before="", seconds=300):
@@ -103,7 +104,7 @@ def recipe(arm_folder):
             **{"seed": 0, "use_cpu": True, "max_steps": steps, "per_device_train_batch_size": 2, "save_steps": 2},
             **{"learning_rate": 1e-3, "logging_steps": 1, "report_to": "none", "disable_tqdm": True},
         }
-        made = {"data": {"world": "shapes", "arguments": {"mixture": {"text_to_image": 1.0, "image_to_text": 1.0}}}}
+        made = {"data": WORLD}
         made |= {"output_dir": str(folder), "training": training | sections.pop("training", {})}
         return made | ({} if "backbones" in sections else {"start_from": arm_folder}) | sections
 
@@ -196,15 +197,20 @@ def test_a_sharded_checkpoint_goes_on_as_if_it_had_not_ended(recipe, looks, shar
     [
         {"lora": {"r": 2}},
         {"backbones": {}},
-        {"backbones": {"tie_word_embeddings": True}},
-        {"data": {"sources": {"a": {"world": "shapes", "weight": 1.0}}, "token_budget": 256, "streams": 4}},
+        {"start_from": "tied"},
+        {"data": {"sources": {"a": WORLD | {"weight": 1.0}}, "token_budget": 256, "streams": 4}},
     ],
     ids=["lora", "new", "tied", "packed"],
 )
 def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_path, sections):
     """With adapters, from backbones, with one table for embedding and head, on packed rows; and go on."""
     if "backbones" in sections:
-        sections = {"backbones": tiny_arm_backbones | sections["backbones"]}
+        sections = {"backbones": tiny_arm_backbones}
+    if "start_from" in sections:
+        tied = ArmForCausalLM.from_backbones(**tiny_arm_backbones, tie_word_embeddings=True)
+        tied.save_pretrained(tmp_path / "tied")
+        ArmProcessor.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "tied")
+        sections = {"start_from": str(tmp_path / "tied")}
     training = {"save_steps": 1, "per_device_train_batch_size": 1 if "data" in sections else 2}
     for name in ("whole", "sharded", "resumed"):
         if name == "resumed":
@@ -269,7 +275,7 @@ def test_a_process_that_cannot_save_its_shards_ends_all_and_loses_nothing(recipe
     ("sections", "message"),
     [
         (
-            {"data": {"sources": {"a": {"world": "shapes", "weight": 1.0}}, "token_budget": 256, "streams": 3}},
+            {"data": {"sources": {"a": WORLD | {"weight": 1.0}}, "token_budget": 256, "streams": 3}},
             "3 streams cannot be shared out to 2 processes x 1 rows x 1 workers; state a multiple of 2",
         ),
         ({"lora": {"r": 2, "visual_rows": True}}, "rows that are trained alone (visual_rows, "),

@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin, broadcast
+import torch.distributed.checkpoint as dcp
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast, is_peft_model
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainingArguments
 
 FSDP2 = "trainers/accelerate/fsdp2.yaml"
+SHARDS = f"{FSDP_MODEL_NAME}_0"  # transformers' name for a checkpoint's weights
 FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")  # of a module
 MARKS = ("generate", "_is_fsdp_managed_module")  # by which transformers has all processes generate at once
 
@@ -146,6 +151,18 @@ def take_whole(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
             setattr(module, leaf, nn.Parameter(state_dict[name], requires_grad=False))
 
 
+def trained_shards(model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """This process's shards of all weights that are trained, as a checkpoint holds them."""
+    return {"model": get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True))}
+
+
+def load_shards(model: nn.Module, folder: Path) -> None:
+    """Loads `trained_shards` from a folder; raises CheckpointException, on all processes, where it lacks any."""
+    shards = trained_shards(model)
+    dcp.load(shards, storage_reader=dcp.FileSystemReader(folder))
+    set_model_state_dict(model, shards["model"], options=StateDictOptions(strict=False))
+
+
 def fp32_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of what the parts that keep fp32 save, under the names that the model saves it by.
 
@@ -180,6 +197,24 @@ class ShardingMixin:
                 self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         if sharded_by(self.args) in ("FSDP2", "ZeRO-3"):
             self.accelerator.prepare = partial(self._prepare_sharded, self.accelerator.prepare)
+
+    @property
+    def _shares_adapter(self) -> bool:
+        """Whether a checkpoint's shards are of an adapter. accelerate has PEFT name them, which knows none of a model
+        with FSDP's activation checkpointing: nothing would be saved, nor missed.
+        """
+        return self.accelerator.is_fsdp2 and is_peft_model(self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._shares_adapter:
+            dcp.save(trained_shards(self.model), storage_writer=dcp.FileSystemWriter(Path(output_dir) / SHARDS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self._shares_adapter:
+            load_shards(self.model, Path(resume_from_checkpoint) / SHARDS)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _prepare_sharded(self, prepare: Callable, *args, **kwargs):
         """`Accelerator.prepare`, of a model that is not sharded yet as said above."""
