@@ -256,11 +256,10 @@ def newest_checkpoint(output_dir: str | Path) -> str | None:
 
 @dataclass
 class Gathered:
-    """A model that saves with weights gathered from all processes, where these share them.
+    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged.
 
     Args:
-        state_dict: all weights; None where the model has them.
-        merged: whether a PEFT model is saved with its adapter merged, or else the adapter alone.
+        state_dict: all weights, where processes share them; None where the model has them.
 
     Raises:
         OSError: (on saving) the weights were gathered elsewhere.
@@ -268,19 +267,13 @@ class Gathered:
 
     model: torch.nn.Module
     state_dict: dict[str, torch.Tensor] | None = None
-    merged: bool = True
 
     def save_pretrained(self, folder: Path) -> None:
-        model, state_dict = self.model, self.state_dict
-        if state_dict is not None and not state_dict:
+        if self.state_dict is not None and not self.state_dict:
             raise OSError("Sharded weights are gathered on process 0 alone. Let all nodes share output_dir")
-        if self.merged and hasattr(model, "merge_and_unload"):
-            if state_dict is not None:
-                take_whole(model, state_dict)
-                state_dict = None
-            model = model.merge_and_unload()
+        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
         with writing_here(model):
-            model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
+            model.save_pretrained(folder, state_dict=self.state_dict)
 
 
 def save_folder(trainer: Trainer, folder: Path, parts: dict[str, tuple]) -> None:
@@ -323,12 +316,14 @@ def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> No
         OSError: (on all processes) one could not write, or, when all is saved, something has not arrived at the Hub.
     """
     model, state_dict = trainer.accelerator.unwrap_model(trainer.model), whole_state_dict(trainer)
+    if state_dict and hasattr(model, "peft_config"):
+        take_whole(model, state_dict)
+        state_dict = None
     if not hasattr(model, "peft_config"):
         parts = {"": (Gathered(model, state_dict), processor)}
     elif model.get_base_model().config.to_dict().get("quantization_config"):
-        parts = {"adapter": (Gathered(model, state_dict, merged=False),), "": (processor,)}
+        parts = {"adapter": (model,), "": (processor,)}
     else:
-        adapter = Gathered(model, state_dict, merged=False)
-        parts = {"adapter": (adapter,), "": (Gathered(model, state_dict), processor)}
+        parts = {"adapter": (model,), "": (Gathered(model, state_dict), processor)}
     save_folder(trainer, folder, {**others, **parts})
     raise_failed_pushes(trainer)

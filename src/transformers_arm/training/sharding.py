@@ -18,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 from accelerate.utils import FullyShardedDataParallelPlugin, broadcast, is_peft_model
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainingArguments
@@ -144,11 +145,17 @@ def whole_state_dict(trainer: Trainer) -> dict[str, torch.Tensor] | None:
 
 
 def take_whole(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Puts whole weights in the place of shards, for good: what has sharded them would not know them any more."""
+    """Puts whole weights in the place of shards and takes FSDP's activation checkpointing off, under which PEFT knows
+    no name, for good: what has sharded the model would not know it any more.
+    """
     for place, module in model.named_modules():
         for leaf, _ in [*module.named_parameters(recurse=False)]:
             name = f"{place}.{leaf}".replace("_checkpoint_wrapped_module.", "")
             setattr(module, leaf, nn.Parameter(state_dict[name], requires_grad=False))
+    for module in [*model.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, CheckpointWrapper):
+                setattr(module, name, child._checkpoint_wrapped_module)
 
 
 def trained_shards(model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
