@@ -355,7 +355,7 @@ def test_accelerate_knows_every_field(name, section):
 def test_zero3_adds_gradients_up_in_fp32(monkeypatch):
     file = load_config_from_file(str(CONFIGS / "zero3.yaml")).deepspeed_config["deepspeed_config_file"]
     monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "deepspeed_config_file,zero3_init_flag")  # as its launcher says
-    plugin = DeepSpeedPlugin(hf_ds_config=str(ROOT / file), zero3_init_flag=False)
+    plugin = DeepSpeedPlugin(hf_ds_config=str(ROOT / file), zero3_init_flag=True)
     assert plugin.zero_stage == 3 and plugin.zero3_save_16bit_model
     assert plugin.deepspeed_config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert set(json.loads((ROOT / file).read_text())) <= set(plugin.deepspeed_config)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from accelerate.utils import FullyShardedDataParallelPlugin, broadcast, is_peft_model
 from accelerate.utils.constants import FSDP_MODEL_NAME
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
@@ -171,19 +172,33 @@ def load_shards(model: nn.Module, folder: Path) -> None:
 
 
 def fp32_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of what the parts that keep fp32 save, under the names that the model saves it by.
+    """What the parts that keep fp32 had in the folder that a model was read from, where it has them in 16 bits now:
+    ZeRO-3 reads all in the precision that is computed in. By the names that the model saves it under.
 
     Raises:
-        ValueError: ZeRO-3 has them, in the precision that is computed in.
+        ValueError: there is no such folder.
     """
     parts = {name: part for name, part in model.named_modules() if getattr(part, "keeps_fp32", False)}
-    if any(hasattr(each, "ds_id") for part in parts.values() for each in part.parameters()):
+    if all(each.dtype == torch.float32 for part in parts.values() for each in part.parameters()):
+        return {}
+    names = {f"{name}.{key}" for name, part in parts.items() for key in part.state_dict()}
+    named = {in_file(name): name for name in names}
+    folder, found = Path(model.config._name_or_path), {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            own = [key for key in tensors.keys() if in_file(key) in named]  # noqa: SIM118  it is no dict
+            found |= {named[in_file(key)]: tensors.get_tensor(key) for key in own}
+    if found.keys() != names:
         raise ValueError(
-            f"ZeRO-3 has read {', '.join(parts)} in 16 bits, which must keep fp32. Set zero3_init_flag to false in "
-            "accelerate's configuration."
+            f"ZeRO-3 has {', '.join(parts)} in 16 bits, and {folder} is no folder that it can be saved from in fp32. "
+            "Start from a model's folder on this disk, or take FSDP2."
         )
-    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    return found
+
+
+def in_file(name: str) -> str:
+    """A weight's name without what PEFT, and some versions of transformers within SigLIP, put into it."""
+    return name.removeprefix("base_model.model.").replace(".vision_model.vision_model.", ".vision_model.")
 
 
 class ShardingMixin:
