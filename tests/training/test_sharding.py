@@ -20,6 +20,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, Qwen2ForCausalLM
 from transformers.trainer_callback import TrainerState
 
 from transformers_arm import ArmForCausalLM, ArmProcessor
@@ -207,9 +208,11 @@ def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_pat
     if "backbones" in sections:
         sections = {"backbones": tiny_arm_backbones}
     if "start_from" in sections:
-        tied = ArmForCausalLM.from_backbones(**tiny_arm_backbones, tie_word_embeddings=True)
-        tied.save_pretrained(tmp_path / "tied")
-        ArmProcessor.from_backbones(**tiny_arm_backbones).save_pretrained(tmp_path / "tied")
+        text, tied = tiny_arm_backbones["text"], str(tmp_path / "text")
+        Qwen2ForCausalLM.from_pretrained(text, tie_word_embeddings=True).save_pretrained(tied)
+        AutoTokenizer.from_pretrained(text).save_pretrained(tied)
+        for each in (ArmForCausalLM, ArmProcessor):
+            each.from_backbones(text=tied, vq=tiny_arm_backbones["vq"]).save_pretrained(tmp_path / "tied")
         sections = {"start_from": str(tmp_path / "tied")}
     training = {"save_steps": 1, "per_device_train_batch_size": 1 if "data" in sections else 2}
     for name in ("whole", "sharded", "resumed"):
