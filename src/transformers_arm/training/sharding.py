@@ -142,6 +142,9 @@ def whole_state_dict(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     if not (trainer.is_fsdp_enabled or sharded_by(trainer.args)):
         return None
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    for name, table in (getattr(trainer.model, "all_tied_weights_keys", None) or {}).items():
+        if name in state_dict and table in state_dict:
+            state_dict[name] = state_dict[table]  # one tensor again, which is saved once
     return state_dict and state_dict | getattr(trainer, "kept_fp32", {})
 
 
