@@ -291,6 +291,12 @@ class ArmVQModel(ArmVQPreTrainedModel):
 
     def _encode(self, pixel_values: torch.Tensor, output_z_q: bool) -> ArmVQOutput:
         """`forward` in the weights' own precision: under autocast some codes would be others."""
+        if hasattr(next(self.parameters()), "ds_id"):
+            raise ValueError(
+                "DeepSpeed's ZeRO-3 has divided the visual tokenizer among processes, which encode pictures at "
+                "different times. Train on codes, which transformers-arm tokenize makes, or shard with FSDP2, which "
+                "leaves the tokenizer whole."
+            )
         with torch.autocast(self.device.type, enabled=False):
             return self(pixel_values.to(self.device), output_z_q=output_z_q, return_dict=True)
 

@@ -1,10 +1,7 @@
 """Looks into a training: what is drawn, edited and answered on the way, while the training goes on as without them."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -325,54 +322,3 @@ def test_rows_come_from_lists_files_and_datasets(tmp_path):
     (tmp_path / "rows.yaml").write_text("prompt: a")
     with pytest.raises(ValueError, match="rows.yaml holds a dict, but must hold a list of rows"):
         load_rows(str(tmp_path / "rows.yaml"))
-
-
-SHARDED = """
-import sys
-
-import torch
-import torch.distributed as dist
-from PIL import Image
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-
-from transformers_arm import ArmForCausalLM, ArmProcessor
-from transformers_arm.pipeline_arm import load_detokenizer
-from transformers_arm.training.callbacks import SamplesCallback
-from transformers_arm.training.trainer import ArmTrainer, training_arguments
-
-folder, output = sys.argv[1:]
-dist.init_process_group("gloo")
-model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-picture = Image.linear_gradient("L")
-rows = [{"prompt": "a red circle"}, {"prompt": "make it red", "source_image": picture}]
-rows += [{"question": f"what is it? {number}", "image": picture} for number in range(9)]  # two batches
-
-for part in ("whole", "sharded"):
-    if part == "sharded":
-        mesh = init_device_mesh("cpu", (2,))
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    arguments = training_arguments({"use_cpu": True, "report_to": "none"}, output_dir=f"{output}/{part}")
-    trainer = ArmTrainer(model, arguments)
-    ids = torch.arange(8)[None]
-    model(ids, labels=ids).loss.backward()
-    trainer.state.global_step, trainer.state.is_world_process_zero = 1, dist.get_rank() == 0
-    processor, detokenizer = ArmProcessor.from_pretrained(folder), load_detokenizer(folder)
-    callback = SamplesCallback(trainer, processor, rows, 1, detokenizer, max_new_tokens=2)
-    callback.on_step_end(trainer.args, trainer.state, trainer.control, model=model)
-    dist.barrier()
-assert model.lm_head.weight.to_local().shape[0] < model.config.vocab_size  # it is sharded again
-model(ids, labels=ids).loss.backward()
-dist.destroy_process_group()
-"""
-
-
-def test_weights_sharded_by_fsdp2_show_what_whole_ones_do(arm_folder, tmp_path):
-    (tmp_path / "sharded.py").write_text(SHARDED)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(tmp_path / "sharded.py")]
-    subprocess.run([*torchrun, arm_folder, str(tmp_path)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    whole, sharded = (tmp_path / part / "requests" / "step-0000001" for part in ("whole", "sharded"))
-    assert whole.with_suffix(".txt").read_text() == sharded.with_suffix(".txt").read_text()
-    assert same(Image.open(whole.with_suffix(".png")), Image.open(sharded.with_suffix(".png")))

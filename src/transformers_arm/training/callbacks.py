@@ -1,7 +1,8 @@
 """Callbacks that show, during training, what the tokenizer makes of pictures and what ARM does with them.
 
 They look on the main process, in whose logs, files and reporters all lands (`reporting.py`), and leave the training as
-it would be without them. Each takes its trainer: `trainer.add_callback(SamplesCallback(trainer, ...))`.
+it would be without them. Each takes its trainer: `trainer.add_callback(SamplesCallback(trainer, ...))`. Where FSDP2
+shards the weights, all processes gather them first (`sharding.whole_weights`).
 """
 
 import json
@@ -15,7 +16,6 @@ import yaml
 from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageOps
-from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
 
 from ..data.collators import to_pixel_values
@@ -31,6 +31,7 @@ from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImagePipeline, batched
 from .reporting import log_samples, log_scores
+from .sharding import check_can_be_looked_at, whole_weights
 
 SAMPLE_BATCH = 8  # rows that are drawn, edited or answered together
 SAMPLE_SIDE = 384  # px of a picture on a sheet of samples, its longer side
@@ -38,7 +39,35 @@ SHEET_COLUMNS = 16  # pictures on a sheet of reconstructions
 RECONSTRUCTED_PIXELS = 2**22  # that are reconstructed together: 16 pictures of 512x512
 
 
-class ReconstructionCallback(TrainerCallback):
+class LookCallback(TrainerCallback):
+    """Every `every` steps a look at the model, whole and without adapters' wrapping: `look(model)`, which logs what it
+    sees.
+
+    Args:
+        trainer: whose training is looked at.
+        every: steps between two looks.
+
+    Raises:
+        ValueError: weights that ZeRO-3 or FSDP1 shard.
+    """
+
+    def __init__(self, trainer: Trainer, every: int):
+        check_can_be_looked_at(trainer)
+        self.trainer, self.every = trainer, every
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.every:
+            return
+        with whole_weights(model) as whole:
+            if state.is_world_process_zero:
+                with torch.no_grad(), torch.random.fork_rng():
+                    self.look(whole)
+
+    def look(self, model: torch.nn.Module) -> None:
+        raise NotImplementedError
+
+
+class ReconstructionCallback(LookCallback):
     """Every `every` steps: PSNR, codes in use and, of a world's pictures, what it reads of them, in the log; and a
     sheet of originals above reconstructions, `reconstructions`.
 
@@ -64,6 +93,7 @@ class ReconstructionCallback(TrainerCallback):
         steps: int = 4,
         seed: int = 900001,
     ):
+        super().__init__(trainer, every)
         self.world = source if isinstance(source, World) else None
         if self.world is None:
             self.images = list(islice(source, pictures))
@@ -74,15 +104,12 @@ class ReconstructionCallback(TrainerCallback):
             raise ValueError(
                 f"There are no pictures to reconstruct, of {pictures}; hold out some, or ask for 1 or more."
             )
-        self.trainer, self.every, self.steps, self.seed = trainer, every, steps, seed
+        self.steps, self.seed = steps, seed
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if not state.is_world_process_zero or state.global_step % self.every:
-            return
+    def look(self, model):
         training = model.training
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng():
-            drawn, codes = self._reconstructed(model)
+        drawn, codes = self._reconstructed(model)
         model.train(training)
         errors = [np.square(new.astype(float) - old).mean() for new, old in zip(drawn, self.images, strict=True)]
         scores = {
@@ -114,7 +141,7 @@ class ReconstructionCallback(TrainerCallback):
         return [drawn[number] for number in range(len(self.images))], torch.cat(codes)
 
 
-class WorldScoresCallback(TrainerCallback):
+class WorldScoresCallback(LookCallback):
     """Every `every` steps: a world's scores of the model in the log, and a sheet of what it draws, `samples`; see
     `World.look`.
 
@@ -137,15 +164,13 @@ class WorldScoresCallback(TrainerCallback):
         count: int = 100,
         seed: int = 900002,
     ):
-        self.trainer, self.world, self.processor, self.detokenizer = trainer, world, processor, detokenizer
-        self.every, self.count, self.seed = every, count, seed
+        super().__init__(trainer, every)
+        self.world, self.processor, self.detokenizer = world, processor, detokenizer
+        self.count, self.seed = count, seed
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if not state.is_world_process_zero or state.global_step % self.every:
-            return
+    def look(self, model):
         arm = Arm(model, self.processor, self.detokenizer)
-        with torch.random.fork_rng():
-            scores, sheet = self.world.look(arm, count=self.count, seed=self.seed)
+        scores, sheet = self.world.look(arm, count=self.count, seed=self.seed)
         log_scores(self.trainer, {f"eval_{name}": round(value, 4) for name, value in scores.items()})
         if sheet is not None:
             log_samples(self.trainer, "samples", sheet)
@@ -197,13 +222,13 @@ def read_sample(row: Mapping, index: int, fetcher: Fetcher = FROM_CALLER) -> dic
     return sample
 
 
-class SamplesCallback(TrainerCallback):
+class SamplesCallback(LookCallback):
     """Every `every` steps: pictures drawn and edited as rows of your own ask for, on a labelled sheet, and lines of
     text, the sheet's prompts and the answers to questions; both `requests`.
 
     A row's `prompt` asks for a picture, or for an edit of its `source_image`; a row's `question` asks for a text,
     about its `image` if it has one. Pictures are whatever `read_picture` takes. Each row has a generator of its own,
-    and answers are greedy, so that looks differ by the weights alone. Where FSDP2 shards these, all processes look.
+    and answers are greedy, so that looks differ by the weights alone.
 
     Args:
         trainer: whose training is looked at.
@@ -216,7 +241,7 @@ class SamplesCallback(TrainerCallback):
         local_files: whether rows of files that `datasets` loads may name local pictures, see `fetcher_for`.
 
     Raises:
-        ValueError: a row that cannot be used; nothing to show; or weights that ZeRO-3 or FSDP1 shard.
+        ValueError: a row that cannot be used; nothing to show; or as `LookCallback`.
     """
 
     def __init__(
@@ -230,6 +255,7 @@ class SamplesCallback(TrainerCallback):
         seed: int = 900003,
         local_files: bool = False,
     ):
+        super().__init__(trainer, every)
         fetcher = fetcher_for(rows, local_files)
         samples = [read_sample(row, index, fetcher) for index, row in enumerate(rows)]
         self.questions = [sample for sample in samples if "question" in sample]
@@ -240,25 +266,11 @@ class SamplesCallback(TrainerCallback):
             raise ValueError(
                 f"Of {len(samples)} rows none can be shown: add a detokenizer, which draws, or rows with a 'question'."
             )
-        zero3 = trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
-        if zero3 or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
-            raise ValueError(
-                "Samples need weights that are whole or that FSDP2 shards, not ZeRO-3 or FSDP1: take FSDP2, or leave "
-                "the samples out."
-            )
-        self.trainer, self.processor, self.detokenizer = trainer, processor, detokenizer
-        self.every, self.max_new_tokens, self.seed = every, max_new_tokens, seed
+        self.processor, self.detokenizer = processor, detokenizer
+        self.max_new_tokens, self.seed = max_new_tokens, seed
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % self.every or not (state.is_world_process_zero or isinstance(model, FSDPModule)):
-            return
-        with torch.no_grad(), torch.random.fork_rng():
-            pictures = self._pictures(model)
-            answers = self._answers(model)
-        if isinstance(model, FSDPModule):
-            model.reshard()
-        if not state.is_world_process_zero:
-            return
+    def look(self, model):
+        pictures, answers = self._pictures(model), self._answers(model)
         prompts = [sample["prompt"] for sample in (*self.drawings, *self.edits)]
         sources = [[]] * len(self.drawings) + [[sample["image"]] for sample in self.edits]
         rows = [[*source, picture] for source, picture in zip(sources, pictures, strict=True)]
@@ -267,29 +279,19 @@ class SamplesCallback(TrainerCallback):
         sheet = picture_sheet(tiles, prompts) if tiles else None
         log_samples(self.trainer, "requests", sheet, [*prompts, *lines])
 
-    def _arm(self, model) -> ArmForCausalLM:
-        """The model without adapters' wrapping, and with what FSDP2 keeps sharded outside of layers gathered; layers
-        gather their own as they run.
-        """
-        if isinstance(model, FSDPModule):
-            model.unshard()
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-    def _pictures(self, model) -> list[Image.Image]:
+    def _pictures(self, arm: ArmForCausalLM) -> list[Image.Image]:
         """What is drawn, and then what is edited."""
         pictures = []
         for samples in filter(None, (self.drawings, self.edits)):
-            arm = self._arm(model)
             draw = ArmImagePipeline(arm, processor=self.processor, detokenizer=self.detokenizer, device=arm.device)
             generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(samples))]
             pictures += draw(samples, batch_size=SAMPLE_BATCH, generator=generators)
         return pictures
 
-    def _answers(self, model) -> list[str]:
+    def _answers(self, arm: ArmForCausalLM) -> list[str]:
         """The answers to all questions, on one line each."""
         answers = []
         for samples in batched(self.questions, SAMPLE_BATCH):
-            arm = self._arm(model)  # each batch anew: a forward pass ends with sharding again
             asked = [[sample[column] for column in ("image", "question") if column in sample] for sample in samples]
             inputs = self.processor.apply_chat_template(
                 [[message("user", *parts)] for parts in asked],
@@ -299,12 +301,7 @@ class SamplesCallback(TrainerCallback):
                 return_tensors="pt",
                 processor_kwargs={"padding": True},
             ).to(arm.device)
-            sequences = arm.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
-                synced_gpus=isinstance(model, FSDPModule),  # no process may stop while others gather
-            )
+            sequences = arm.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
             texts = self.processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             answers += [" ".join(text.split()) for text in texts]
         return answers

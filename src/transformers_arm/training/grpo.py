@@ -40,10 +40,12 @@ from .requests import EDITING, TEXT_TO_IMAGE, usable_requests
 from .reward_calls import AsyncGuardedReward, GuardedReward
 from .rollout import Batch, Rollout, readable
 from .saving import AtomicCheckpointMixin
+from .sharding import check_whole
 from .trainer import CardMixin, set_aside, without_checkpointing
 
 logger = logging.getLogger(__name__)
 
+ROLLOUTS = "Rollouts call parts of the model, on each process as its prompts want them, so weights must be whole there"
 SHEET_GROUPS = 8  # prompts a picture sheet shows, with all their samples
 
 
@@ -106,6 +108,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         args = ArmGRPOConfig(f"{Path(path).name or 'arm'}-GRPO") if args is None else args
         if not isinstance(args, ArmGRPOConfig):
             raise TypeError(f"args must be an ArmGRPOConfig, not a {type(args).__name__}: its defaults are TRL's.")
+        check_whole(args, ROLLOUTS)
         if reference is not None and not args.beta:
             raise ValueError("beta is 0, so no reference is asked; set beta, or leave reference out.")
         rewards = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
@@ -138,11 +141,6 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         with set_aside(args, **aside):
             super().__init__(model, guarded, args, train_dataset, eval_dataset, processing_class, **kwargs)
         self.beta = args.beta
-        if self._dist.is_zero3 or self._dist.is_fsdp:
-            raise ValueError(
-                "Rollouts call the model's parts one by one, on each process as its prompts want them, so its weights "
-                "must be whole there: use DeepSpeed's ZeRO-2, which shards gradients and optimizer, or LoRA."
-            )
         if len(set(self.reward_func_names)) < len(self.reward_func_names):
             raise ValueError(
                 f"Two rewards have one name in {', '.join(self.reward_func_names)}, so logs would mix them up; give "

@@ -20,10 +20,11 @@ from ..modeling_arm import ArmForCausalLM
 from ..sizes.adapters import lora_config
 from .callbacks import WorldScoresCallback
 from .conversations import add_samples
-from .grpo import ArmGRPOConfig, ArmGRPOTrainer
+from .grpo import ROLLOUTS, ArmGRPOConfig, ArmGRPOTrainer
 from .recipe import Section, either, section
 from .saving import save_model
 from .sections import GenerationSettings, Lora, RequestsOfWorld, Samples, WorldScores
+from .sharding import check_whole
 from .trainer import set_generation, train
 from .world_data import world_requests
 
@@ -167,6 +168,7 @@ def requests_of_run(recipe: ReinforcementRecipe, arguments: ArmGRPOConfig) -> Da
 def train_by_rewards(recipe: ReinforcementRecipe) -> None:
     """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one."""
     arguments = arguments_of_run(recipe)
+    check_whole(arguments, ROLLOUTS)
     model = ArmForCausalLM.from_pretrained(recipe.start_from, dtype=recipe.dtype)
     set_generation(model.generation_config, recipe.generation.plain())
     trainer = ArmGRPOTrainer(

@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .pushing import HeardPushesMixin, push_folder, raise_failed_pushes
+from .sharding import take_whole, whole_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -193,8 +194,10 @@ class AtomicCheckpointMixin(HeardPushesMixin):
             super()._save_checkpoint(model, trial)
             self._name_best(run_dir)
         except (Exception, CheckpointException) as caught:
-            if isinstance(caught, _WRITING) and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                raise staging.failure(caught) from caught
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                if isinstance(caught, _WRITING):
+                    raise staging.failure(caught) from caught
+                raise
             error = caught
         finally:
             self._staging = None
@@ -263,12 +266,21 @@ def newest_checkpoint(output_dir: str | Path) -> str | None:
 
 @dataclass
 class Gathered:
-    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged."""
+    """A model that saves with weights gathered from all processes, or, of a PEFT model, with its adapter merged.
+
+    Args:
+        state_dict: all weights, where processes share them; None where the model has them.
+
+    Raises:
+        OSError: (on saving) the weights were gathered elsewhere.
+    """
 
     model: torch.nn.Module
     state_dict: dict[str, torch.Tensor] | None = None
 
     def save_pretrained(self, folder: Path) -> None:
+        if self.state_dict is not None and not self.state_dict:
+            raise OSError("Sharded weights are gathered on process 0 alone. Let all nodes share output_dir")
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
         with writing_here(model):
             model.save_pretrained(folder, state_dict=self.state_dict)
@@ -313,13 +325,15 @@ def save_model(trainer: Trainer, folder: Path, processor, **others: tuple) -> No
     Raises:
         OSError: (on all processes) one could not write, or, when all is saved, something has not arrived at the Hub.
     """
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, state_dict = trainer.accelerator.unwrap_model(trainer.model), whole_state_dict(trainer)
+    if state_dict and hasattr(model, "peft_config"):
+        take_whole(model, state_dict)
+        state_dict = None
     if not hasattr(model, "peft_config"):
-        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all shards, under FSDP and ZeRO-3
         parts = {"": (Gathered(model, state_dict), processor)}
     elif model.get_base_model().config.to_dict().get("quantization_config"):
         parts = {"adapter": (model,), "": (processor,)}
     else:
-        parts = {"adapter": (model,), "": (Gathered(model), processor)}
+        parts = {"adapter": (model,), "": (Gathered(model, state_dict), processor)}
     save_folder(trainer, folder, {**others, **parts})
     raise_failed_pushes(trainer)

@@ -44,6 +44,7 @@ from ..sizes.adapters import check_adapters, without_adapters
 from .logs import RunLogsMixin
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
+from .sharding import ShardingMixin
 from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside, settle
 
 ROWS_AT_ONCE = 32  # whose pictures are encoded together
@@ -250,7 +251,9 @@ class ModelLossMixin:
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
-class ArmSFTTrainer(AtomicCheckpointMixin, CardMixin, RunLogsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer):
+class ArmSFTTrainer(
+    AtomicCheckpointMixin, ShardingMixin, CardMixin, RunLogsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer
+):
     """TRL's `SFTTrainer` for ARM.
 
     Logs `loss`, `num_tokens` and what `RunLogsMixin` says, `loss_text` and `loss_image` among it; not TRL's entropy

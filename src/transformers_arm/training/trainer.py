@@ -20,6 +20,7 @@ from .logs import RunLogsMixin
 from .preemption import STATUS, PreemptionCallback
 from .routed_loss import RoutedLossMixin
 from .saving import AtomicCheckpointMixin, newest_checkpoint
+from .sharding import ShardingMixin
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class FrozenPartsMixin:
             self.model._keys_to_ignore_on_save = before
 
 
-class ArmTrainer(AtomicCheckpointMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer):
+class ArmTrainer(AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
