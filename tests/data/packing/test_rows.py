@@ -9,86 +9,32 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from multiprocessing import active_children
-from random import Random
 
 import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from flex_on_cpu import flex_on_cpu
+from packed_rows import (
+    PAPER,
+    all_steps,
+    bounds,
+    drawing,
+    mixed_documents,
+    numbered,
+    only,
+    packed_mixture,
+    plain,
+    steps,
+    world_mixture,
+)
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
-from transformers_arm import ArmForCausalLM, ArmProcessor
-from transformers_arm.data.conversations import ConversationCollator, document, message
-from transformers_arm.data.mixture import Mixture, Source
-from transformers_arm.data.packing import PackedMixture
+from transformers_arm.data.conversations import ConversationCollator
+from transformers_arm.data.mixture import Source
 from transformers_arm.training.routed_loss import losses_of_sources
-from transformers_arm.worlds.shapes import render_scene, sample_scene
 
-PAPER = {"text": 0.05, "image_to_text": 0.10, "text_to_image": 0.70, "interleaved": 0.12, "editing": 0.03}
 CODES = {"codes": List(Value("uint16")), "height": Value("uint8"), "width": Value("uint8")}
-
-
-@pytest.fixture(scope="module")
-def arm(tiny_arm_backbones):
-    """An untrained ARM, 32 wide, and its processor; float32 and sdpa."""
-    torch.manual_seed(0)
-    model = ArmForCausalLM.from_backbones(**tiny_arm_backbones, attn_implementation="sdpa").eval()
-    return model, ArmProcessor.from_backbones(**tiny_arm_backbones)
-
-
-def world(task, **fields):
-    return {"world": "shapes", "arguments": {"mixture": {task: 1.0}}, **fields}
-
-
-def world_mixture(arm, **fields):
-    """A mixture as the paper's, of the embedded world."""
-    model, processor = arm
-    sources = {task: world(task, weight=weight) for task, weight in PAPER.items()}
-    recipe = {"seed": 0, "sources": sources, "token_budget": 512, "streams": 8, "lookahead": 16}
-    return PackedMixture.from_recipe(processor, model.config, **recipe | fields)
-
-
-def drawing(seed=0, height=48, width=48):
-    return render_scene(sample_scene(Random(seed), split="train"), height, width)
-
-
-def mixed_documents():
-    """Conversations of text, pictures as pixels and pictures as codes, of several shapes."""
-    codes = torch.arange(20).view(4, 5) * 7
-    return [
-        [message("user", "hello"), message("assistant", "a red circle")],
-        [message("user", "a red circle"), message("assistant", drawing(1))],
-        [
-            message("user", "make it blue", drawing(2), codes),
-            message("assistant", "here", codes + 1, drawing(3, 32, 64)),
-        ],
-        [message("user", codes + 2, "what color?"), message("assistant", "blue"), message("user", "sure?")]
-        + [message("assistant", "yes")],
-    ]
-
-
-def plain(arm, conversations, budget=None):
-    """The row of conversations, packed each of a source of its own; filled up to a budget if one is given."""
-    names = [f"document {number}" for number in range(len(conversations))]
-    mixture = Mixture.from_recipe({name: world("text") for name in names}, seed=0, streams=1)
-    data = PackedMixture(mixture, arm[1], arm[0].config, token_budget=budget or 10_000, fill_rows=budget is not None)
-    encode = data.encoder()
-    row = data.row([(name, encode(each)) for name, each in zip(names, conversations, strict=True)])
-    return data.consume(data.collator()([{**row, "stream": 0, "state": None}]))
-
-
-def only(batch, start, stop):
-    """A batch with the labels of some positions."""
-    labels = torch.full_like(batch["labels"], -100)
-    labels[:, start:stop] = batch["labels"][:, start:stop]
-    return {**batch, "labels": labels}
-
-
-def bounds(batch):
-    """(start, stop) of each document of a batch."""
-    starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
-    return list(zip(starts, starts[1:] + [batch["input_ids"].shape[1]], strict=True))
 
 
 # --- isolation -------------------------------------------------------------------------------------------------------
@@ -219,17 +165,6 @@ def test_a_mixture_like_the_papers_fills_its_rows(arm):
     assert summary["tokens/interleaved"] > 1.3 * summary["documents/interleaved"]  # three pictures each
 
 
-def numbered(count, longest=40):
-    """Texts that name their number, of several lengths."""
-    answers = ["red " * Random(number).randrange(1, longest) for number in range(count)]
-    return Source(Dataset.from_dict({"prompt": [f"{number} ?" for number in range(count)], "answer": answers}))
-
-
-def packed_mixture(arm, sources, *, token_budget=200, streams=4, lookahead=8, **fields):
-    mixture = Mixture(sources, seed=0, streams=streams, **fields)
-    return PackedMixture(mixture, arm[1], arm[0].config, token_budget=token_budget, lookahead=lookahead)
-
-
 def numbers(arm, row):
     """The numbers of the texts in a row, in order."""
     ids, positions = row["input_ids"].flatten(), row["position_ids"].flatten()
@@ -303,18 +238,6 @@ def batch_skipped(data):
 # --- processes, workers, going on ------------------------------------------------------------------------------------
 
 
-def steps(data, loader, count):
-    """The ids and pictures of some steps, as bytes, so that they compare."""
-    batches = [data.consume(batch) for batch in islice(loader, count)]
-    return [
-        (
-            batch["input_ids"].numpy().tobytes(),
-            b"".join(each.numpy().tobytes() for each in batch.get("pixel_values", [])),
-        )
-        for batch in batches
-    ]
-
-
 @pytest.fixture(scope="module")
 def new_data(arm, tmp_path_factory):
     """Makes mixtures as a new process would: the embedded world, streamed files and rows had by number."""
@@ -336,23 +259,6 @@ def new_data(arm, tmp_path_factory):
         return packed_mixture(arm, sources, token_budget=256, streams=8)
 
     return make
-
-
-def all_steps(new_data, count, *, processes, num_workers, batch_size, state=None):
-    """What all processes see, step by step, and the state after it, as a checkpoint would hold it."""
-    seen, states = [], []
-    for process_index in range(processes):
-        data = new_data()
-        if state is not None:
-            data.load_state_dict(state)
-        loader = data.loader(
-            process_index=process_index, processes=processes, num_workers=num_workers, batch_size=batch_size
-        )
-        seen.append(steps(data, loader, count))
-        states += data.state_dict()["states"].items()
-    joined = [tuple(b"".join(parts) for parts in zip(*step, strict=True)) for step in zip(*seen, strict=True)]
-    newest = dict(sorted(states, key=lambda each: each[1]["rows"]))
-    return joined, json.loads(json.dumps({**data.state_dict(), "states": newest}))
 
 
 @pytest.fixture(scope="module")
@@ -442,76 +348,3 @@ def test_the_state_of_another_mixture_is_refused(arm, changed):
 def test_sizes_below_one_are_refused(arm, name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be 1 or more"):
         world_mixture(arm, **{name: 0})
-
-
-# --- plain documents -------------------------------------------------------------------------------------------------
-
-PAGES = [f"page {number}: " + "the red circle. " * (12 * (number % 4)) for number in range(24)]
-
-
-def pages_as(kind, folder):
-    """A section of a recipe whose rows are `PAGES`, as such data come."""
-    rows = [{"text": page, "id": str(number), "language_score": 0.9} for number, page in enumerate(PAGES)]
-    renamed = Dataset.from_list([{"content": row["text"]} for row in rows])
-    if kind == "json lines":
-        (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"dataset": {"path": "json", "data_files": str(folder / "pages.jsonl"), "streaming": True}}
-    if kind == "stated":
-        Dataset.from_list([row | {"prompt": None} for row in rows]).to_parquet(folder / "pages.parquet")
-        section = {"fill": {"task": "text"}}
-    else:
-        renamed.to_parquet(folder / "pages.parquet")
-        section = {"rename": {"content": "text"}}
-    files = {"path": "parquet", "data_files": str(folder / "pages.parquet"), "cache_dir": str(folder / "cache")}
-    return section | {"dataset": files | {"streaming": kind == "parquet, streamed"}}
-
-
-def learnt(rows):
-    """The tokens of all that is learnt, counted; and how many documents and parts there are."""
-    labels = torch.cat([row["labels"] for row in rows])
-    return Counter(labels[labels != -100].tolist()), sum(int((row["position_ids"] == 0).sum()) for row in rows)
-
-
-@pytest.mark.parametrize("kind", ["json lines", "parquet, streamed", "parquet, renamed", "stated"])
-def test_plain_documents_are_packed_and_long_ones_in_parts_of_which_all_is_learnt(arm, tmp_path, kind):
-    source = Source.from_recipe({**pages_as(kind, tmp_path), "shuffle": False})
-    data = packed_mixture(arm, {"pages": source}, token_budget=60, streams=1, lookahead=4)
-    rows, seen, expected = [], 0, ConversationCollator(arm[1].tokenizer, None, arm[0].config)
-    whole = [expected.encode(source.conversation({"text": page}, 0), iter(())) for page in PAGES]
-    assert max(len(ids) for ids, _ in whole) > 180
-    for row in data:
-        rows.append(row)
-        seen = row["state"].packing.before.draws
-        if seen >= 2 * len(PAGES):  # all of the first epoch are in rows by then
-            break
-    assert all(len(row["input_ids"]) <= 60 for row in rows)
-    assert all(label == -100 for row in rows for label in row["labels"][row["position_ids"] == 0])
-    tokens, _ = learnt(rows)
-    once = Counter(token for _, labels in whole for token in labels[1:])
-    assert all(tokens[token] >= 2 * count for token, count in once.items())
-    assert tokens.total() <= 3 * once.total()
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_goes_on_within_a_long_document(arm, processes):
-    def new_data():
-        sources = {"pages": Source(Dataset.from_dict({"text": PAGES})), "asked": numbered(20, longest=8)}
-        return packed_mixture(arm, sources, token_budget=64, streams=4, lookahead=3)
-
-    whole = all_steps(new_data, 30, processes=1, num_workers=0, batch_size=4)[0]
-    for stopped in (1, 2, 5, 9):
-        _, state = all_steps(new_data, stopped, processes=1, num_workers=0, batch_size=4)
-        options = {"processes": processes, "num_workers": 0, "batch_size": 4 // processes}
-        assert all_steps(new_data, 12, **options, state=state)[0] == whole[stopped : stopped + 12]
-
-
-@torch.no_grad()
-def test_a_plain_document_in_a_row_has_its_loss_alone_and_pictures_stand_beside_it(arm):
-    model, conversations = arm[0], [document(PAGES[1]), *mixed_documents()[1:2], document(PAGES[2])]
-    batch = plain(arm, conversations)
-    for start, stop in bounds(batch):
-        ids = {name: batch[name][:, start:stop] for name in ("input_ids", "labels")}
-        if (ids["input_ids"] == model.config.image_token_id).any():
-            continue
-        torch.testing.assert_close(model(**only(batch, start, stop)).loss, model(**ids).loss, atol=1e-5, rtol=0)
-    assert model(**batch).loss.isfinite()
