@@ -19,11 +19,10 @@ from .pipeline_arm import (
     ArmImagePipeline,
     ArmTextToImagePipeline,
     checked_batch_size,
-    load_detokenizer,
     save_remote_code,
-    torch_parts,
 )
 from .processing_arm import ArmProcessor
+from .renderers_arm import load_detokenizer, torch_parts
 
 PICTURES_AT_ONCE = 8  # unless a call says how many requests: a hundred prompts are no one batch
 

@@ -25,7 +25,6 @@ import PIL.Image
 import PIL.ImageFilter
 import PIL.ImageOps
 import torch
-from huggingface_hub import is_offline_mode, snapshot_download
 from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -35,12 +34,12 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .image_processing_arm import array_to_pil, to_numpy
 from .loading_arm import execution_device, hooked, is_placed
+from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
 
 if TYPE_CHECKING:
-    from .detokenizer_arm_pixel import ArmPixelDetokenizer
+    from .detokenizer_arm import ArmDetokenizer
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
-DETOKENIZER_FOLDER = "detokenizer"
 # What a call takes beside its requests, whom it is for, and what it is called there.
 ARGUMENTS = {
     "height": ("size", "height"),
@@ -97,52 +96,6 @@ def blend(picture: PIL.Image.Image, source: PIL.Image.Image, mask: np.ndarray, m
     return PIL.Image.composite(picture, source, share.filter(PIL.ImageFilter.BoxBlur(margin // 2)))
 
 
-def load_detokenizer(
-    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
-) -> "ArmPixelDetokenizer":
-    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo; `hub` as for every download.
-
-    Raises:
-        FileNotFoundError: there is none.
-        OSError: it could not be downloaded.
-    """
-    folder, cached = name_or_path, ""
-    offline = bool(hub.pop("local_files_only", False) or is_offline_mode())
-    if name_or_path and not os.path.isdir(name_or_path):
-        try:
-            # No code: nothing here needs any, and an index may name it as a component. Nor pickles, as elsewhere.
-            kinds = [f"{DETOKENIZER_FOLDER}/*{ending}" for ending in (".json", ".safetensors", ".txt")]
-            patterns = {"allow_patterns": kinds}
-            folder = snapshot_download(name_or_path, revision=revision, local_files_only=offline, **patterns, **hub)
-        except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
-            raise OSError(
-                f"The detokenizer of {name_or_path} could not be downloaded. If the repo is gated or private, log in "
-                "with `hf auth login`, or pass token=. Offline, there is only what an earlier run downloaded.\n"
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if offline:
-            cached = " among what was downloaded of it, and this run is offline"
-    folder = os.path.join(folder, DETOKENIZER_FOLDER)
-    if not name_or_path or not os.path.isfile(os.path.join(folder, "model_index.json")):
-        raise FileNotFoundError(
-            f"{name_or_path or 'A model that was not loaded from a folder'} holds no {DETOKENIZER_FOLDER}/"
-            f"model_index.json{cached}; name a complete ARM folder, or pass "
-            "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
-        )
-    from .detokenizer_arm_pixel import ArmPixelDetokenizer  # here: diffusers takes a while to import
-
-    detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
-    for part in torch_parts(detokenizer):
-        torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast
-    detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
-    return detokenizer
-
-
-def torch_parts(detokenizer) -> list[torch.nn.Module]:
-    """The modules that a detokenizer, a diffusers pipeline, computes with."""
-    return [part for part in detokenizer.components.values() if isinstance(part, torch.nn.Module)]
-
-
 def save_remote_code(pipe, folder: str | os.PathLike) -> None:
     """Copies the file of a pipeline's class, and those it imports, if they came with a model, not with a package."""
     if type(pipe).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
@@ -179,7 +132,7 @@ class ArmImagePipeline(Pipeline):
         model,
         *,
         processor=None,
-        detokenizer: "ArmPixelDetokenizer | None" = None,
+        detokenizer: "ArmDetokenizer | None" = None,
         device: int | str | torch.device | None = None,
         local_files_only: bool = False,
         **kwargs,
