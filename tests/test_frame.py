@@ -43,6 +43,7 @@ ROOMS = (
     "detokenizer_arm_flux",
     "detokenizer_arm_sana",
     "renderers_arm",
+    "edits_arm",
     "pipeline_arm",
     "registering",
     "diffusers_pipeline_arm",
