@@ -77,9 +77,9 @@ class ArmDetokenizer(SafetensorsOnlyMixin, DiffusionPipeline):
         """What is denoised -> pictures [B, 3, height, width] in -1..1."""
         raise NotImplementedError
 
-    def shift(self, sample: torch.Tensor, steps: int) -> float:
-        """How far a scheduler with `use_dynamic_shifting` moves its sigmas towards noise (its `mu`)."""
-        raise NotImplementedError
+    def shift(self, sample: torch.Tensor, steps: int) -> float | None:
+        """How far a scheduler with `use_dynamic_shifting` moves sigmas towards noise (its `mu`); None: does not."""
+        return None
 
     def check_size(self, height: int, width: int, grid: tuple[int, int]) -> None:
         """Raises a ValueError for a size in px that a grid of tokens cannot be rendered at."""

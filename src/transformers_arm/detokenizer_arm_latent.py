@@ -85,7 +85,7 @@ class ArmLatentDetokenizer(ArmDetokenizer):
         index = DiffusionPipeline.load_config(base, **hub)
         cls._check_base(base, index)
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(base, subfolder="scheduler", **hub)
-        options = {"torch_dtype": dtype, "use_safetensors": True, **hub}
+        options = {"dtype": dtype, "use_safetensors": True, **hub}
         models = {name: part.from_pretrained(base, subfolder=name, **options) for name, part in cls.parts.items()}
         sizes = {**cls.connector_sizes(models["transformer"].config), **(connector or {})}
         made = ArmConnector(condition_size=condition_size, **sizes)

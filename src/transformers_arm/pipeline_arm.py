@@ -20,9 +20,6 @@ from numbers import Integral
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import PIL.Image
-import PIL.ImageFilter
-import PIL.ImageOps
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -33,7 +30,6 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .edits_arm import Sources
 from .image_processing_arm import flatten_images
 from .loading_arm import execution_device, hooked, is_placed
-from .processing_arm import Prepared
 from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
 from .sampling_arm import IMAGE_EDITING
 
@@ -394,19 +390,15 @@ class ArmImageEditingPipeline(ArmImagePipeline):
             inputs["edit_source"] = 0
         return {"inputs": dict(inputs), "image_grid": grid, "sources": sources}
 
-    def _prepared(self, sources: list[Sources], grid: tuple[int, int], keep: bool) -> list[list[Prepared]]:
+    def _prepared(self, sources: list[Sources], grid: tuple[int, int], keep: bool) -> list[list]:
         """Pictures of each request: the first at the edit's own size, so that their tokens lie on one grid; others
         within it, at their own shapes if these are kept.
         """
-        processor = self.processor.image_processor
-        size = {"height": grid[0] * processor.patch_size, "width": grid[1] * processor.patch_size}
-
-        def prepare(pictures: list[PIL.Image.Image], keep: bool) -> list[Prepared]:
-            values = processor(pictures, size=size, keep_aspect_ratio=keep).pixel_values if pictures else []
-            return [Prepared(torch.as_tensor(each)) for each in values]
-
-        firsts = prepare([each.pictures[0] for each in sources], False)
-        others = iter(prepare([picture for each in sources for picture in each.pictures[1:]], keep))
+        prepare, patch = self.processor.prepared, self.processor.image_processor.patch_size
+        size = {"height": grid[0] * patch, "width": grid[1] * patch}
+        firsts = prepare([each.pictures[0] for each in sources], size=size, keep_aspect_ratio=False)
+        others = [picture for each in sources for picture in each.pictures[1:]]
+        others = iter(prepare(others, size=size, keep_aspect_ratio=keep) if others else [])
         return [[first, *islice(others, len(each.pictures) - 1)] for first, each in zip(firsts, sources, strict=True)]
 
     def __call__(self, image=None, prompt: str | Iterable[str] | None = None, mask=None, images=None, **kwargs):

@@ -75,7 +75,7 @@ def load_detokenizer(
             f"{cached}; name a complete ARM folder, or pass detokenizer=ArmPixelDetokenizer.from_pretrained(...) to "
             "the pipeline."
         )
-    detokenizer = detokenizer_class(folder).from_pretrained(folder, torch_dtype=dtype)
+    detokenizer = detokenizer_class(folder).from_pretrained(folder, dtype=dtype)
     detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
     return detokenizer
 
