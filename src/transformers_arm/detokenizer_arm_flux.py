@@ -2,7 +2,7 @@
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from diffusers.modular_pipelines.flux.before_denoise import calculate_shift
+from diffusers.modular_pipelines.z_image.before_denoise import calculate_shift  # as FLUX has it, without its encoders
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from .connector_arm import Conditions

@@ -3,6 +3,7 @@
 Knows nothing about models, tokens and requests.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,9 +42,9 @@ class Sources:
         Raises:
             ValueError: what cannot be opened, or a mask of another size than its picture or without any white.
         """
-        pictures = []
-        for index, image in enumerate(flatten_images(images)):
-            with naming_image(index):
+        pictures, images = [], flatten_images(images)
+        for index, image in enumerate(images):
+            with naming_image(index) if len(images) > 1 else nullcontext():
                 pictures.append(opened(image, image_processor))
         return cls(pictures, opened_mask(mask, pictures[0], image_processor))
 
