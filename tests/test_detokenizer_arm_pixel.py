@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQConfig, ArmVQModel
-from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.pixel_transformer_arm import flow_matching_loss
+from transformers_arm.renderers_arm import load_detokenizer
 
 
 def new_transformer(patch_size=16, hidden_size=32):

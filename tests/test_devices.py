@@ -17,7 +17,8 @@ from transformers import pipeline
 from transformers_arm import ArmForCausalLM, ArmPipeline, ArmProcessor, ArmVQModel
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.loading_arm import execution_device, hooked, is_placed, stated_device, under_hooks
-from transformers_arm.pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, load_detokenizer
+from transformers_arm.pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline
+from transformers_arm.renderers_arm import load_detokenizer
 
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")

@@ -15,7 +15,11 @@ from .extras import EXTRAS, require
 if TYPE_CHECKING:  # what reads the names without running this
     from .configuration_arm import ArmConfig as ArmConfig
     from .configuration_arm import ArmVQConfig as ArmVQConfig
+    from .connector_arm import ArmConnector as ArmConnector
+    from .detokenizer_arm_flux import ArmFluxDetokenizer as ArmFluxDetokenizer
+    from .detokenizer_arm_flux2 import ArmFlux2Detokenizer as ArmFlux2Detokenizer
     from .detokenizer_arm_pixel import ArmPixelDetokenizer as ArmPixelDetokenizer
+    from .detokenizer_arm_sana import ArmSanaDetokenizer as ArmSanaDetokenizer
     from .diffusers_pipeline_arm import ArmPipeline as ArmPipeline
     from .image_processing_arm import ArmImageProcessor as ArmImageProcessor
     from .modeling_arm import ArmForCausalLM as ArmForCausalLM
@@ -36,6 +40,9 @@ __version__ = "0.1.0.dev0"
 # Where each name is; found when it is asked for.
 _NAMES = {
     "ArmConfig": "configuration_arm",
+    "ArmConnector": "connector_arm",
+    "ArmFlux2Detokenizer": "detokenizer_arm_flux2",
+    "ArmFluxDetokenizer": "detokenizer_arm_flux",
     "ArmForCausalLM": "modeling_arm",
     "ArmGRPOConfig": "training.grpo",
     "ArmGRPOTrainer": "training.grpo",
@@ -48,6 +55,7 @@ _NAMES = {
     "ArmProcessor": "processing_arm",
     "ArmSFTConfig": "training.sft_trl",
     "ArmSFTTrainer": "training.sft_trl",
+    "ArmSanaDetokenizer": "detokenizer_arm_sana",
     "ArmTextToImagePipeline": "pipeline_arm",
     "ArmVQConfig": "configuration_arm",
     "ArmVQForPreTraining": "modeling_arm_vq_pretraining",

@@ -12,6 +12,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .image_processing_arm import flatten_images
 from .loading_arm import HUB_OPTIONS, execution_device, is_placed
 from .modeling_arm import ArmForCausalLM
 from .pipeline_arm import (
@@ -19,11 +20,10 @@ from .pipeline_arm import (
     ArmImagePipeline,
     ArmTextToImagePipeline,
     checked_batch_size,
-    load_detokenizer,
     save_remote_code,
-    torch_parts,
 )
 from .processing_arm import ArmProcessor
+from .renderers_arm import load_detokenizer, torch_parts
 
 PICTURES_AT_ONCE = 8  # unless a call says how many requests: a hundred prompts are no one batch
 
@@ -173,11 +173,13 @@ class ArmPipeline(DiffusionPipeline):
         if batch_size is None:
             batch_size = max(1, PICTURES_AT_ONCE // max(1, given.get("num_images_per_prompt", 1)))
         batches = -(-len(requests[0]) // checked_batch_size(batch_size))
-        size, _, _ = drawing._sanitize_parameters(**given)
+        preprocess, _, _ = drawing._sanitize_parameters(**given)
         processor = self.processor.image_processor
-        rows = size.get("height", processor.size["height"]) // processor.patch_size
+        rows, _ = preprocess.get("grid") or (processor.size["height"] // processor.patch_size, None)
         with self.progress_bar(total=batches * (rows + 2)) as bar:  # and what opens and closes a picture
             drawn = drawing(*requests, batch_size=batch_size, streamer=RowProgress(bar, streamer), **given)
+            bar.total = bar.n  # edits at their sources' own shapes have other rows
+            bar.refresh()
         self.maybe_free_model_hooks()
         return drawn
 
@@ -234,7 +236,8 @@ class ArmPipeline(DiffusionPipeline):
         prompts = list(prompt) if several else [prompt]
         requests, pipeline_class = (prompts,), ArmTextToImagePipeline
         if image is not None:
-            images = list(image) if isinstance(image, (list, tuple)) else [image] * len(prompts)
+            images = flatten_images(image) if getattr(image, "ndim", 0) == 4 else image
+            images = list(images) if isinstance(images, (list, tuple)) else [images] * len(prompts)
             requests = (images, prompts if several else prompts * len(images), mask_image)
             pipeline_class = ArmImageEditingPipeline
         arguments = {

@@ -18,7 +18,7 @@ from .decoding_arm import draw_codes
 from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
 from .prompts_arm import ImageArguments, ImageRequest, check_image_request, image_request, padded_left
-from .sampling_arm import IMAGE_GENERATION, ImageSampling
+from .sampling_arm import IMAGE_EDITING, IMAGE_GENERATION, ImageSampling
 
 GENERATION_MODES = ("text", "image", "interleaved")
 
@@ -29,6 +29,7 @@ IMAGE_ARGUMENTS = (
     "image_prompt_ids",
     "image_prompt_attention_mask",
     "edit_mask",
+    "edit_source",
     "generator",
 )
 
@@ -266,7 +267,7 @@ class ArmGenerationMixin(GenerationMixin):
         names = ("image_generation", "image_editing") if editing else ("image_generation",)
         settings, stated = dict(IMAGE_GENERATION), {}
         for name in names:
-            settings |= getattr(self.generation_config, name, None) or {}
+            settings |= self._sampling_of(self.generation_config, name)
         if generation_config is not None:
             defaults = GenerationConfig().to_dict()
             for name, value in generation_config.to_dict().items():
@@ -274,8 +275,8 @@ class ArmGenerationMixin(GenerationMixin):
                 if value not in (None, defaults.get(name), ours) and name not in CONFIG_SECTIONS:
                     stated[name] = value
             for name in names:
-                section = getattr(generation_config, name, None) or {}
-                if section != getattr(self.generation_config, name, None):
+                section = self._sampling_of(generation_config, name)
+                if section != self._sampling_of(self.generation_config, name):
                     stated |= section
         known = ", ".join(IMAGE_GENERATION)
         if unknown := {*stated, *given} - {*IMAGE_GENERATION}:
@@ -286,3 +287,9 @@ class ArmGenerationMixin(GenerationMixin):
                 f"no setting of images; those are {known}."
             )
         return settings | stated | {name: value for name, value in given.items() if value is not None}
+
+    @staticmethod
+    def _sampling_of(generation_config: GenerationConfig, section: str) -> dict:
+        """A section of a configuration without what it says for pipelines alone."""
+        settings = getattr(generation_config, section, None) or {}
+        return {name: value for name, value in settings.items() if name not in IMAGE_EDITING}

@@ -20,27 +20,23 @@ from numbers import Integral
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import PIL.Image
-import PIL.ImageFilter
-import PIL.ImageOps
 import torch
-from huggingface_hub import is_offline_mode, snapshot_download
-from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .image_processing_arm import array_to_pil, to_numpy
+from .edits_arm import Sources
+from .image_processing_arm import flatten_images
 from .loading_arm import execution_device, hooked, is_placed
+from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
+from .sampling_arm import IMAGE_EDITING
 
 if TYPE_CHECKING:
-    from .detokenizer_arm_pixel import ArmPixelDetokenizer
+    from .detokenizer_arm import ArmDetokenizer
 
 PROGRESS_FROM = 16  # requests; shorter lists are done before a bar would help
-DETOKENIZER_FOLDER = "detokenizer"
 # What a call takes beside its requests, whom it is for, and what it is called there.
 ARGUMENTS = {
     "height": ("size", "height"),
@@ -60,7 +56,14 @@ ARGUMENTS = {
     "num_inference_steps": ("detokenizer", "num_inference_steps"),
     "decoder_guidance_scale": ("detokenizer", "guidance_scale"),
 }
-EDITING_ARGUMENTS = {"mask": ("request", "mask"), "mask_margin": ("mask", "mask_margin"), **ARGUMENTS}
+EDITING_ARGUMENTS = {
+    "mask": ("request", "mask"),
+    "images": ("request", "images"),
+    "mask_margin": ("mask", "mask_margin"),
+    "keep_aspect_ratio": ("size", "keep_aspect_ratio"),
+    "max_pixels": ("size", "max_pixels"),
+    **ARGUMENTS,
+}
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -74,73 +77,6 @@ def checked_batch_size(batch_size: int) -> int:
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"batch_size {batch_size!r} must be a whole number of requests, 1 or more.")
     return int(batch_size)
-
-
-def grow(mask: np.ndarray, radius: int) -> np.ndarray:
-    """A bool mask [height, width] with all that lies up to `radius` px from it, along either axis."""
-    for _ in range(2):  # along one axis, then along the other
-        counts = np.pad(mask, ((radius + 1, radius), (0, 0))).cumsum(0, dtype=np.int32)
-        mask = (counts[2 * radius + 1 :] > counts[: -2 * radius - 1]).T
-    return mask
-
-
-def blend(picture: PIL.Image.Image, source: PIL.Image.Image, mask: np.ndarray, margin: int) -> PIL.Image.Image:
-    """The picture in the mask, the source more than `margin` px from it, and a ramp between them.
-
-    Args:
-        picture, source: RGB pictures of one size.
-        mask: bool [height, width].
-        margin: px, along either axis; 0 makes a hard edge.
-    """
-    # Blurred over the other half of the margin, what has grown by one half is 1 in the mask and 0 beyond the margin.
-    share = PIL.Image.fromarray(grow(mask, (margin + 1) // 2)).convert("L")
-    return PIL.Image.composite(picture, source, share.filter(PIL.ImageFilter.BoxBlur(margin // 2)))
-
-
-def load_detokenizer(
-    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
-) -> "ArmPixelDetokenizer":
-    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo; `hub` as for every download.
-
-    Raises:
-        FileNotFoundError: there is none.
-        OSError: it could not be downloaded.
-    """
-    folder, cached = name_or_path, ""
-    offline = bool(hub.pop("local_files_only", False) or is_offline_mode())
-    if name_or_path and not os.path.isdir(name_or_path):
-        try:
-            # No code: nothing here needs any, and an index may name it as a component. Nor pickles, as elsewhere.
-            kinds = [f"{DETOKENIZER_FOLDER}/*{ending}" for ending in (".json", ".safetensors", ".txt")]
-            patterns = {"allow_patterns": kinds}
-            folder = snapshot_download(name_or_path, revision=revision, local_files_only=offline, **patterns, **hub)
-        except Exception as error:  # of many kinds: what a broken connection raises is no OSError, and not always one
-            raise OSError(
-                f"The detokenizer of {name_or_path} could not be downloaded. If the repo is gated or private, log in "
-                "with `hf auth login`, or pass token=. Offline, there is only what an earlier run downloaded.\n"
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if offline:
-            cached = " among what was downloaded of it, and this run is offline"
-    folder = os.path.join(folder, DETOKENIZER_FOLDER)
-    if not name_or_path or not os.path.isfile(os.path.join(folder, "model_index.json")):
-        raise FileNotFoundError(
-            f"{name_or_path or 'A model that was not loaded from a folder'} holds no {DETOKENIZER_FOLDER}/"
-            f"model_index.json{cached}; name a complete ARM folder, or pass "
-            "detokenizer=ArmPixelDetokenizer.from_pretrained(...) to the pipeline."
-        )
-    from .detokenizer_arm_pixel import ArmPixelDetokenizer  # here: diffusers takes a while to import
-
-    detokenizer = ArmPixelDetokenizer.from_pretrained(folder)
-    for part in torch_parts(detokenizer):
-        torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast
-    detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
-    return detokenizer
-
-
-def torch_parts(detokenizer) -> list[torch.nn.Module]:
-    """The modules that a detokenizer, a diffusers pipeline, computes with."""
-    return [part for part in detokenizer.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def save_remote_code(pipe, folder: str | os.PathLike) -> None:
@@ -179,7 +115,7 @@ class ArmImagePipeline(Pipeline):
         model,
         *,
         processor=None,
-        detokenizer: "ArmPixelDetokenizer | None" = None,
+        detokenizer: "ArmDetokenizer | None" = None,
         device: int | str | torch.device | None = None,
         local_files_only: bool = False,
         **kwargs,
@@ -232,19 +168,30 @@ class ArmImagePipeline(Pipeline):
             if num_images_per_prompt < 1:
                 raise ValueError(f"num_images_per_prompt {num_images_per_prompt} must be at least 1.")
             forward["num_images_per_prompt"] = num_images_per_prompt
-        preprocess = {name: side for name, side in (("height", height), ("width", width)) if side is not None}
-        if image_grid is not None:
-            if not isinstance(image_grid, Sequence) or len(image_grid) != 2:
-                raise ValueError(f"image_grid must be (H, W), in tokens, not {image_grid!r}.")
-            rows, columns = image_grid
-            patch = self.processor.image_processor.patch_size
-            size = {"height": rows * patch, "width": columns * patch}
-            if {**size, **preprocess} != size:
-                raise ValueError(
-                    f"image_grid {rows}x{columns} is {size} px, but {preprocess} is given; leave one out."
-                )
-            preprocess = size
-        return preprocess, forward, {}
+        grid = self._stated_grid(height, width, image_grid)
+        return {} if grid is None else {"grid": grid}, forward, {}
+
+    def _stated_grid(self, height: int | None, width: int | None, grid: Sequence | None) -> tuple[int, int] | None:
+        """H, W in tokens that a call states, in px or tokens; None if it states nothing.
+
+        Raises:
+            ValueError: a size that no grid has, or two that differ.
+        """
+        processor = self.processor.image_processor
+        patch, stated = processor.patch_size, {}
+        if grid is not None:
+            if not isinstance(grid, Sequence) or len(grid) != 2:
+                raise ValueError(f"image_grid must be (H, W), in tokens, not {grid!r}.")
+            stated = {"height": grid[0] * patch, "width": grid[1] * patch}
+        sides = {name: side for name, side in (("height", height), ("width", width)) if side is not None}
+        if stated and {**stated, **sides} != stated:
+            raise ValueError(f"image_grid {grid[0]}x{grid[1]} is {stated} px, but {sides} is given; leave one out.")
+        if not (stated or sides):
+            return None
+        height, width = ({**dict(processor.size), **stated, **sides}[name] for name in ("height", "width"))
+        if height < 1 or width < 1 or height % patch or width % patch:
+            raise ValueError(f"Picture size {height}x{width} must be multiples of the {patch} px patch.")
+        return height // patch, width // patch
 
     def _of(self, whom: str, given: Mapping, *, kept: bool = False) -> dict:
         """Those of the given arguments that are for one, by the names they have there, or `kept` as they are."""
@@ -284,17 +231,44 @@ class ArmImagePipeline(Pipeline):
     ) -> Iterator:
         """Pictures of requests, in order, `batch_size` requests at a time."""
         generators = forward.get("generator")
-        one_each = isinstance(generators, (list, tuple))
+        one_each, images = isinstance(generators, (list, tuple)), forward.get("num_images_per_prompt", 1)
         generators = iter(generators) if one_each else None
         for batch in batched(requests, batch_size):
+            own = None
             if one_each:
-                images = len(batch) * forward.get("num_images_per_prompt", 1)
-                forward = {**forward, "generator": list(islice(generators, images))}
-                if len(forward["generator"]) < images:
+                own = [list(islice(generators, images)) for _ in batch]
+                if sum(map(len, own)) < len(batch) * images:
                     raise ValueError("There are fewer generators than images; give one for all or one an image.")
-            yield from self.run_single(batch, preprocess, forward, postprocess)
+            yield from self._draw_batch([self.opened(each) for each in batch], own, preprocess, forward, postprocess)
         if one_each and next(generators, None) is not None:
             raise ValueError("There are more generators than images; give one for all or one an image.")
+
+    def _draw_batch(self, requests: list[dict], own: list | None, preprocess: dict, forward: dict, postprocess: dict):
+        """Pictures of opened requests, in order; those of one grid are drawn together.
+
+        Args:
+            own: generators of each request, if there is one a picture.
+        """
+        preprocess, entries = dict(preprocess), {}
+        stated = preprocess.pop("grid", None)
+        grids = [stated or self.own_grid(each, **preprocess) for each in requests]
+        for grid in dict.fromkeys(grids):
+            places = [place for place, each in enumerate(grids) if each == grid]
+            if own is not None:
+                forward = {**forward, "generator": [each for place in places for each in own[place]]}
+            of_grid = [requests[place] for place in places]
+            drawn = self.run_single(of_grid, {"grid": grid, **preprocess}, forward, postprocess)
+            entries |= zip(places, drawn, strict=True)
+        return [entries[place] for place in range(len(requests))]
+
+    def own_grid(self, request: dict) -> tuple[int, int]:
+        """H, W in tokens of a request of a call that states none."""
+        processor = self.processor.image_processor
+        return processor.size["height"] // processor.patch_size, processor.size["width"] // processor.patch_size
+
+    def opened(self, request: dict) -> dict:
+        """A checked request with its pictures opened."""
+        return request
 
     def checked(self, request: dict) -> dict:
         """The request; raises TypeError for a prompt that is no str."""
@@ -302,54 +276,10 @@ class ArmImagePipeline(Pipeline):
             raise TypeError(f"A prompt is a str, not {request['prompt']!r}.")
         return request
 
-    def preprocess(self, requests: list[dict], height: int | None = None, width: int | None = None) -> dict:
-        """Requests `{"prompt", "image", "mask" (editing)}` -> inputs of `generate` for one grid, sources and masks."""
-        image_processor, patch = self.processor.image_processor, self.processor.image_processor.patch_size
-        height = image_processor.size["height"] if height is None else height
-        width = image_processor.size["width"] if width is None else width
-        if height < 1 or width < 1 or height % patch or width % patch:
-            raise ValueError(f"Picture size {height}x{width} must be multiples of the {patch} px patch.")
-        prompts, grid = [request["prompt"] for request in requests], (height // patch, width // patch)
-        if "image" not in requests[0]:
-            inputs, sources = self.processor.image_generation_inputs(prompts), [None] * len(requests)
-            return {"inputs": dict(inputs), "image_grid": grid, "sources": sources, "masks": sources}
-        sources = [self._open(request["image"]) for request in requests]
-        given = [request.get("mask") for request in requests]
-        masks = [self._open_mask(mask, source) for mask, source in zip(given, sources, strict=True)]
-        size = {"height": height, "width": width}  # the edit's own, so that their tokens lie on one grid
-        inputs = self.processor.image_generation_inputs(prompts, sources, size=size, keep_aspect_ratio=False)
-        if any(mask is not None for mask in masks):
-            # A token may change where any pixel of its patch may.
-            edited = [torch.ones(1, 1) if mask is None else torch.from_numpy(mask).float() for mask in masks]
-            inputs["edit_mask"] = torch.cat([adaptive_max_pool2d(each[None], grid) for each in edited]) > 0
-        return {"inputs": dict(inputs), "image_grid": grid, "sources": sources, "masks": masks}
-
-    def _open(self, image) -> PIL.Image.Image:
-        """An image of any kind the image processor takes -> an RGB picture at its own size."""
-        pixels = self.processor.image_processor.process_image(image)
-        return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
-
-    def _open_mask(self, mask, source: PIL.Image.Image) -> np.ndarray | None:
-        """A mask of any kind the image processor takes -> bool [height, width], True where the source may change."""
-        if mask is None:
-            return None
-        mask = to_numpy(self.processor.image_processor.fetch_images(mask))
-        mask = array_to_pil(mask) if isinstance(mask, np.ndarray) else mask
-        if getattr(mask, "has_transparency_data", False):  # over black: where nobody painted nothing may change
-            painted = PIL.ImageOps.exif_transpose(mask).convert("RGBA")
-            mask = PIL.Image.alpha_composite(PIL.Image.new("RGBA", painted.size, "black"), painted)
-        mask = np.asarray(self._open(mask).convert("L")) >= 128
-        if mask.shape != (source.height, source.width):
-            raise ValueError(
-                f"The mask is {'x'.join(map(str, mask.shape))} px (height x width), but its picture "
-                f"{source.height}x{source.width}; resize the mask to the picture's size."
-            )
-        if not mask.any():
-            raise ValueError(
-                "The mask selects nothing to edit: white (True, 1.0 or 255) is where the picture may change. Integers "
-                "are read as 0..255; pass a mask of 0 and 1 as bool."
-            )
-        return mask
+    def preprocess(self, requests: list[dict], grid: tuple[int, int]) -> dict:
+        """Opened requests of one grid -> inputs of `generate`, and what their edits start from."""
+        inputs = self.processor.image_generation_inputs([request["prompt"] for request in requests])
+        return {"inputs": dict(inputs), "image_grid": grid, "sources": [None] * len(requests)}
 
     def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, **kwargs) -> dict:
         rendering, generation = self._of("detokenizer", kwargs), self._of("generate", kwargs)
@@ -365,27 +295,17 @@ class ArmImagePipeline(Pipeline):
         with hooked(self.model):  # whose forward is not called
             z_q = self.model.vq_model.decode_codes(codes)
         images = self.detokenizer(z_q, generator=kwargs.get("generator"), **rendering).images
-        sources = {name: model_inputs[name] for name in ("sources", "masks")}
-        return {"images": images, "num_images_per_prompt": num_images_per_prompt, **sources}
+        return {"images": images, "num_images_per_prompt": num_images_per_prompt, "sources": model_inputs["sources"]}
 
     def postprocess(self, model_outputs: dict, mask_margin: int | None = None) -> list:
         """Pictures of a batch -> one entry a request, an edit at its source's size and within its mask."""
-        each = model_outputs["num_images_per_prompt"]
-        pictures, entries = batched(model_outputs["images"], each), []
-        for drawn, source, mask in zip(pictures, model_outputs["sources"], model_outputs["masks"], strict=True):
-            if source is not None:
-                drawn = [self._fit(picture, source, mask, mask_margin) for picture in drawn]
+        each, patch = model_outputs["num_images_per_prompt"], self.processor.image_processor.patch_size
+        entries = []
+        for drawn, sources in zip(batched(model_outputs["images"], each), model_outputs["sources"], strict=True):
+            if sources is not None:
+                drawn = [sources.fit(picture, mask_margin, patch) for picture in drawn]
             entries.append(drawn if each > 1 else drawn[0])
         return entries
-
-    def _fit(self, picture: PIL.Image.Image, source: PIL.Image.Image, mask, margin: int | None) -> PIL.Image.Image:
-        """An edit at its source's size, and where there is a mask, the source's own pixels outside of it."""
-        scale = min(source.width / picture.width, source.height / picture.height)
-        picture = picture if picture.size == source.size else picture.resize(source.size)
-        if mask is None:
-            return picture
-        half_a_patch = int(self.processor.image_processor.patch_size * scale / 2)
-        return blend(picture, source, mask, half_a_patch if margin is None else margin)
 
 
 class ArmTextToImagePipeline(ArmImagePipeline):
@@ -433,29 +353,74 @@ class ArmImageEditingPipeline(ArmImagePipeline):
 
     _arguments = EDITING_ARGUMENTS
 
-    def _sanitize_parameters(self, mask_margin=None, **kwargs):
+    def _sanitize_parameters(self, mask_margin=None, keep_aspect_ratio=None, max_pixels=None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        patch = self.processor.image_processor.patch_size
+        if keep_aspect_ratio is not None:
+            preprocess["keep_aspect_ratio"] = bool(keep_aspect_ratio)
+        if max_pixels is not None:
+            if not isinstance(max_pixels, Integral) or max_pixels < patch**2:
+                raise ValueError(f"max_pixels {max_pixels} must be a whole number, {patch**2} (one patch) or more.")
+            preprocess["max_pixels"] = int(max_pixels)
         if mask_margin is not None:
             if not isinstance(mask_margin, Integral) or mask_margin < 0:
                 raise ValueError(f"mask_margin {mask_margin} must be a whole number of px, 0 (a hard edge) or more.")
             postprocess = {"mask_margin": int(mask_margin)}
         return preprocess, forward, postprocess
 
-    def __call__(self, image, prompt: str | Iterable[str] | None = None, mask=None, **kwargs):
+    def own_grid(self, request: dict, **shaping) -> tuple[int, int]:
+        return request["sources"].grid(self.processor.image_processor, **self._shaping(shaping))
+
+    def _shaping(self, stated: dict) -> dict:
+        """How an edit gets its shape: as the call says, or else the model's generation settings (`IMAGE_EDITING`)."""
+        settings = {**IMAGE_EDITING, **(getattr(self.model.generation_config, "image_editing", None) or {}), **stated}
+        return {name: settings[name] for name in IMAGE_EDITING}
+
+    def opened(self, request: dict) -> dict:
+        images = request["images"] if request.get("images") is not None else [request["image"]]
+        sources = Sources.opened(images, request.get("mask"), self.processor.image_processor)
+        return {"prompt": request["prompt"], "sources": sources}
+
+    def preprocess(self, requests: list[dict], grid: tuple[int, int], **shaping) -> dict:
+        sources = [request["sources"] for request in requests]
+        pictures = self._prepared(sources, grid, self._shaping(shaping)["keep_aspect_ratio"])
+        inputs = self.processor.image_generation_inputs([request["prompt"] for request in requests], pictures)
+        if any(each.mask is not None for each in sources):
+            inputs["edit_mask"] = torch.cat([each.edit_mask(grid) for each in sources])
+            inputs["edit_source"] = 0
+        return {"inputs": dict(inputs), "image_grid": grid, "sources": sources}
+
+    def _prepared(self, sources: list[Sources], grid: tuple[int, int], keep: bool) -> list[list]:
+        """Pictures of each request: the first at the edit's own size, so that their tokens lie on one grid; others
+        within it, at their own shapes if these are kept.
+        """
+        prepare, patch = self.processor.prepared, self.processor.image_processor.patch_size
+        size = {"height": grid[0] * patch, "width": grid[1] * patch}
+        firsts = prepare([each.pictures[0] for each in sources], size=size, keep_aspect_ratio=False)
+        others = [picture for each in sources for picture in each.pictures[1:]]
+        others = iter(prepare(others, size=size, keep_aspect_ratio=keep) if others else [])
+        return [[first, *islice(others, len(each.pictures) - 1)] for first, each in zip(firsts, sources, strict=True)]
+
+    def __call__(self, image=None, prompt: str | Iterable[str] | None = None, mask=None, images=None, **kwargs):
         """Edits pictures; results come at their source's size.
 
         Args:
-            image: a picture (PIL, array, tensor, path or address), a list of them, or an iterable of
-                `{"image", "prompt"}`, with `"mask"` if there is one, then without `prompt` and `mask`.
+            image: a picture (PIL, array, tensor, path or address), a list or batch [B, ...] of them, or an iterable of
+                `{"image", "prompt"}`, with `"mask"` if there is one, then without `prompt` and `mask`. In place of
+                `"image"`, `"images"` may list several that one edit is made of; the first is the one that is edited.
             prompt: the instruction, or one a picture.
             mask: where the picture may change: white, of the picture's own size and any kind that `image` takes, for
                 all pictures or one a picture (None: everywhere). What is transparent counts as black. Tokens of
                 patches that the mask does not touch are kept; so are all pixels, byte for byte, more than
                 `mask_margin` from it.
+            images: in place of `image`, several pictures that one edit is made of.
             mask_margin: px of the picture over which the edit fades into it around the mask, 0 for a hard edge;
                 default: half of what a token covers.
-            height, width: what the picture is resized to before it is read, in px, multiples of the patch; default:
-                the processor's size.
+            keep_aspect_ratio: whether a picture is read and edited at its own shape and size, and not at the
+                processor's; default: what the model's generation settings say for `image_editing`, or else True.
+            max_pixels: what it is shrunk to, if it is larger; default: what those say, or else the processor's area.
+            height, width: what the picture is resized to before it is read, in px, multiples of the patch, in place of
+                that.
             image_grid: (H, W), the same in tokens.
             kwargs: as for text-to-image; and `image_guidance_scale`.
 
@@ -465,8 +430,13 @@ class ArmImageEditingPipeline(ArmImagePipeline):
         Raises:
             ValueError: no image to edit, not as many instructions or masks as pictures, or a mask of another size than
                 its picture or without any white.
-            TypeError: an instruction that is no str.
+            TypeError: an instruction that is no str, or both image and images.
         """
+        if images is not None:
+            if image is not None:
+                raise TypeError("image= is what one edit starts from and images= are several; pass one of the two.")
+            return super().__call__({"images": images, "prompt": prompt, "mask": mask}, **kwargs)
+        image, mask = (flatten_images(each) if getattr(each, "ndim", 0) == 4 else each for each in (image, mask))
         if prompt is None and isinstance(image, (Iterable, Dataset)) and not isinstance(image, str):
             if mask is not None:
                 raise TypeError('Requests hold their masks themselves, as {"image": ..., "prompt": ..., "mask": ...}.')
@@ -485,8 +455,11 @@ class ArmImageEditingPipeline(ArmImagePipeline):
 
     def checked(self, request: dict) -> dict:
         """The request; raises as for text-to-image, and TypeError or ValueError where there is nothing to edit."""
-        if not isinstance(request, Mapping) or not {"image", "prompt"} <= set(request):
+        if not isinstance(request, Mapping) or "prompt" not in request or not {"image", "images"} & set(request):
             raise TypeError(f'A request to edit is {{"image": ..., "prompt": ...}}, not {request!r}.')
-        if request["image"] is None:
+        several = request.get("images")
+        if several is None and request.get("image") is None:
             raise ValueError("There is no image to edit; pass image=, or use the text-to-image pipeline.")
+        if several is not None and not flatten_images(several):
+            raise ValueError("The list of images is empty; pass at least the one to edit.")
         return super().checked(request)

@@ -335,6 +335,15 @@ class ArmProcessor(ProcessorMixin):
             hidden, chat_template, tokenize=True, processor_kwargs=processor_kwargs, **kwargs
         )
 
+    def prepared(self, images: ImageInput, **kwargs) -> list[Prepared]:
+        """Pictures that messages and `image_generation_inputs` take as they are, each at a size of its own.
+
+        Args:
+            images: one or a list; whatever `ArmImageProcessor` takes.
+            kwargs: of the image processor, such as `size`.
+        """
+        return [Prepared(torch.as_tensor(each)) for each in self.image_processor(images, **kwargs).pixel_values]
+
     def image_generation_inputs(
         self, prompts: str | Sequence[str], images: ImageInput | None = None, **kwargs
     ) -> BatchFeature:
@@ -342,7 +351,7 @@ class ArmProcessor(ProcessorMixin):
 
         Args:
             prompts: captions, or instructions if there are images; one or a list. "" draws without a caption.
-            images: to edit, an image or a list of images for each prompt.
+            images: to edit, an image or a list of images for each prompt; all of them may be `prepared`.
             kwargs: of the image processor, such as `size`.
 
         Returns:

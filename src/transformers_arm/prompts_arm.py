@@ -61,9 +61,10 @@ class ImageArguments:
             unless `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
         image_prompt_ids, image_prompt_attention_mask: the prompts with their images and without their text [B, T''];
             makes it editing, with three branches.
-        edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of the last picture of the prompts,
-            which must have this grid, stand in the result. The model draws on from its own draws: those tokens were
+        edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of a picture of each prompt, which must
+            have this grid, stand in the result. The model draws on from its own draws: those tokens were
             read from the whole source, so they tell of what has to change, and it would be drawn again.
+        edit_source: which picture of a prompt that is, by its place in a list of them: the last, -1, unless stated.
         num_return_sequences: images a prompt, next to each other in the result.
         generator: of the sampling, on any device: one, or a list with one for each image, which makes each
             independent of its batch.
@@ -86,6 +87,7 @@ class ImageArguments:
     image_prompt_ids: torch.LongTensor | None = None
     image_prompt_attention_mask: torch.Tensor | None = None
     edit_mask: torch.BoolTensor | None = None
+    edit_source: int = -1
     num_return_sequences: int = 1
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     streamer: object = None
@@ -167,7 +169,7 @@ def image_request(
     (height, width), copies, prompts = arguments.image_grid, arguments.num_return_sequences, branches[0][0]
     kept = None
     if arguments.edit_mask is not None:
-        kept = kept_tokens(model.config, prompts, arguments.edit_mask, height, width).repeat_interleave(copies, 0)
+        kept = kept_tokens(model.config, prompts, arguments).repeat_interleave(copies, 0)
     uniform = uniforms(len(prompts) * copies, height * width, arguments.generator, prompts.device)
     opening = model.config.image_opening(height, width)
     ids, mask = stack_left_padded(branches)
@@ -223,7 +225,7 @@ def check_image_request(
     prompts, _ = branches_of(model, input_ids, arguments, sampling)["input_ids"]
     if arguments.edit_mask is not None:
         pictures = prompts.masked_fill(prompts == model.config.image_token_id, model.config.visual_token_offset)
-        kept_tokens(model.config, pictures, arguments.edit_mask, *arguments.image_grid)
+        kept_tokens(model.config, pictures, arguments)
     check_generators(len(input_ids) * arguments.num_return_sequences, arguments.generator)
     if arguments.compile_config is not None:
         try:
@@ -232,23 +234,31 @@ def check_image_request(
             raise ValueError(f"compile_config names what torch has not: {error}") from error
 
 
-def kept_tokens(config: ArmConfig, input_ids, edit_mask, height: int, width: int) -> torch.LongTensor:
-    """[B, H*W]: tokens of the last picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere."""
+def kept_tokens(config: ArmConfig, input_ids: torch.LongTensor, arguments: ImageArguments) -> torch.LongTensor:
+    """[B, H*W]: tokens of a picture of `input_ids` [B, T] where `edit_mask` keeps them, -1 elsewhere.
+
+    Raises:
+        ValueError: a mask of another kind or shape, or a prompt without that picture or with one of another grid.
+    """
+    edit_mask, source, (height, width) = arguments.edit_mask, arguments.edit_source, arguments.image_grid
     expected = [len(input_ids), height, width]
     if not isinstance(edit_mask, torch.Tensor) or edit_mask.dtype != torch.bool:
         kind = getattr(edit_mask, "dtype", type(edit_mask).__name__)
         raise ValueError(f"edit_mask must be a bool tensor {expected}, not {kind}; True is where the model draws.")
     if list(edit_mask.shape) != expected:
         raise ValueError(f"edit_mask {list(edit_mask.shape)} must be {expected}: the grid of each prompt's image.")
-    opening = input_ids.new_tensor(config.image_opening(height, width))
-    length = len(opening) + height * width
-    ids = torch.nn.functional.pad(input_ids, (length, 0), value=-1)  # room for a picture that is not there
-    positions = torch.arange(ids.shape[1], device=ids.device)
-    last = torch.where(ids >= config.visual_token_offset, positions, length).amax(-1, keepdim=True)
-    pictures = ids.gather(1, last + torch.arange(1 - length, 1, device=ids.device))
-    if not (pictures[:, : len(opening)] == opening).all():
-        raise ValueError(
-            "edit_mask keeps tokens of the last picture of each prompt, but not every prompt of input_ids has one "
-            f"of grid {height}x{width}; give each its source at that size."
-        )
-    return pictures[:, len(opening) :].masked_fill(edit_mask.flatten(1).to(ids.device), -1)
+    opening = config.image_opening(height, width)
+    rows = []
+    for ids in input_ids:
+        starts = (ids == config.vision_start_token_id).nonzero()[:, 0].tolist()
+        start = starts[source] if -len(starts) <= source < len(starts) else len(ids)
+        picture = ids[start : start + len(opening) + height * width]
+        states, tokens = picture[: len(opening)].tolist(), picture[len(opening) :]
+        if states != opening or not (tokens >= config.visual_token_offset).all():
+            which = "the last picture" if source == -1 else f"picture {source}"
+            raise ValueError(
+                f"edit_mask keeps tokens of {which} of each prompt, but not every prompt of input_ids has one of grid "
+                f"{height}x{width}; give each its source at that size."
+            )
+        rows.append(tokens)
+    return torch.stack(rows).masked_fill(edit_mask.flatten(1).to(input_ids.device), -1)

@@ -184,3 +184,6 @@ def highest(scores: torch.Tensor, count: int) -> torch.Tensor:
 # How images are sampled unless `generation_config.image_generation`, of edits `image_editing`, or the call says
 # otherwise.
 IMAGE_GENERATION = asdict(ImageSampling())
+# What `image_editing` says for pipelines alone: whether an edit has its source's own shape, not the processor's size,
+# and within how many px; None is the processor's area.
+IMAGE_EDITING = {"keep_aspect_ratio": True, "max_pixels": None}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from transformers_arm import ArmForCausalLM, ArmPipeline, ArmProcessor, ArmTextToImagePipeline
 from transformers_arm.hub.remote_code import add_remote_code
-from transformers_arm.pipeline_arm import load_detokenizer
+from transformers_arm.renderers_arm import load_detokenizer
 from transformers_arm.sizes.adapters import lora_config
 from transformers_arm.training.parts import detokenizer_of
 
@@ -62,7 +62,7 @@ import json
 
 from transformers import AutoProcessor, pipeline
 from transformers_arm import ArmPipeline
-from transformers_arm.pipeline_arm import load_detokenizer
+from transformers_arm.renderers_arm import load_detokenizer
 
 
 def attempt(call):

@@ -10,7 +10,7 @@ from pipeline_requests import FAST, INSTRUCTION, PROMPT, Listening, assert_same,
 from transformers import pipeline
 
 import transformers_arm
-from transformers_arm.pipeline_arm import blend
+from transformers_arm.edits_arm import blend, opened
 
 
 def mask_of(width, height, box):
@@ -75,7 +75,8 @@ def test_the_edit_fades_over_the_margin_and_never_reaches_beyond_it(margin):
     ],
 )
 def test_a_token_may_change_where_any_pixel_of_its_patch_may(edit, monkeypatch, size, box, cells):
-    (mask,), _ = edit_masks(edit, monkeypatch, picture(*size), INSTRUCTION, mask_of(*size, box))
+    given = (picture(*size), INSTRUCTION, mask_of(*size, box))
+    (mask,), _ = edit_masks(edit, monkeypatch, *given, keep_aspect_ratio=False)
     assert mask.dtype == torch.bool and mask[0].int().tolist() == cells
 
 
@@ -116,7 +117,7 @@ def test_masks_of_all_kinds_mean_the_same(edit, tmp_path):
 def test_outside_the_mask_stand_the_upright_pixels_of_the_source(edit, mode):
     source = picture(64, 48, mode)
     source.getexif()[0x0112] = 6
-    upright = edit._open(source)
+    upright = opened(source, edit.processor.image_processor)
     assert upright.size == (48, 64)
     edited = edit(source, INSTRUCTION, mask_of(48, 64, (0, 0, 8, 8)), mask_margin=0)
     assert not changed(edited, upright)[:, 8:].any() and not changed(edited, upright)[8:].any()
@@ -188,7 +189,11 @@ def test_masks_lie_on_the_grid_of_processors_that_keep_aspect_ratios_too(own_fol
         ({"mask": [np.ones((80, 100), bool)]}, TypeError, "list is no image"),
         ({"mask_margin": -1}, ValueError, "mask_margin -1 must be a whole number of px, 0 "),
         ({"mask_margin": 2.5}, ValueError, "mask_margin 2.5 must be a whole number"),
-        ({"maks": 1}, TypeError, "Unknown argument maks; this pipeline takes mask, mask_margin, height"),
+        (
+            {"maks": 1},
+            TypeError,
+            "Unknown argument maks; this pipeline takes mask, images, mask_margin, keep",
+        ),
     ],
 )
 def test_bad_masks_are_refused(edit, arguments, error, message):

@@ -156,7 +156,7 @@ def test_a_pipeline_can_have_a_size_of_its_own_that_calls_replace(draw):
     ids=["RGB", "RGBA", "gray", "uint8 array", "float array", "tensor"],
 )
 def test_edits_come_back_at_their_sources_size(edit, source, size):
-    edited = edit(source, INSTRUCTION)
+    edited = edit(source, INSTRUCTION, keep_aspect_ratio=False)
     assert (edited.mode, edited.size) == ("RGB", size)
 
 
@@ -178,7 +178,11 @@ def test_sources_of_any_sizes_and_kinds_are_edited_in_one_list(edit, tmp_path):
 def test_each_source_is_prepared_and_encoded_once(edit, monkeypatch):
     tokenizer, prepared = edit.model.vq_model, pictures_prepared(monkeypatch)
     encoded, decoded = runs_of(tokenizer.vision_model), runs_of(tokenizer.up_blocks)
-    edit([picture(100, 80), picture(30, 30, seed=1), picture()], INSTRUCTION, batch_size=2, num_images_per_prompt=2)
+    sources, several = (
+        [picture(100, 80), picture(90, 80, seed=1), picture()],
+        {"batch_size": 2, "num_images_per_prompt": 2},
+    )
+    edit(sources, INSTRUCTION, **several)
     assert prepared == [2, 1] == encoded and decoded == [4, 2]
     edit(picture(), INSTRUCTION, mask=np.ones((48, 48), bool))
     assert prepared == [2, 1, 1] == encoded

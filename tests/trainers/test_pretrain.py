@@ -22,8 +22,8 @@ from transformers.trainer_callback import TrainerState
 from transformers_arm import ArmPixelDetokenizer, ArmPixelTransformer, ArmVQModel
 from transformers_arm.cli.shell import TRACEBACK
 from transformers_arm.modeling_arm import VOCABULARY, ArmForCausalLM
-from transformers_arm.pipeline_arm import load_detokenizer
 from transformers_arm.processing_arm import ArmProcessor
+from transformers_arm.renderers_arm import load_detokenizer
 from transformers_arm.training.recipe import RecipeError
 from transformers_arm.training.trainer import ArmTrainer
 from transformers_arm.worlds.shapes.tasks import WorldTasks

@@ -18,7 +18,7 @@ from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.world import find_world
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.sheets import LABEL_LINES, LINE_HEIGHT
-from transformers_arm.pipeline_arm import load_detokenizer
+from transformers_arm.renderers_arm import load_detokenizer
 from transformers_arm.sizes.adapters import lora_config
 from transformers_arm.training import conversations
 from transformers_arm.training.callbacks import (

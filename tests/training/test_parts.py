@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from transformers_arm import ArmForCausalLM, ArmGRPOConfig, ArmGRPOTrainer, ArmSFTConfig, ArmSFTTrainer
-from transformers_arm.pipeline_arm import load_detokenizer
+from transformers_arm.renderers_arm import load_detokenizer
 from transformers_arm.training.conversations import load_model, train_on_conversations
 from transformers_arm.training.parts import detokenizer_of, given_model, origin_of, processor_of, reference_of
 from transformers_arm.training.stages import read_stage

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..detokenizer_arm import ArmDetokenizer
 from ..loading_arm import hooked
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched, load_detokenizer
+from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from ..processing_arm import ArmProcessor
+from ..renderers_arm import load_detokenizer
 
 BATCH_SIZE = 50
 
@@ -26,7 +27,7 @@ class Arm:
 
     model: ArmForCausalLM
     processor: ArmProcessor
-    detokenizer: ArmPixelDetokenizer
+    detokenizer: ArmDetokenizer
 
     def __post_init__(self):
         self.detokenizer.set_progress_bar_config(disable=True)

@@ -29,6 +29,9 @@ LICENCES = MappingProxyType(
         "google/siglip*": ("apache-2.0",),
         "black-forest-labs/flux.1-*dev*": ("flux-1-dev-non-commercial-license",),
         "black-forest-labs/flux.1-schnell": ("apache-2.0",),
+        "black-forest-labs/flux.2-klein*-4b*": ("apache-2.0",),
+        "black-forest-labs/flux.2-klein*-9b*": ("flux-non-commercial-license",),
+        "black-forest-labs/flux.2-dev*": ("flux-dev-non-commercial-license", "flux-non-commercial-license"),
         "efficient-large-model/sana*": ("nscl-v2-custom", "nvidia-open-model-license"),  # the card says both
     }
 )

@@ -14,6 +14,8 @@ from .files import read_json
 
 # Detokenizers whose architecture nobody else has.
 FLUX_DEV, SANA = "black-forest-labs/FLUX.1-dev", "Efficient-Large-Model/Sana_1600M_1024px"
+# By the width of their text encoder's states; a klein of 4B, 7680, restricts nobody.
+FLUX2 = {15_360: "black-forest-labs/FLUX.2-dev", 12_288: "black-forest-labs/FLUX.2-klein-base-9B"}
 
 
 class Backbone(NamedTuple):
@@ -64,7 +66,10 @@ def shown_detokenizers(files: Mapping[str, Path]) -> dict[str, str]:
     shown = {}
     for name, config in configs_of(files):
         model = config.get("_class_name", "")
-        if "Flux" in model and config.get("guidance_embeds"):  # distilled guidance: only dev has it
+        if model.startswith("Flux2"):
+            if (base := FLUX2.get(config.get("joint_attention_dim"))) is not None:
+                shown[base] = name
+        elif "Flux" in model and config.get("guidance_embeds"):  # distilled guidance: only dev has it
             shown[FLUX_DEV] = name
         if "Sana" in model and config.get("num_layers", 0) >= 20:  # the smallest that is published
             shown[SANA] = name

@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
 from ..extras import require
-from ..pipeline_arm import DETOKENIZER_FOLDER
+from ..renderers_arm import DETOKENIZER_FOLDER
 from .card import CARD, check_licence, doubt_of_origin, read_card, said_by, unbacked_figures
 from .files import PIPELINE, WEIGHTS, checked_files, read_json
 from .remote_code import add_remote_code

@@ -14,12 +14,11 @@ from tempfile import TemporaryDirectory
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
-from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM, ArmModel
 from ..modeling_arm_vq import ArmVQModel
-from ..pipeline_arm import DETOKENIZER_FOLDER
 from ..processing_arm import ArmProcessor
+from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class
 from .files import PACKAGE, read_json
 
 MODELS = {
@@ -93,7 +92,7 @@ def add_remote_code(folder: str | os.PathLike) -> list[str]:
     if mapped[0][1]["model_type"] == ArmConfig.model_type:
         roots |= set(PACKAGE.glob("*pipeline_arm.py"))
     if (folder / DETOKENIZER_FOLDER).is_dir():
-        roots.add(PACKAGE / f"{module_of(ArmPixelDetokenizer)}.py")
+        roots.add(PACKAGE / f"{module_of(detokenizer_class(folder / DETOKENIZER_FOLDER))}.py")
     code = sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})
     with TemporaryDirectory(dir=folder, prefix=".remote_code-") as staging:
         staged = {Path(staging) / file.name: folder / file.name for file in code}

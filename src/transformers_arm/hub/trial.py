@@ -17,12 +17,13 @@ from transformers import ImageTextToTextPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
 
 from ..configuration_arm import ArmConfig
-from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..detokenizer_arm import ArmDetokenizer
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq import ArmVQModel
-from ..pipeline_arm import DETOKENIZER_FOLDER, ArmImageEditingPipeline, ArmTextToImagePipeline, load_detokenizer
+from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline
 from ..processing_arm import ArmProcessor
+from ..renderers_arm import DETOKENIZER_FOLDER, load_detokenizer
 from ..written_text_arm import written_text_encoder
 from .weights import tensor_shapes
 
@@ -149,7 +150,7 @@ def check_numbers(model: ArmForCausalLM, inputs: dict) -> None:
         raise ValueError("its logits are all the same, whatever is asked")
 
 
-def check_rendering(model: ArmForCausalLM, detokenizer: ArmPixelDetokenizer) -> None:
+def check_rendering(model: ArmForCausalLM, detokenizer: ArmDetokenizer) -> None:
     """Raises ValueError if a detokenizer makes no pixels of a picture token."""
     z_q = model.vq_model.decode_codes(torch.zeros(1, 1, 1, dtype=torch.long))
     generator = torch.Generator().manual_seed(0)
@@ -160,7 +161,7 @@ def check_rendering(model: ArmForCausalLM, detokenizer: ArmPixelDetokenizer) -> 
 
 
 def try_model(
-    model: ArmForCausalLM, processor: ArmProcessor, detokenizer: ArmPixelDetokenizer | None, folder: Path
+    model: ArmForCausalLM, processor: ArmProcessor, detokenizer: ArmDetokenizer | None, folder: Path
 ) -> None:
     """Raises ValueError if a model does not understand a chat, draw, edit and answer.
 

@@ -9,6 +9,7 @@ from torch import nn
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from .presets import arm_7b_config, arm_vq_pretraining_config
+from .renderers import PUBLISHED, published_parts
 
 # What the names of a part's parameters begin with.
 TOKENIZER_PARTS = {
@@ -28,6 +29,7 @@ ARM_PARTS = {
     "head": ("lm_head.",),
     "visual tokenizer": ("model.vq_model.",),
 }
+RENDERER_PARTS = {"transformer": ("transformer.",), "connector": ("connector.",), "VAE": ("vae.",)}
 
 
 def count_parameters(model: nn.Module, parts: dict[str, tuple[str, ...]]) -> dict[str, tuple[int, int]]:
@@ -57,10 +59,11 @@ def parameter_table(model: nn.Module, parts: dict[str, tuple[str, ...]]) -> str:
 
 
 def paper_tables() -> str:
-    """Tables of the tokenizer in training and of arm-7b, in Markdown."""
+    """Tables of the tokenizer in training, of arm-7b and of published renderers, in Markdown."""
     with torch.device("meta"):
         models = {
             "tokenizer in training": (ArmVQForPreTraining(arm_vq_pretraining_config()), TOKENIZER_PARTS),
             "arm-7b": (ArmForCausalLM(arm_7b_config()), ARM_PARTS),
+            **{f"a renderer of {name}": (published_parts(name), RENDERER_PARTS) for name in PUBLISHED},
         }
     return "\n\n".join(f"{name}\n\n{parameter_table(*model)}" for name, model in models.items())

@@ -19,8 +19,8 @@ from ..data.packing import PackedMixture
 from ..data.world import find_world
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import DETOKENIZER_FOLDER
 from ..processing_arm import ArmProcessor
+from ..renderers_arm import DETOKENIZER_FOLDER
 from ..sizes.adapters import lora_config, quantization, without_adapters
 from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
 from .parts import detokenizer_of, processor_of

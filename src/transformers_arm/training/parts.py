@@ -12,8 +12,8 @@ import os
 import torch
 
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import load_detokenizer
 from ..processing_arm import ArmProcessor
+from ..renderers_arm import load_detokenizer
 from ..sizes.adapters import without_adapters
 
 logger = logging.getLogger(__name__)

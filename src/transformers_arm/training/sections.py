@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from ..data.mixture import Source
 from ..data.world import World, find_world
-from ..sampling_arm import IMAGE_GENERATION
+from ..sampling_arm import IMAGE_EDITING, IMAGE_GENERATION
 from ..sizes.adapters import lora_config, quantization
 from .callbacks import SamplesCallback, WorldScoresCallback
 from .recipe import Section, explained_values, section
@@ -112,7 +112,7 @@ class GenerationSettings(Section):
         for place, stated, known in (
             ("", self.model_extra, vars(GenerationConfig())),
             ("image_generation.", self.image_generation, IMAGE_GENERATION),
-            ("image_editing.", self.image_editing, IMAGE_GENERATION),
+            ("image_editing.", self.image_editing, {**IMAGE_GENERATION, **IMAGE_EDITING}),
         ):
             for name in set(stated or {}) - set(known):
                 near = difflib.get_close_matches(name, known, 1)

@@ -119,6 +119,9 @@ FLUX = {"license": "other", "license_name": "flux-1-dev-non-commercial-license",
         ("google/siglip2-so400m-patch16-512", "apache-2.0"),
         ("black-forest-labs/FLUX.1-dev", "flux-1-dev-non-commercial-license"),
         ("black-forest-labs/FLUX.1-schnell", "apache-2.0"),
+        ("black-forest-labs/FLUX.2-klein-base-4B", "apache-2.0"),
+        ("black-forest-labs/FLUX.2-klein-9B", "flux-non-commercial-license"),
+        ("black-forest-labs/FLUX.2-dev", "flux-dev-non-commercial-license"),
         ("Efficient-Large-Model/Sana_600M_512px_diffusers", "nscl-v2-custom"),
     ],
 )
@@ -167,6 +170,11 @@ def test_a_licence_that_all_origins_allow_is_taken(folder, card):
     [
         ({"_class_name": "FluxTransformer2DModel", "guidance_embeds": True}, "black-forest-labs/FLUX.1-dev"),
         ({"_class_name": "SanaTransformer2DModel", "num_layers": 20}, "Efficient-Large-Model/Sana_1600M_1024px"),
+        ({"_class_name": "Flux2Transformer2DModel", "joint_attention_dim": 15_360}, "black-forest-labs/FLUX.2-dev"),
+        (
+            {"_class_name": "Flux2Transformer2DModel", "joint_attention_dim": 12_288, "guidance_embeds": True},
+            "black-forest-labs/FLUX.2-klein-base-9B",
+        ),
     ],
 )
 def test_what_a_detokenizer_shows_of_its_origin_counts(folder, config, base):
@@ -174,6 +182,16 @@ def test_what_a_detokenizer_shows_of_its_origin_counts(folder, config, base):
     transformer.mkdir()
     (transformer / "config.json").write_text(json.dumps(config))
     refused(folder, f"built from {base} .detokenizer/prior/config.json shows it")
+
+
+def test_a_klein_of_4b_asks_for_no_licence_but_apache(folder):
+    transformer = folder / "detokenizer" / "prior"
+    transformer.mkdir()
+    config = {"_class_name": "Flux2Transformer2DModel", "joint_attention_dim": 7680, "guidance_embeds": False}
+    (transformer / "config.json").write_text(json.dumps(config))
+    write_card(folder, license="apache-2.0", base_model="black-forest-labs/FLUX.2-klein-base-4B")
+    with staged(folder, "org/arm", trial=False):
+        pass
 
 
 SHAPE_OF_3B = {"hidden_size": 2048, "num_hidden_layers": 36, "intermediate_size": 11_008}

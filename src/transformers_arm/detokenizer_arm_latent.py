@@ -1,0 +1,210 @@
+"""Renderers in the latents of a pre-trained text-to-image model: its transformer, VAE and scheduler, and a connector.
+
+A base class; families differ in what a transformer's forward takes and in how a VAE's latents are scaled, and in
+nothing else. Texts and their encoders have no part in this.
+"""
+
+import os
+from typing import ClassVar
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.image_processor import VaeImageProcessor
+from torch import nn
+
+from .connector_arm import ArmConnector, Conditions
+from .detokenizer_arm import ArmDetokenizer
+
+
+class ArmLatentDetokenizer(ArmDetokenizer):
+    """Renders `z_q`, or codes when `vq_model` is attached, in the latents of a VAE: a base class.
+
+    Args:
+        transformer, vae, scheduler: diffusers' own, of the classes of `parts`.
+        connector: brings `z_q` to the transformer.
+        default_steps, default_guidance_scale: what a call without these arguments uses; saved with the pipeline.
+        pixels_per_token: what a token stands for, a side.
+        embedded_guidance: what a transformer with guidance embeddings, a distilled one, is told always; true guidance
+            is the call's.
+    """
+
+    parts: ClassVar[dict[str, type]]  # of a published pipeline, with their classes
+    base_pipelines: ClassVar[tuple[str, ...]]  # the classes of published pipelines that have these parts
+    own_parts = {"connector": ArmConnector}
+    output_types = (*ArmDetokenizer.output_types, "latent")
+    model_cpu_offload_seq = "connector->transformer->vae"
+
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        vae: ModelMixin,
+        scheduler: SchedulerMixin,
+        connector: ArmConnector,
+        default_steps: int = 28,
+        default_guidance_scale: float = 1.5,
+        pixels_per_token: int = 16,
+        embedded_guidance: float = 1.0,
+    ):
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler, connector=connector)
+        self.register_to_config(
+            default_steps=default_steps,
+            default_guidance_scale=default_guidance_scale,
+            pixels_per_token=pixels_per_token,
+            embedded_guidance=embedded_guidance,
+        )
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | os.PathLike,
+        condition_size: int = 1152,
+        *,
+        dtype: torch.dtype = torch.float32,
+        connector: dict | None = None,
+        defaults: dict | None = None,
+        **hub,
+    ) -> "ArmLatentDetokenizer":
+        """A renderer of a published pipeline's transformer, VAE and scheduler, with a connector that is untrained.
+
+        Its text encoder and tokenizer are neither read nor downloaded.
+
+        Args:
+            base: folder or Hub id of the pipeline.
+            condition_size: channels of `z_q`, the hidden size of the tokenizer's vision tower.
+            connector: settings of `ArmConnector` in place of the family's.
+            defaults: settings of the pipeline, such as `default_steps`.
+            hub: options of every download, such as `revision` and `token`.
+
+        Raises:
+            ValueError: the pipeline is of another family.
+            OSError: it lacks a part, or cannot be downloaded.
+        """
+        index = DiffusionPipeline.load_config(base, **hub)
+        cls._check_base(base, index)
+        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(base, subfolder="scheduler", **hub)
+        options = {"dtype": dtype, "use_safetensors": True, **hub}
+        models = {name: part.from_pretrained(base, subfolder=name, **options) for name, part in cls.parts.items()}
+        sizes = {**cls.connector_sizes(models["transformer"].config), **(connector or {})}
+        made = ArmConnector(condition_size=condition_size, **sizes)
+        nn.Module.to(made, dtype)  # diffusers' own `to` warns of every cast
+        return cls(scheduler=scheduler, connector=made, **models, **(defaults or {}))
+
+    @classmethod
+    def _check_base(cls, base: str | os.PathLike, index: dict) -> None:
+        name = index.get("_class_name")
+        if name not in cls.base_pipelines:
+            raise ValueError(
+                f"{base} is a {name}, but {cls.__name__} is made of {' or '.join(cls.base_pipelines)}; take the "
+                "detokenizer class of its family, or another base."
+            )
+        for part, expected in {**cls.parts, "scheduler": SchedulerMixin}.items():
+            library, found = index.get(part) or (None, None)
+            kind = getattr(diffusers, found, None) if found and library == "diffusers" else None
+            if kind is None or not issubclass(kind, expected):
+                raise ValueError(f"{base} has as {part} {found}, but a {expected.__name__} is needed.")
+
+    @classmethod
+    def connector_sizes(cls, transformer_config) -> dict:
+        """Settings of `ArmConnector` for a transformer."""
+        raise NotImplementedError
+
+    @property
+    def pixels_per_place(self) -> int:
+        """Pixels a side that a place of the transformer's latents stands for."""
+        raise NotImplementedError
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures [B, 3, H, W] in -1..1 -> latents as the transformer knows them, [B, channels, h, w]."""
+        raise NotImplementedError
+
+    @property
+    def condition_size(self) -> int:
+        return self.connector.config.condition_size
+
+    @property
+    def pixels_per_token(self) -> int:
+        return self.config.pixels_per_token
+
+    def sample_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        places = self.pixels_per_place
+        return batch, self.transformer.config.in_channels, -(-height // places), -(-width // places)
+
+    def conditions(self, z_q: torch.Tensor, drop: torch.BoolTensor | None, sample_shape: tuple[int, ...]):
+        return self.connector(z_q, drop, tuple(sample_shape[-2:]))
+
+    def velocity(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        if conditions.added is not None:
+            sample = sample + conditions.added
+        return self.predict(sample.to(self.transformer.dtype), sigma, conditions).to(sample.dtype)
+
+    def predict(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """What the transformer makes of latents [B, channels, h, w]: noise - data."""
+        raise NotImplementedError
+
+    def decode(self, sample: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        pictures = self.decode_latents(sample)
+        if tuple(pictures.shape[-2:]) != (height, width):
+            pictures = nn.functional.interpolate(
+                pictures.float(), (height, width), mode="bicubic", antialias=True, align_corners=False
+            )
+        return pictures
+
+    def decode_latents(self, sample: torch.Tensor) -> torch.Tensor:
+        """Latents as of `encode` -> pictures of whole places."""
+        raise NotImplementedError
+
+
+def places(grid: tuple[int, int], of: tuple[int, int], device) -> torch.Tensor:
+    """Rows and columns [h * w, 2] of a grid of tokens, counted in places of another grid that covers the same."""
+    rows, columns = (
+        (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * total / count - 0.5
+        for count, total in zip(grid, of, strict=True)
+    )
+    return torch.cartesian_prod(rows, columns).view(-1, 2)
+
+
+def as_sequence(latents: torch.Tensor) -> torch.Tensor:
+    """[B, channels, h, w] -> [B, h * w, channels]."""
+    return latents.flatten(2).mT
+
+
+def as_grid(sequence: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """[B, h * w, channels] -> [B, channels, h, w]."""
+    return sequence.mT.unflatten(2, grid)
+
+
+def latent_flow_loss(
+    detokenizer: ArmLatentDetokenizer,
+    latents: torch.Tensor,
+    z_q: torch.Tensor,
+    *,
+    condition_dropout: float = 0.1,
+    times: str = "uniform",
+) -> torch.Tensor:
+    """The squared error of the velocity in latents, averaged over latents and batch (a scalar).
+
+    Args:
+        latents: [B, channels, h, w], as of `ArmLatentDetokenizer.encode`.
+        z_q: [B, h, w, C].
+        condition_dropout: share of the samples trained without `z_q`, which guidance compares with.
+        times: how noise levels are drawn: "uniform", or "logit-normal", most of them in the middle.
+
+    Raises:
+        ValueError: another way to draw them.
+    """
+    batch = len(latents)
+    if times == "uniform":
+        sigma = torch.rand(batch, device=latents.device)
+    elif times == "logit-normal":
+        sigma = torch.randn(batch, device=latents.device).sigmoid()
+    else:
+        raise ValueError(f"Noise levels are drawn 'uniform' or 'logit-normal', not {times!r}.")
+    drop = torch.rand_like(sigma) < condition_dropout
+    noise, weight = torch.randn_like(latents), sigma[:, None, None, None].to(latents)
+    sample = (1 - weight) * latents + weight * noise
+    conditions = detokenizer.conditions(z_q, drop, latents.shape)
+    velocity = detokenizer.velocity(sample, sigma.to(latents), conditions)
+    return (velocity.float() - (noise - latents).float()).square().mean()
