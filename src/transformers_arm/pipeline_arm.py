@@ -276,10 +276,11 @@ class ArmImagePipeline(Pipeline):
             raise TypeError(f"A prompt is a str, not {request['prompt']!r}.")
         return request
 
-    def preprocess(self, requests: list[dict], grid: tuple[int, int]) -> dict:
-        """Opened requests of one grid -> inputs of `generate`, and what their edits start from."""
-        inputs = self.processor.image_generation_inputs([request["prompt"] for request in requests])
-        return {"inputs": dict(inputs), "image_grid": grid, "sources": [None] * len(requests)}
+    def preprocess(self, requests: list[dict], grid: tuple[int, int], **kwargs) -> dict:
+        """Opened requests of one grid -> `inputs` of `generate`, `image_grid`, and `sources`, of edits what they start
+        from.
+        """
+        raise NotImplementedError
 
     def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, **kwargs) -> dict:
         rendering, generation = self._of("detokenizer", kwargs), self._of("generate", kwargs)
@@ -316,6 +317,10 @@ class ArmTextToImagePipeline(ArmImagePipeline):
         >>> import transformers_arm
         >>> picture = pipeline("text-to-image", model="checkpoints/arm-tiny")("a red circle above a blue square")
     """
+
+    def preprocess(self, requests: list[dict], grid: tuple[int, int]) -> dict:
+        inputs = self.processor.image_generation_inputs([request["prompt"] for request in requests])
+        return {"inputs": dict(inputs), "image_grid": grid, "sources": [None] * len(requests)}
 
     def __call__(self, prompt: str | Iterable[str], **kwargs):
         """Draws prompts.

@@ -29,7 +29,7 @@ from ..evaluation.arm import Arm
 from ..evaluation.sheets import picture_sheet
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
-from ..pipeline_arm import ArmImagePipeline, batched
+from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from .reporting import log_samples, log_scores
 from .sharding import check_can_be_looked_at, whole_weights
 
@@ -281,11 +281,12 @@ class SamplesCallback(LookCallback):
 
     def _pictures(self, arm: ArmForCausalLM) -> list[Image.Image]:
         """What is drawn, and then what is edited."""
-        pictures = []
-        for samples in filter(None, (self.drawings, self.edits)):
-            draw = ArmImagePipeline(arm, processor=self.processor, detokenizer=self.detokenizer, device=arm.device)
-            generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(samples))]
-            pictures += draw(samples, batch_size=SAMPLE_BATCH, generator=generators)
+        pictures, parts = [], {"processor": self.processor, "detokenizer": self.detokenizer, "device": arm.device}
+        prompts = [sample["prompt"] for sample in self.drawings]
+        for pipeline, requests in ((ArmTextToImagePipeline, prompts), (ArmImageEditingPipeline, self.edits)):
+            if requests:
+                generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(requests))]
+                pictures += pipeline(arm, **parts)(requests, batch_size=SAMPLE_BATCH, generator=generators)
         return pictures
 
     def _answers(self, arm: ArmForCausalLM) -> list[str]:
