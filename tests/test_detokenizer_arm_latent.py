@@ -8,7 +8,7 @@ import torch
 from diffusers import Flux2KleinPipeline, FluxPipeline, SanaPipeline
 from tiny_renderers import FAMILIES, new_renderer, write_base
 
-from transformers_arm import ArmFlux2Detokenizer, ArmFluxDetokenizer, ArmSanaDetokenizer
+from transformers_arm import ArmFlux2Detokenizer, ArmFluxDetokenizer, ArmPixelDetokenizer, ArmSanaDetokenizer
 from transformers_arm.detokenizer_arm_latent import latent_flow_loss
 from transformers_arm.renderers_arm import load_detokenizer
 
@@ -232,6 +232,13 @@ def test_the_folder_names_the_class(renderers, family, z_q, tmp_path):
     loaded = load_detokenizer(str(tmp_path))
     assert type(loaded) is FAMILIES[family][0]
     assert torch.equal(render(loaded, z_q, 0), render(renderers[family], z_q, 0))
+
+
+def test_a_renderer_is_loaded_by_its_own_class_alone(renderers, tmp_path):
+    renderers["sana"].save_pretrained(tmp_path)
+    for other in (ArmPixelDetokenizer, ArmFluxDetokenizer):
+        with pytest.raises(ValueError, match=f"holds a ArmSanaDetokenizer, not a {other.__name__}; load it"):
+            other.from_pretrained(tmp_path)
 
 
 def test_a_folder_that_names_no_renderer_is_refused(tmp_path):

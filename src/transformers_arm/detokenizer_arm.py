@@ -37,6 +37,10 @@ class ArmDetokenizer(SafetensorsOnlyMixin, DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
+        if (named := config_dict.get("_class_name", cls.__name__)) != cls.__name__:
+            raise ValueError(
+                f"The folder holds a {named}, not a {cls.__name__}; load it by its own class, or by load_detokenizer."
+            )
         parts = {name: [part.__module__, part.__name__] for name, part in cls.own_parts.items()}
         return super().extract_init_dict({**config_dict, **parts}, **kwargs)
 

@@ -59,7 +59,9 @@ class Sources:
         size, patch, first = image_processor.size, image_processor.patch_size, self.pictures[0]
         height, width = size["height"], size["width"]
         if keep_aspect_ratio:
-            height, width = size_with_aspect_ratio(first.height, first.width, patch, max_pixels or height * width)
+            height, width = size_with_aspect_ratio(
+                first.height, first.width, patch, height * width if max_pixels is None else max_pixels
+            )
         return height // patch, width // patch
 
     def edit_mask(self, grid: tuple[int, int]) -> torch.BoolTensor:

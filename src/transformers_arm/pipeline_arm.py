@@ -79,6 +79,16 @@ def checked_batch_size(batch_size: int) -> int:
     return int(batch_size)
 
 
+def checked_shaping(settings: dict, patch_size: int) -> dict:
+    """Those of `IMAGE_EDITING` that are stated; raises ValueError for what they cannot be."""
+    keep, most = settings.get("keep_aspect_ratio"), settings.get("max_pixels")
+    if keep is not None and not isinstance(keep, bool):
+        raise ValueError(f"keep_aspect_ratio must be true or false, not {keep!r}.")
+    if most is not None and (not isinstance(most, Integral) or most < patch_size**2):
+        raise ValueError(f"max_pixels {most!r} must be a whole number, {patch_size**2} (one patch) or more.")
+    return settings
+
+
 def save_remote_code(pipe, folder: str | os.PathLike) -> None:
     """Copies the file of a pipeline's class, and those it imports, if they came with a model, not with a package."""
     if type(pipe).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
@@ -360,13 +370,11 @@ class ArmImageEditingPipeline(ArmImagePipeline):
 
     def _sanitize_parameters(self, mask_margin=None, keep_aspect_ratio=None, max_pixels=None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
-        patch = self.processor.image_processor.patch_size
-        if keep_aspect_ratio is not None:
-            preprocess["keep_aspect_ratio"] = bool(keep_aspect_ratio)
-        if max_pixels is not None:
-            if not isinstance(max_pixels, Integral) or max_pixels < patch**2:
-                raise ValueError(f"max_pixels {max_pixels} must be a whole number, {patch**2} (one patch) or more.")
-            preprocess["max_pixels"] = int(max_pixels)
+        given = getattr(kwargs.get("generation_config"), "image_editing", None) or {}
+        stated = {"keep_aspect_ratio": keep_aspect_ratio, "max_pixels": max_pixels}
+        shaping = {name: given.get(name) if value is None else value for name, value in stated.items()}
+        shaping = {name: value for name, value in shaping.items() if value is not None}
+        preprocess |= checked_shaping(shaping, self.processor.image_processor.patch_size)
         if mask_margin is not None:
             if not isinstance(mask_margin, Integral) or mask_margin < 0:
                 raise ValueError(f"mask_margin {mask_margin} must be a whole number of px, 0 (a hard edge) or more.")
@@ -378,7 +386,8 @@ class ArmImageEditingPipeline(ArmImagePipeline):
 
     def _shaping(self, stated: dict) -> dict:
         """How an edit gets its shape: as the call says, or else the model's generation settings (`IMAGE_EDITING`)."""
-        settings = {**IMAGE_EDITING, **(getattr(self.model.generation_config, "image_editing", None) or {}), **stated}
+        own = getattr(self.model.generation_config, "image_editing", None) or {}
+        settings = checked_shaping({**IMAGE_EDITING, **own, **stated}, self.processor.image_processor.patch_size)
         return {name: settings[name] for name in IMAGE_EDITING}
 
     def opened(self, request: dict) -> dict:
@@ -439,7 +448,7 @@ class ArmImageEditingPipeline(ArmImagePipeline):
         """
         if images is not None:
             if image is not None:
-                raise TypeError("image= is what one edit starts from and images= are several; pass one of the two.")
+                raise TypeError("image is what one edit starts from and images are several; give one of the two.")
             return super().__call__({"images": images, "prompt": prompt, "mask": mask}, **kwargs)
         image, mask = (flatten_images(each) if getattr(each, "ndim", 0) == 4 else each for each in (image, mask))
         if prompt is None and isinstance(image, (Iterable, Dataset)) and not isinstance(image, str):
@@ -463,6 +472,8 @@ class ArmImageEditingPipeline(ArmImagePipeline):
         if not isinstance(request, Mapping) or "prompt" not in request or not {"image", "images"} & set(request):
             raise TypeError(f'A request to edit is {{"image": ..., "prompt": ...}}, not {request!r}.')
         several = request.get("images")
+        if several is not None and request.get("image") is not None:
+            raise TypeError("image is what one edit starts from and images are several; give one of the two.")
         if several is None and request.get("image") is None:
             raise ValueError("There is no image to edit; pass image=, or use the text-to-image pipeline.")
         if several is not None and not flatten_images(several):

@@ -78,6 +78,33 @@ def test_a_held_out_document_longer_than_a_row_comes_in_parts(packed):
     assert max(lengths) <= 90 and sum(lengths) > 180 and sum(batch["weight"] for batch in batches) >= 4
 
 
+def test_pictures_that_cannot_be_read_any_more_are_left_out_and_stop_nothing(tmp_path, caplog):
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(file)
+    rows = [{"image": str(file), "prompt": "a"} for file in files]
+    (found,) = validation_sets(pairs(Dataset.from_list(rows), held_out=5)).values()
+    whole = [(grays(batch), batch["weight"]) for batch in found.loader()]
+    assert whole == [([1], 1), ([2], 1), ([3], 1), ([4], 1), ([5], 1)]
+    files[3].unlink()
+    assert [(grays(batch), batch["weight"]) for batch in found.loader()] == [*whole[:2], ([1], 0), *whole[3:]]
+    assert "left out this time: Row 3" in caplog.text
+    for file in (files[1], files[2], files[4], files[5]):
+        file.unlink()
+    with pytest.raises(ValueError, match="none of its rows can be read any more"):
+        found[0]
+
+
+def test_a_world_that_validates_draws_others_than_training_sees(packed):
+    world = {"world": "shapes", "arguments": {"mixture": {"text": 1.0}}}
+    rows = packed(0, drawn=Source.from_recipe(world, seed=0))
+    (found,) = sets_of_sources(rows, {"drawn": world}, 8).values()
+    trained, held = (
+        [sample.input_ids for sample in each] for each in ([one for _, one in drawn_by(rows, 8)], found.samples())
+    )
+    assert len(held) > 4 and sum(sample in trained for sample in held) < 3
+
+
 def drawn_by(rows, count):
     """The first samples that training draws."""
     encoder = rows.encoder()

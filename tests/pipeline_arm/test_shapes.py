@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pipeline_requests import INSTRUCTION, picture, seeds
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 
 from transformers_arm import ArmImageProcessor
 from transformers_arm.edits_arm import Sources
@@ -60,6 +60,20 @@ def test_the_models_settings_and_then_the_call_decide(edit, drawn_grids, monkeyp
     assert [grid for grid, _ in drawn_grids] == [(3, 3), (2, 6), (2, 2), (4, 3), (1, 6)]
 
 
+def test_settings_of_a_calls_configuration_count_too(edit, drawn_grids):
+    config = GenerationConfig(image_editing={"keep_aspect_ratio": True, "max_pixels": 4096})
+    edit(picture(96, 32), INSTRUCTION, generation_config=config)
+    edit(picture(96, 32), INSTRUCTION, generation_config=config, keep_aspect_ratio=False)
+    assert [grid for grid, _ in drawn_grids] == [(2, 6), (3, 3)]
+
+
+@pytest.mark.parametrize("settings", [{"max_pixels": "9"}, {"max_pixels": 0}, {"keep_aspect_ratio": "yes"}])
+def test_settings_of_a_model_are_checked_as_a_calls_are(edit, monkeypatch, settings):
+    monkeypatch.setattr(edit.model.generation_config, "image_editing", settings, raising=False)
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} .*must be"):
+        edit(picture(), INSTRUCTION)
+
+
 def test_generators_and_masks_stay_with_their_pictures(edit):
     sources = [picture(*size) for size in (*SHAPES, SHAPES[0])]
     masks = [None, np.arange(96 * 32).reshape(96, 32) % 32 < 9, None, np.ones((32, 96), bool)]
@@ -106,7 +120,12 @@ def test_the_order_of_pictures_matters(edit):
     ("arguments", "error", "message"),
     [
         ({"images": []}, ValueError, "The list of images is empty"),
-        ({"image": picture(), "images": [picture()]}, TypeError, "pass one of the two"),
+        ({"image": picture(), "images": [picture()]}, TypeError, "give one of the two"),
+        (
+            {"image": [{"image": picture(), "images": [picture()], "prompt": "a"}], "prompt": None},
+            TypeError,
+            "one of t",
+        ),
         ({"images": [picture(), 7]}, TypeError, "Image 1: int is no image"),
         ({"images": [picture(), picture()], "mask": np.ones((3, 3), bool)}, ValueError, "The mask is 3x3 px"),
         ({}, ValueError, "no image to edit"),
@@ -115,7 +134,7 @@ def test_the_order_of_pictures_matters(edit):
 )
 def test_bad_pictures_are_refused(edit, arguments, error, message):
     with pytest.raises(error, match=message):
-        edit(prompt=INSTRUCTION, **arguments)
+        edit(**{"prompt": INSTRUCTION, **arguments})
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from .streams import MixtureRows
 
 logger = logging.getLogger(__name__)
 
+OTHER_SEED = 900004  # added to the run's, for what a world draws to validate
+
 
 class ValidationRows(Dataset):
     """Batches of held-out rows of one source, made anew whenever they are asked for: in memory are the rows alone.
@@ -78,8 +80,14 @@ class ValidationRows(Dataset):
             return self.rows.parts(encoder(self.source.conversation(read.row, read.number, encoder.prepare)))
 
     def samples_of(self, batch: int) -> list:
-        encoder = self.rows.encoder()
-        return [self._parts(read, encoder)[part] for read, part in self.batches[batch]]
+        """The samples of a batch, without those whose pictures cannot be read any more: it is no reason to stop."""
+        encoder, samples = self.rows.encoder(), []
+        for read, part in self.batches[batch]:
+            try:
+                samples.append(self._parts(read, encoder)[part])
+            except RowError as error:
+                logger.warning("Validation of source '%s', left out this time: %s", self.name, error)
+        return samples
 
     def samples(self) -> Iterator[object]:
         """All samples, one after the other."""
@@ -89,14 +97,23 @@ class ValidationRows(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> dict:
-        """A batch, and as its `weight` how many samples it has."""
-        samples = self.samples_of(number)
+        """A batch, and as its `weight` how many samples it has.
+
+        Raises:
+            ValueError: no row can be read any more.
+        """
+        samples, weight = self.samples_of(number), None
+        if not samples:  # another batch keeps processes in step, and counts for nothing
+            others = (self.samples_of(other) for other in range(len(self)) if other != number)
+            samples, weight = next(filter(None, others), None), 0
+        if not samples:
+            raise ValueError(f"Validation of source '{self.name}': none of its rows can be read any more.")
         first = next(iter(self.rows.mixture.sources))  # a source of another set has no number
         name = self.name if self.name in self.rows.mixture.sources else first
         row = self.rows.row([(name, sample) for sample in samples])
         batch = self.rows.collator()([{**row, "stream": 0, "state": None}])
         del batch["states"]
-        return {**batch, "weight": len(samples)}
+        return {**batch, "weight": len(samples) if weight is None else weight}
 
     def loader(self, *, process_index: int = 0, processes: int = 1, **options) -> DataLoader:
         """This process's share: as many batches as any other has, some of `weight` 0 to keep it in step.
@@ -144,8 +161,11 @@ def validation_sets(rows: MixtureRows) -> dict[str, ValidationRows]:
 
 
 def sets_of_sources(rows: MixtureRows, sources: Mapping[str, Mapping], count: int) -> dict[str, ValidationRows]:
-    """The first rows of other sources, `Source.from_recipe`'s sections by name; see `ValidationRows`."""
-    opened = {name: Source.from_recipe(section, seed=rows.mixture.seed) for name, section in sources.items()}
+    """The first rows of other sources, `Source.from_recipe`'s sections by name; see `ValidationRows`. Worlds draw them
+    by another seed than the training's.
+    """
+    seed = rows.mixture.seed + OTHER_SEED
+    opened = {name: Source.from_recipe(section, seed=seed) for name, section in sources.items()}
     return {
         name: ValidationRows(rows, name, source, source.reader(name).first(count)) for name, source in opened.items()
     }

@@ -35,6 +35,7 @@ from ..data.pictures import read_picture
 from ..data.renaming import arranged
 from ..data.row_errors import FEWEST_ROWS, RowError, Tally, as_row_error, file_error, row_error
 from ..data.visual_tokenizer import load_tokenizer
+from ..detokenizer_arm import ArmDetokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..extras import require
 from ..fetching_arm import FROM_CALLER, Fetcher
@@ -45,6 +46,7 @@ from ..metrics.arm_fidelity.arm_fidelity import fidelity_scores
 from ..metrics.arm_zero_shot.arm_zero_shot import zero_shot_accuracy
 from ..modeling_arm_vq import ArmVQModel, ArmVQOutput
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
+from ..renderers_arm import detokenizer_class
 
 CLASS_PROMPT = "a photo of a {}."
 COLUMNS = ("image", "caption", "label")
@@ -63,7 +65,7 @@ class Tokenizer:
 
     model: ArmVQModel
     image_processor: ArmImageProcessor
-    detokenizer: ArmPixelDetokenizer | None = None
+    detokenizer: ArmDetokenizer | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike) -> "Tokenizer":
@@ -104,7 +106,7 @@ class Tokenizer:
 
         Args:
             tokenizer: folder or Hub id of an `ArmVQModel` with its image processor, or of an ARM.
-            detokenizer: folder or Hub id of an `ArmPixelDetokenizer`; without one there are no reconstructions.
+            detokenizer: folder or Hub id of a renderer; without one there are no reconstructions.
             device: where both run.
             sizing: of `ArmImageProcessor`, in place of its own: `size`, `keep_aspect_ratio`.
 
@@ -117,7 +119,7 @@ class Tokenizer:
         model, _ = load_tokenizer(tokenizer)
         image_processor = ArmImageProcessor.from_pretrained(tokenizer, **sizing)
         if detokenizer is not None:
-            detokenizer = ArmPixelDetokenizer.from_pretrained(detokenizer).to(device)
+            detokenizer = detokenizer_class(detokenizer).from_pretrained(detokenizer).to(device)
             detokenizer.vq_model = model
             detokenizer.set_progress_bar_config(disable=True)
         return cls(model.to(device), image_processor, detokenizer)

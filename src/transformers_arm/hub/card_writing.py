@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
+from ..sampling_arm import IMAGE_EDITING
 from ..whole_files import whole_file, write_whole
 from .card import CARD, FROM_SCRATCH, known_licence
 from .files import PIPELINE, RESULT_KEYS, read_json
@@ -270,8 +271,11 @@ def sampling_of(folder: Path) -> str:
     """How a model's folder samples pictures, in words; empty if it does not say."""
     file = folder / "generation_config.json"
     settings = read_json(file) if file.is_file() else {}
-    sections = [settings[name] for name in ("image_generation", "image_editing") if name in settings]
-    return "; edits with ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in sections)
+    sections = [
+        ", ".join(f"{name} {value}" for name, value in settings.get(section, {}).items() if name not in IMAGE_EDITING)
+        for section in ("image_generation", "image_editing")
+    ]
+    return "; edits with ".join(filter(None, sections))
 
 
 def detokenizers_of(folder: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from ..data.conversations import is_codes, message
 from ..data.pictures import fetcher_for
 from ..data.row_errors import row_error
 from ..data.world import World
+from ..detokenizer_arm import ArmDetokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.arm import Arm
 from ..evaluation.sheets import picture_sheet
@@ -250,7 +251,7 @@ class SamplesCallback(LookCallback):
         processor,
         rows: Iterable[Mapping],
         every: int = 1000,
-        detokenizer: ArmPixelDetokenizer | None = None,
+        detokenizer: ArmDetokenizer | None = None,
         max_new_tokens: int = 64,
         seed: int = 900003,
         local_files: bool = False,

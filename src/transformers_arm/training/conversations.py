@@ -17,10 +17,9 @@ from ..attention_arm import FLEX_DEVICES
 from ..data.conversations import ConversationCollator
 from ..data.packing import PackedMixture
 from ..data.world import find_world
-from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
-from ..renderers_arm import DETOKENIZER_FOLDER
+from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class
 from ..sizes.adapters import lora_config, quantization, without_adapters
 from .callbacks import SamplesCallback, WorldScoresCallback, load_rows
 from .parts import detokenizer_of, processor_of
@@ -131,7 +130,8 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
         return trainer, processor
     compiles = arm.config._attn_implementation == "flex_attention" or arguments.torch_compile
     settings = {"seed": arguments.seed, "held_out": held_out(validation), "fill_rows": compiles}
-    data = PackedMixture.from_recipe(processor, arm.config, **{**settings, **recipe.data.plain()})
+    stated = {name: value for name, value in recipe.data.plain().items() if (name, value) != ("fill_rows", None)}
+    data = PackedMixture.from_recipe(processor, arm.config, **{**settings, **stated})
     sets = sets_of_rows(validation, data)
     return MixtureTrainer(model, arguments, train_dataset=data, eval_dataset=sets), processor
 
@@ -139,7 +139,7 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
 def add_samples(trainer: Trainer, processor: ArmProcessor, samples: Samples, detokenizer=None) -> None:
     """Has a trainer show what its model makes of a recipe's `samples`, rendered by their detokenizer, or this one."""
     if samples.detokenizer is not None:
-        detokenizer = ArmPixelDetokenizer.from_pretrained(samples.detokenizer)
+        detokenizer = detokenizer_class(samples.detokenizer).from_pretrained(samples.detokenizer)
     settings = samples.plain("rows", "detokenizer")
     rows = load_rows(samples.plain()["rows"])
     trainer.add_callback(SamplesCallback(trainer, processor, rows, detokenizer=detokenizer, **settings))
@@ -159,7 +159,7 @@ def train_on_conversations(recipe: ConversationsRecipe) -> None:
         renderer = {} if detokenizer is None else {DETOKENIZER_FOLDER: (detokenizer,)}
     if recipe.evaluation is not None:
         evaluation = recipe.evaluation
-        detokenizer = ArmPixelDetokenizer.from_pretrained(evaluation.detokenizer)
+        detokenizer = detokenizer_class(evaluation.detokenizer).from_pretrained(evaluation.detokenizer)
         world = find_world(evaluation.world or recipe.data.world)
         settings = evaluation.plain("world", "detokenizer")
         trainer.add_callback(WorldScoresCallback(trainer, world, processor, detokenizer, **settings))

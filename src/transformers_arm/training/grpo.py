@@ -25,7 +25,7 @@ from trl.trainer.utils import is_async_callable
 from ..data.input_files import with_rows_undecoded
 from ..data.pictures import fetcher_for
 from ..data.row_errors import Skipping
-from ..detokenizer_arm_pixel import ArmPixelDetokenizer
+from ..detokenizer_arm import ArmDetokenizer
 from ..evaluation.sheets import picture_sheet
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import batched
@@ -97,7 +97,7 @@ class ArmGRPOTrainer(AtomicCheckpointMixin, CardMixin, GRPOTrainer):
         eval_dataset: Dataset | IterableDataset | dict | None = None,
         processing_class=None,
         *,
-        detokenizer: ArmPixelDetokenizer | None = None,
+        detokenizer: ArmDetokenizer | None = None,
         reference: "ArmForCausalLM | str | None" = None,
         quantization_config=None,
         **kwargs,

@@ -56,6 +56,10 @@ class PreemptionCallback(TrainerCallback):
             control.should_save = control.should_training_stop = self.stopped = True
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Gives the signal back to whoever had it: also for a training that fails, whose end no callback hears of."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None

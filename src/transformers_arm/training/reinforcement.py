@@ -62,7 +62,8 @@ class ReinforcementRecipe(Section):
     data: either(world=RequestsOfWorld, dataset=RequestsOfDataset) = Field(description="What is asked for.")
     rewards: list[Reward] = Field(description="What is rewarded.")
     prompts_per_step: int = Field(
-        description="Of one update, over all processes, which share its samples out evenly; accumulation follows."
+        ge=1,
+        description="Of one update, over all processes, which share its samples out evenly; accumulation follows.",
     )
     lora: Lora | None = Field(
         None, description="Only adapters are trained, saved to `model/adapter` and merged beside it."
@@ -86,6 +87,8 @@ class ReinforcementRecipe(Section):
             yield "training.max_steps", f"{self.training.max_steps} is no end; say how many steps to train."
         if self.reference is not None and not self.training.beta:
             yield "reference", "training.beta is 0, so none is asked; set beta, or leave it out."
+        if self.training.per_device_train_batch_size < 1:
+            yield "training.per_device_train_batch_size", "a process takes 1 sample at a time or more."
         if not self.rewards:
             yield "rewards", "there is none; name at least one."
         for number, entry in enumerate(self.rewards):
@@ -132,7 +135,7 @@ def samples_at_once(prompts: int, samples: int, processes: int, most: int) -> in
             f"prompts_per_step {prompts} are {total} samples, {samples} a prompt, which {processes} processes cannot "
             f"share out evenly. Start {fewer}{more} processes, or state prompts_per_step {others}."
         )
-    return max(count for count in range(1, max(most, 1) + 1) if total // processes % count == 0)
+    return max(count for count in range(1, most + 1) if total // processes % count == 0)
 
 
 def arguments_of_run(recipe: ReinforcementRecipe) -> ArmGRPOConfig:

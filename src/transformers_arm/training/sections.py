@@ -116,7 +116,8 @@ class GenerationSettings(Section):
         ):
             for name in set(stated or {}) - set(known):
                 near = difflib.get_close_matches(name, known, 1)
-                fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(IMAGE_GENERATION))}."
+                listed = IMAGE_GENERATION if not place else known
+                fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(listed))}."
                 yield f"{place}{name}", f"generate does not know it; {fix}"
 
 

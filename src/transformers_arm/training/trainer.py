@@ -145,7 +145,10 @@ def train(trainer: Trainer) -> None:
     atexit.register(PartialState().destroy_process_group)
     preemption = PreemptionCallback()
     trainer.add_callback(preemption)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
+    try:
+        trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
+    finally:
+        preemption.let_go()
     if preemption.stopped:
         step = trainer.state.global_step
         logger.warning("Ended by SIGTERM with a checkpoint of step %d; the same command goes on from it.", step)

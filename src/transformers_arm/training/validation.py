@@ -6,12 +6,10 @@ Knows nothing about how the loss of them is told; `logs` does.
 from torch.utils.data import Dataset, Subset
 
 from ..data.streams import MixtureRows
-from ..data.validation import ValidationRows, sets_of_sources, validation_sets
+from ..data.validation import OTHER_SEED, ValidationRows, sets_of_sources, validation_sets
 from .sections import PicturesOfWorld, TasksOfWorld, Validation
 from .trainer import ArmTrainingArguments
 from .world_data import samples_per_step, world_pictures, world_tasks
-
-OTHER_SEED = 900004  # added to the run's, for what a world draws to validate
 
 
 def when(validation: Validation | None) -> dict:
