@@ -182,7 +182,12 @@ class ImageTextMixture(MixtureRows):
         waiting_rows: int = WAITING_ROWS,
         held_out: int = 0,
     ) -> "ImageTextMixture":
-        """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here."""
+        """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here.
+
+        Args:
+            streams: how many share the rows out, a multiple of processes times rows a step times workers.
+            max_skipped: share of a source's rows that may be unusable.
+        """
         sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
         mixture = Mixture.from_recipe(sources, seed=seed, **fields)

@@ -203,6 +203,8 @@ class PackedMixture(MixtureRows):
         """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here.
 
         Args:
+            streams: how many share the rows out, a multiple of processes times rows a step times workers.
+            max_skipped: share of a source's rows that may be unusable.
             fill_rows: whether rows are padded at the end, so that all are of one length and what is compiled for it
                 is compiled once. Unless stated, a training does so with flex attention or `torch_compile`; elsewhere
                 padding costs its share of a row and brings nothing.

@@ -50,8 +50,11 @@ class Section(BaseModel):
 
 
 def described(taker: Callable) -> dict[str, str]:
-    """What the docstring of a callable or class, or a dataclass's `help`, says of each argument."""
-    texts = {}
+    """What the docstring of a callable or class, or a dataclass's `help`, says of each argument; of what makes
+    instances of a class, its class too.
+    """
+    made = getattr(taker, "__self__", None)
+    texts = described(made) if inspect.isclass(made) else {}
     for each in docstring_parser.parse(inspect.getdoc(taker) or "").params:
         for name in each.arg_name.split(","):
             texts[name.strip()] = " ".join((each.description or "").split())
