@@ -161,7 +161,8 @@ class ArmDetokenizer(SafetensorsOnlyMixin, DiffusionPipeline):
         guidance_scale = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
         self.check_inputs(z_q, codes, steps, guidance_scale, generator, output_type)
         grid = tuple((codes if z_q is None else z_q).shape[1:3])
-        height, width = height or grid[0] * self.pixels_per_token, width or grid[1] * self.pixels_per_token
+        height = grid[0] * self.pixels_per_token if height is None else height
+        width = grid[1] * self.pixels_per_token if width is None else width
         self.check_size(height, width, grid)
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"There are no tensors {', '.join(sorted(unknown))} for a callback; there are latents.")

@@ -27,10 +27,6 @@ class ArmFluxDetokenizer(ArmLatentDetokenizer):
             "pooled_size": transformer_config.pooled_projection_dim,
         }
 
-    @property
-    def pixels_per_place(self) -> int:
-        return 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
-
     def shift(self, sample: torch.Tensor, steps: int) -> float:
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         settings = [self.scheduler.config[name] for name in names]
@@ -38,14 +34,13 @@ class ArmFluxDetokenizer(ArmLatentDetokenizer):
 
     def predict(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         grid = tuple(sample.shape[-2:])
-        embedded = self.transformer.config.guidance_embeds
         return as_grid(
             self.transformer(
                 hidden_states=as_sequence(sample),
                 encoder_hidden_states=conditions.tokens,
                 pooled_projections=conditions.pooled,
                 timestep=sigma,
-                guidance=torch.full_like(sigma, self.config.embedded_guidance) if embedded else None,
+                guidance=self.embedded_guidance(sigma),
                 img_ids=pad(places(grid, grid, sample.device), (1, 0)),
                 txt_ids=pad(places(conditions.grid, grid, sample.device), (1, 0), value=REFERENCE),
                 return_dict=False,

@@ -27,22 +27,17 @@ class ArmFlux2Detokenizer(ArmLatentDetokenizer):
             "latent_size": transformer_config.in_channels,
         }
 
-    @property
-    def pixels_per_place(self) -> int:
-        return 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
-
     def shift(self, sample: torch.Tensor, steps: int) -> float:
         return compute_empirical_mu(sample.shape[-2] * sample.shape[-1], steps)
 
     def predict(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         grid = tuple(sample.shape[-2:])
-        embedded = self.transformer.config.guidance_embeds
         return as_grid(
             self.transformer(
                 hidden_states=as_sequence(sample),
                 encoder_hidden_states=conditions.tokens,
                 timestep=sigma,
-                guidance=torch.full_like(sigma, self.config.embedded_guidance) if embedded else None,
+                guidance=self.embedded_guidance(sigma),
                 img_ids=self._ids(grid, grid, 0, sample),
                 txt_ids=self._ids(conditions.grid, grid, REFERENCE_TIME, sample),
                 return_dict=False,

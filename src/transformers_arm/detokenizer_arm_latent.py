@@ -113,8 +113,14 @@ class ArmLatentDetokenizer(ArmDetokenizer):
 
     @property
     def pixels_per_place(self) -> int:
-        """Pixels a side that a place of the transformer's latents stands for."""
-        raise NotImplementedError
+        """Pixels a side that a place of the transformer's latents stands for: FLUX takes 2 x 2 of its VAE's as one."""
+        return 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def embedded_guidance(self, sigma: torch.Tensor) -> torch.Tensor | None:
+        """What a transformer with guidance embeddings is told, [B]; None for one without."""
+        if not self.transformer.config.guidance_embeds:
+            return None
+        return torch.full_like(sigma, self.config.embedded_guidance)
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures [B, 3, H, W] in -1..1 -> latents as the transformer knows them, [B, channels, h, w]."""

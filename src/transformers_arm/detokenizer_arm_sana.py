@@ -26,12 +26,11 @@ class ArmSanaDetokenizer(ArmLatentDetokenizer):
         return self.vae.spatial_compression_ratio
 
     def predict(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        embedded = self.transformer.config.guidance_embeds
         return self.transformer(
             hidden_states=sample,
             encoder_hidden_states=conditions.tokens,
             timestep=sigma * self.scheduler.config.num_train_timesteps * self.transformer.config.timestep_scale,
-            guidance=torch.full_like(sigma, self.config.embedded_guidance) if embedded else None,
+            guidance=self.embedded_guidance(sigma),
             return_dict=False,
         )[0][:, : sample.shape[1]]  # some predict a variance beside
 

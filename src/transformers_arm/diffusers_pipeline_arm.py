@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .image_processing_arm import flatten_images
+from .image_processing_arm import unbatched
 from .loading_arm import HUB_OPTIONS, execution_device, is_placed
 from .modeling_arm import ArmForCausalLM
 from .pipeline_arm import (
@@ -174,8 +174,7 @@ class ArmPipeline(DiffusionPipeline):
             batch_size = max(1, PICTURES_AT_ONCE // max(1, given.get("num_images_per_prompt", 1)))
         batches = -(-len(requests[0]) // checked_batch_size(batch_size))
         preprocess, _, _ = drawing._sanitize_parameters(**given)
-        processor = self.processor.image_processor
-        rows, _ = preprocess.get("grid") or (processor.size["height"] // processor.patch_size, None)
+        rows, _ = preprocess.get("grid") or drawing.default_grid
         with self.progress_bar(total=batches * (rows + 2)) as bar:  # and what opens and closes a picture
             drawn = drawing(*requests, batch_size=batch_size, streamer=RowProgress(bar, streamer), **given)
             bar.total = bar.n  # edits at their sources' own shapes have other rows
@@ -236,7 +235,7 @@ class ArmPipeline(DiffusionPipeline):
         prompts = list(prompt) if several else [prompt]
         requests, pipeline_class = (prompts,), ArmTextToImagePipeline
         if image is not None:
-            images = flatten_images(image) if getattr(image, "ndim", 0) == 4 else image
+            images = unbatched(image)
             images = list(images) if isinstance(images, (list, tuple)) else [images] * len(prompts)
             requests = (images, prompts if several else prompts * len(images), mask_image)
             pipeline_class = ArmImageEditingPipeline

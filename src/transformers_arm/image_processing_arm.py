@@ -52,9 +52,15 @@ def naming_image(index: int):
 
 def flatten_images(images: ImageInput) -> list:
     """Single images, batches [B, ...] and (nested) lists of them -> a flat list of single images."""
+    images = unbatched(images)
     if isinstance(images, (list, tuple)):
         return [image for item in images for image in flatten_images(item)]
-    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+    return [images]
+
+
+def unbatched(images):
+    """A batch [B, ...] as a list of its images; everything else passes through."""
+    return list(images) if getattr(images, "ndim", 0) == 4 else images
 
 
 def to_numpy(image):

@@ -398,13 +398,13 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
         )
         sums, each = row_losses(self.lm_head, chosen_states, targets, groups)
         counts = [count for count, _, _ in groups]
-        kinds = {kind: count for kind, count in zip(("text", "image"), counts, strict=True) if count}
-        losses = {kind: sums.detach()[("text", "image").index(kind)] / count for kind, count in kinds.items()}
+        kinds = [each for each in zip(("text", "image"), sums.detach(), counts, strict=True) if each[-1]]
+        losses = {kind: summed / count for kind, summed, count in kinds}
         token_losses = each.new_full(shift_labels.shape, torch.nan)
         for (chosen, _, _), part in zip(routes, each.split(counts), strict=True):
             token_losses[chosen] = part
         items = max(sum(counts), 1) if num_items_in_batch is None else num_items_in_batch
-        loss_counts = {"all": sum(counts), **kinds}
+        loss_counts = {"all": sum(counts)} | {kind: count for kind, _, count in kinds}
         return sums.sum() / items, {"losses": losses, "loss_counts": loss_counts, "token_losses": token_losses}
 
     @torch.compiler.disable

@@ -28,7 +28,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .edits_arm import Sources
-from .image_processing_arm import flatten_images
+from .image_processing_arm import flatten_images, unbatched
 from .loading_arm import execution_device, hooked, is_placed
 from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
 from .sampling_arm import IMAGE_EDITING
@@ -271,10 +271,15 @@ class ArmImagePipeline(Pipeline):
             entries |= zip(places, drawn, strict=True)
         return [entries[place] for place in range(len(requests))]
 
-    def own_grid(self, request: dict) -> tuple[int, int]:
-        """H, W in tokens of a request of a call that states none."""
+    @property
+    def default_grid(self) -> tuple[int, int]:
+        """H, W in tokens of the processor's size."""
         processor = self.processor.image_processor
         return processor.size["height"] // processor.patch_size, processor.size["width"] // processor.patch_size
+
+    def own_grid(self, request: dict) -> tuple[int, int]:
+        """H, W in tokens of a request of a call that states none."""
+        return self.default_grid
 
     def opened(self, request: dict) -> dict:
         """A checked request with its pictures opened."""
@@ -450,7 +455,7 @@ class ArmImageEditingPipeline(ArmImagePipeline):
             if image is not None:
                 raise TypeError("image is what one edit starts from and images are several; give one of the two.")
             return super().__call__({"images": images, "prompt": prompt, "mask": mask}, **kwargs)
-        image, mask = (flatten_images(each) if getattr(each, "ndim", 0) == 4 else each for each in (image, mask))
+        image, mask = unbatched(image), unbatched(mask)
         if prompt is None and isinstance(image, (Iterable, Dataset)) and not isinstance(image, str):
             if mask is not None:
                 raise TypeError('Requests hold their masks themselves, as {"image": ..., "prompt": ..., "mask": ...}.')

@@ -25,16 +25,20 @@ KL = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
 
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+}
+
 
 def flux2_parts() -> dict:
     return {
         "transformer": Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
+            **FLUX,
             timestep_guidance_channels=32,
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False,
@@ -47,12 +51,7 @@ def flux2_parts() -> dict:
 def flux_parts(guidance_embeds: bool = False) -> dict:
     return {
         "transformer": FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
+            **FLUX,
             pooled_projection_dim=20,
             axes_dims_rope=(4, 6, 6),
             guidance_embeds=guidance_embeds,

@@ -6,7 +6,7 @@ shards the weights, all processes gather them first (`sharding.whole_weights`).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ..evaluation.arm import Arm
 from ..evaluation.sheets import picture_sheet
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
+from ..modeling_arm_vq import encoded_by_size
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from .reporting import log_samples, log_scores
 from .sharding import check_can_be_looked_at, whole_weights
@@ -128,18 +129,16 @@ class ReconstructionCallback(LookCallback):
         """What the pictures become, and all codes of theirs; those of one size together."""
         detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler())
         detokenizer.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(self.seed)
-        sizes, drawn, codes = {}, {}, []
-        for number, image in enumerate(self.images):
-            sizes.setdefault(image.shape, []).append(number)
-        for alike in sizes.values():
-            at_once = max(1, RECONSTRUCTED_PIXELS // self.images[alike[0]][..., 0].size)
-            for numbers in batched(alike, at_once):
-                encoded = model.vq_model.encode(to_pixel_values([self.images[n] for n in numbers]).to(model.device))
-                pictures = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
-                drawn |= zip(numbers, (pictures * 255).round().astype(np.uint8), strict=True)
+        generator, codes = torch.Generator().manual_seed(self.seed), []
+
+        def reconstruct(alike: list[np.ndarray]) -> Iterator[np.ndarray]:
+            for images in batched(alike, max(1, RECONSTRUCTED_PIXELS // alike[0][..., 0].size)):
+                encoded = model.vq_model.encode(to_pixel_values(images).to(model.device))
                 codes.append(encoded.codes.flatten())
-        return [drawn[number] for number in range(len(self.images))], torch.cat(codes)
+                pictures = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
+                yield from (pictures * 255).round().astype(np.uint8)
+
+        return encoded_by_size(self.images, reconstruct), torch.cat(codes)
 
 
 class WorldScoresCallback(LookCallback):
