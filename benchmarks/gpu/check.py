@@ -24,8 +24,8 @@ from transformers_arm.evaluation.results import write_result
 
 ROOT = Path(__file__).parents[2]  # where commands run, so that what they write names files from here
 SPEED, GPU = Path("benchmarks") / "speed", Path("benchmarks") / "gpu"
-LIMITS = {"decoding": 215, "training": 70, "scores": 40, "grpo": 35, "suite": 600}  # seconds
-DEFAULT = ("decoding", "training", "scores", "grpo")
+LIMITS = {"decoding": 215, "training": 70, "scores": 40, "grpo": 35, "renderers": 90, "suite": 600}  # seconds
+DEFAULT = ("decoding", "training", "scores", "grpo", "renderers")
 VERSIONS = ("torch", "transformers", "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "trl")
 KEPT_LINES = 20  # of a section's output
 TOY = {
@@ -34,6 +34,8 @@ TOY = {
     "training": "--size small --hidden 48 --layers 1 --lengths 96 --grid 3 3 --words 4 --attention sdpa --steps 1",
     "scores": "--items 6",
     "grpo": "--steps 1 --prompts 2 --samples 2 --decoder-steps 1",
+    "batches": "--renderers flux2 --size tiny --grid 2 2 --batches 1 2 --steps 2 --tiled 64",
+    "others": "--renderers sana flux --size tiny --grid 2 2 --batches 1 --steps 2 --tiled 64",
 }
 FULL = {
     "decoding": "--size arm-7b --batches 1 16 --grid 8 8 --repeats 1",
@@ -41,6 +43,8 @@ FULL = {
     "training": "--size arm-7b --lengths 4096 16384 --steps 2",
     "scores": "--items 120",
     "grpo": "--steps 3",
+    "batches": "--renderers flux2 --batches 1 4",
+    "others": "--renderers sana flux --batches 1",
 }
 
 
@@ -65,6 +69,11 @@ def commands_of(section: str, output: Path, device: str, toy: bool) -> list[list
         return [script(GPU / "scores.py", "scores", *sizes["scores"])]
     if section == "grpo":
         return [script(SPEED / "grpo.py", "speed_grpo", *sizes["grpo"])]
+    if section == "renderers":
+        return [
+            script(SPEED / "renderers.py", "speed_renderers_flux2", *sizes["batches"]),
+            script(SPEED / "renderers.py", "speed_renderers", *sizes["others"]),
+        ]
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "tests/transformers_suite"]
     return [[sys.executable, *tests]]
 

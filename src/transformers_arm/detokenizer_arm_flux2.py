@@ -53,16 +53,16 @@ class ArmFlux2Detokenizer(ArmLatentDetokenizer):
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         latents = pixel_unshuffle(self.vae.encode(pictures.to(self.vae.dtype)).latent_dist.mode(), 2)
-        mean, std = self._scale()
+        mean, std = self._scale(latents)
         return (latents - mean) / std
 
     def decode_latents(self, sample: torch.Tensor) -> torch.Tensor:
-        mean, std = self._scale()
-        latents = pixel_shuffle(sample.to(mean.dtype) * std + mean, 2)
+        mean, std = self._scale(sample)
+        latents = pixel_shuffle(sample * std + mean, 2)
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
-    def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of latents [1, channels, 1, 1]."""
+    def _scale(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of latents [1, channels, 1, 1], where those are: the VAE may be offloaded."""
         norm = self.vae.bn
-        variance = norm.running_var + self.vae.config.batch_norm_eps
-        return norm.running_mean.view(1, -1, 1, 1), variance.sqrt().view(1, -1, 1, 1)
+        std = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
+        return tuple(each.to(latents).view(1, -1, 1, 1) for each in (norm.running_mean, std))

@@ -7,15 +7,16 @@ Knows nothing about checkpoints.
 from torch import nn
 
 from ..connector_arm import ArmConnector
-from ..detokenizer_arm import ArmDetokenizer
 from ..detokenizer_arm_flux import ArmFluxDetokenizer
 from ..detokenizer_arm_flux2 import ArmFlux2Detokenizer
+from ..detokenizer_arm_latent import ArmLatentDetokenizer
 from ..detokenizer_arm_sana import ArmSanaDetokenizer
 
 CONDITION_SIZE = 1152  # of SigLIP2-so400m, arm-7b's vision tower
 KL = {
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
+    "sample_size": 1024,  # px, from which on tiling has tiles
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
@@ -23,7 +24,7 @@ DC_BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 DC_SCALES = ((), (), (), (5,), (5,), (5,))
 
 # The class that renders by it, and what its transformer's and its VAE's configurations say.
-PUBLISHED: dict[str, tuple[type[ArmDetokenizer], dict, dict]] = {
+PUBLISHED: dict[str, tuple[type[ArmLatentDetokenizer], dict, dict]] = {
     "black-forest-labs/FLUX.2-klein-base-4B": (
         ArmFlux2Detokenizer,
         {
@@ -49,7 +50,14 @@ PUBLISHED: dict[str, tuple[type[ArmDetokenizer], dict, dict]] = {
             "in_channels": 64,
             "guidance_embeds": True,
         },
-        {**KL, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+        {
+            **KL,
+            "latent_channels": 16,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+        },
     ),
     "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers": (
         ArmSanaDetokenizer,
@@ -74,17 +82,24 @@ PUBLISHED: dict[str, tuple[type[ArmDetokenizer], dict, dict]] = {
             "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
             "upsample_block_type": "interpolate",
             "downsample_block_type": "Conv",
+            "scaling_factor": 0.41407,
         },
     ),
 }
 
 
-def published_parts(name: str) -> nn.ModuleDict:
-    """Transformer, connector and VAE of a published renderer, on the device of torch's context: "meta" allocates
-    nothing. The VAE is frozen.
+def renderer_parts(
+    made: type[ArmLatentDetokenizer], transformer: dict, vae: dict, condition_size: int = CONDITION_SIZE
+) -> nn.ModuleDict:
+    """Transformer, connector and VAE of a renderer by their configurations, on the device of torch's context: "meta"
+    allocates nothing. The VAE is frozen.
     """
-    made, transformer, vae = PUBLISHED[name]
     transformer = made.parts["transformer"](**transformer)
-    connector = ArmConnector(CONDITION_SIZE, **made.connector_sizes(transformer.config))
+    connector = ArmConnector(condition_size, **made.connector_sizes(transformer.config))
     vae = made.parts["vae"](**vae).requires_grad_(False)
     return nn.ModuleDict({"transformer": transformer, "connector": connector, "vae": vae})
+
+
+def published_parts(name: str) -> nn.ModuleDict:
+    """`renderer_parts` of a published renderer."""
+    return renderer_parts(*PUBLISHED[name])
