@@ -19,6 +19,13 @@ from transformers.utils.hub import extract_commit_hash
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
 
 
+def class_named(index: dict) -> str | None:
+    """The class that the `model_index.json` of a diffusers pipeline names. Where its code lies beside it, a
+    file is named before it."""
+    named = index.get("_class_name")
+    return named[-1] if isinstance(named, list | tuple) else named
+
+
 def damaged_file(folder: str | os.PathLike) -> str:
     """The first file of weights in a folder that cannot be opened, for a message; of a repo on the Hub all of it."""
     for file in sorted(Path(folder).rglob("*.safetensors")):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from huggingface_hub import is_offline_mode, snapshot_download
 
+from .loading_arm import class_named
+
 if TYPE_CHECKING:
     from .detokenizer_arm import ArmDetokenizer
 
@@ -36,7 +38,7 @@ def detokenizer_class(folder: str | os.PathLike) -> type["ArmDetokenizer"]:
     """
     from diffusers import DiffusionPipeline
 
-    name, classes = DiffusionPipeline.load_config(folder).get("_class_name"), detokenizer_classes()
+    name, classes = class_named(DiffusionPipeline.load_config(folder)), detokenizer_classes()
     if name not in classes:
         raise ValueError(f"{folder} holds a {name}, which renders no tokens; renderers are {', '.join(classes)}.")
     return classes[name]
