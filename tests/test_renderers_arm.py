@@ -1,5 +1,7 @@
 """Loading renderers: in which dtype, quantised, offloaded and with the VAE in parts, as in diffusers."""
 
+import json
+import shutil
 from importlib.util import find_spec
 
 import accelerate
@@ -163,3 +165,33 @@ def test_a_quantisation_of_another_kind_is_refused(folders, arm_folder):
 def test_what_is_stored_in_fp16_is_loaded_in_fp32(arm_folder):
     loaded = load_detokenizer(arm_folder)
     assert type(loaded) is ArmPixelDetokenizer and dtypes_of(loaded) == {torch.float32}
+
+
+# --- folders that are not whole --------------------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("part", ["vae", "connector", "scheduler"])
+def test_a_folder_that_lacks_a_part_is_refused_by_the_parts_name(family, part, folders, tmp_path):
+    folder = shutil.copytree(folders[family], tmp_path / family)
+    shutil.rmtree(folder / "detokenizer" / part)
+    with pytest.raises(FileNotFoundError, match=f"detokenizer lacks the folders {part}; copy"):
+        load_detokenizer(str(folder))
+    if part != "connector":
+        shutil.rmtree(folder / "base" / part)
+        with pytest.raises(FileNotFoundError, match=f"base lacks the folders {part}; copy"):
+            FAMILIES[family][0].from_base(folder / "base", 12)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"), [("vae", "AutoencoderTiny"), ("transformer", "UNet2DModel"), ("vae", None)]
+)
+@EACH
+def test_a_folder_whose_part_is_of_another_class_is_refused(family, part, other, folders, tmp_path):
+    folder = shutil.copytree(folders[family], tmp_path / family) / "detokenizer"
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [other and "diffusers", other]}))
+    expected = FAMILIES[family][0].parts[part].__name__
+    for load in (lambda: load_detokenizer(str(folder.parent)), lambda: DiffusionPipeline.from_pretrained(folder)):
+        with pytest.raises(ValueError, match=f"has as {part} {other}, but a {expected} is needed"):
+            load()

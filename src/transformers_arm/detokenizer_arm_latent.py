@@ -15,6 +15,7 @@ from torch import nn
 
 from .connector_arm import ArmConnector, Conditions
 from .detokenizer_arm import ArmDetokenizer
+from .loading_arm import check_parts_are_there
 
 
 class ArmLatentDetokenizer(ArmDetokenizer):
@@ -106,11 +107,22 @@ class ArmLatentDetokenizer(ArmDetokenizer):
                 f"{base} is a {name}, but {cls.__name__} is made of {' or '.join(cls.base_pipelines)}; take the "
                 "detokenizer class of its family, or another base."
             )
+        cls._check_parts(base, index)
+        check_parts_are_there(base, (*cls.parts, "scheduler"))
+
+    @classmethod
+    def _check_parts(cls, where: str | os.PathLike, index: dict) -> None:
         for part, expected in {**cls.parts, "scheduler": SchedulerMixin}.items():
             library, found = index.get(part) or (None, None)
             kind = getattr(diffusers, found, None) if found and library == "diffusers" else None
             if kind is None or not issubclass(kind, expected):
-                raise ValueError(f"{base} has as {part} {found}, but a {expected.__name__} is needed.")
+                raise ValueError(f"{where} has as {part} {found}, but a {expected.__name__} is needed.")
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        found = super().extract_init_dict(config_dict, **kwargs)
+        cls._check_parts(f"A folder of {cls.__name__}", config_dict)
+        return found
 
     @classmethod
     def connector_sizes(cls, transformer_config) -> dict:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import is_offline_mode, snapshot_download
 from safetensors import safe_open
 
-from .loading_arm import class_named
+from .loading_arm import check_parts_are_there, class_named
 
 if TYPE_CHECKING:
     from diffusers import PipelineQuantizationConfig
@@ -39,12 +39,16 @@ def detokenizer_class(folder: str | os.PathLike) -> type["ArmDetokenizer"]:
 
     Raises:
         ValueError: it names none of ours.
+        FileNotFoundError: it lacks a part.
     """
     from diffusers import DiffusionPipeline
 
-    name, classes = class_named(DiffusionPipeline.load_config(folder)), detokenizer_classes()
+    index, classes = DiffusionPipeline.load_config(folder), detokenizer_classes()
+    name = class_named(index)
     if name not in classes:
         raise ValueError(f"{folder} holds a {name}, which renders no tokens; renderers are {', '.join(classes)}.")
+    named = {part for part, value in index.items() if isinstance(value, list | tuple) and value[0] is not None}
+    check_parts_are_there(folder, sorted(named - {"_class_name"}))
     return classes[name]
 
 
