@@ -39,10 +39,12 @@ test-slow: install ## Run the slow tests only
 	$(PYTEST) -m slow
 
 # Beside .venv, not in it: diffusers imports bitsandbytes wherever it is, which then says what it lacks on a CPU.
-test-quantized: export PYTHONPATH := .cache/bitsandbytes
-test-quantized: install ## Run the tests of 4 and 8 bits, with bitsandbytes in a folder of its own
-	test -d $(PYTHONPATH) || $(PYTHON) -m pip install --disable-pip-version-check --no-deps --target $(PYTHONPATH) bitsandbytes
-	$(PYTEST) tests/sizes/test_adapters.py tests/sizes/test_memory.py tests/modeling_arm/test_precision.py
+test-quantized: install ## Run the tests of 4 and 8 bits, with bitsandbytes and torchao in folders of their own
+	for each in bitsandbytes torchao; do test -d .cache/$$each || $(PYTHON) -m pip install --disable-pip-version-check \
+		--no-deps --target .cache/$$each $$each || exit 1; done
+	PYTHONPATH=.cache/bitsandbytes $(PYTEST) tests/sizes/test_adapters.py tests/sizes/test_memory.py \
+		tests/modeling_arm/test_precision.py
+	PYTHONPATH=.cache/torchao $(PYTEST) tests/test_renderers_arm.py
 
 # Only transformers' source distribution holds its tests. Those it calls slow want a GPU, and say so where there is none.
 test-transformers: export RUN_SLOW := 1

@@ -199,16 +199,6 @@ def test_a_renderer_is_made_of_a_published_folder_without_its_text_encoder(famil
     assert made.config.default_steps == 2
 
 
-def test_a_renderer_of_bfloat16_is_loaded_in_bfloat16(tmp_path):
-    write_base("flux2", tmp_path / "base")
-    made = ArmFlux2Detokenizer.from_base(tmp_path / "base", 12, dtype=torch.bfloat16)
-    made.save_pretrained(tmp_path / "detokenizer")
-    loaded = load_detokenizer(str(tmp_path), torch.bfloat16)
-    for part in ("transformer", "connector", "vae"):
-        assert {value.dtype for value in loaded.components[part].parameters()} == {torch.bfloat16}
-    assert loaded(torch.randn(1, 2, 2, 12), num_inference_steps=2, output_type="np").images.shape == (1, 32, 32, 3)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

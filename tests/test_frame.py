@@ -45,6 +45,7 @@ ROOMS = (
     "detokenizer_arm_flux",
     "detokenizer_arm_sana",
     "renderers_arm",
+    "remote_renderers_arm",
     "edits_arm",
     "pipeline_arm",
     "registering",
@@ -148,7 +149,7 @@ def test_extras_are_the_documented_ones():
     assert set(extras) == {"train", "rl", "metrics", "flash", "qlora", "dev"}
 
 
-@pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers"])
+@pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers.models"])
 def test_importing_the_package_does_not_import(library):
     check = f"import sys, transformers_arm; sys.exit({library!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

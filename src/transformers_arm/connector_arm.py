@@ -30,6 +30,11 @@ class Conditions(NamedTuple):
     added: torch.Tensor | None
     grid: tuple[int, int]
 
+    def to(self, dtype: torch.dtype) -> "Conditions":
+        """The same in the dtype of a transformer, which need not be the connector's."""
+        tensors = (each if each is None else each.to(dtype) for each in self[:3])
+        return Conditions(*tensors, self.grid)
+
 
 class ArmConnector(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
     """`z_q` -> `Conditions`.

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Schedu
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .loading_arm import SafetensorsOnlyMixin
+from .loading_arm import SafetensorsOnlyMixin, class_named
 from .modeling_arm_vq import ArmVQModel
 
 PACKAGE = "transformers_arm"
@@ -36,8 +36,17 @@ class ArmDetokenizer(SafetensorsOnlyMixin, DiffusionPipeline):
     # came with a model's folder runs under other names: there, and everywhere, the class is the one beside this.
 
     @classmethod
+    def load_config(cls, *args, **kwargs):
+        found = super().load_config(*args, **kwargs)
+        index = found[0] if isinstance(found, tuple) else found
+        # A renderer's own class needs none of the code that the folder names for `DiffusionPipeline`.
+        index["_class_name"] = class_named(index)
+        return found
+
+    @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        if (named := config_dict.get("_class_name", cls.__name__)) != cls.__name__:
+        named = class_named(config_dict)
+        if named not in (None, cls.__name__):
             raise ValueError(
                 f"The folder holds a {named}, not a {cls.__name__}; load it by its own class, or by load_detokenizer."
             )

@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import DiffusionPipeline, ModelMixin, PipelineQuantizationConfig, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
 from torch import nn
 
 from .connector_arm import ArmConnector, Conditions
 from .detokenizer_arm import ArmDetokenizer
+from .loading_arm import check_parts_are_there
 
 
 class ArmLatentDetokenizer(ArmDetokenizer):
@@ -65,6 +66,7 @@ class ArmLatentDetokenizer(ArmDetokenizer):
         dtype: torch.dtype = torch.float32,
         connector: dict | None = None,
         defaults: dict | None = None,
+        quantization_config: PipelineQuantizationConfig | None = None,
         **hub,
     ) -> "ArmLatentDetokenizer":
         """A renderer of a published pipeline's transformer, VAE and scheduler, with a connector that is untrained.
@@ -76,6 +78,7 @@ class ArmLatentDetokenizer(ArmDetokenizer):
             condition_size: channels of `z_q`, the hidden size of the tokenizer's vision tower.
             connector: settings of `ArmConnector` in place of the family's.
             defaults: settings of the pipeline, such as `default_steps`.
+            quantization_config: as `DiffusionPipeline.from_pretrained` takes it, for the transformer, the VAE or both.
             hub: options of every download, such as `revision` and `token`.
 
         Raises:
@@ -86,7 +89,11 @@ class ArmLatentDetokenizer(ArmDetokenizer):
         cls._check_base(base, index)
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(base, subfolder="scheduler", **hub)
         options = {"dtype": dtype, "use_safetensors": True, **hub}
-        models = {name: part.from_pretrained(base, subfolder=name, **options) for name, part in cls.parts.items()}
+        models = {}
+        for name, part in cls.parts.items():
+            # As diffusers' own loader of parts asks; there is no public way for one part.
+            how = quantization_config and quantization_config._resolve_quant_config(module_name=name)
+            models[name] = part.from_pretrained(base, subfolder=name, quantization_config=how, **options)
         sizes = {**cls.connector_sizes(models["transformer"].config), **(connector or {})}
         made = ArmConnector(condition_size=condition_size, **sizes)
         nn.Module.to(made, dtype)  # diffusers' own `to` warns of every cast
@@ -100,11 +107,22 @@ class ArmLatentDetokenizer(ArmDetokenizer):
                 f"{base} is a {name}, but {cls.__name__} is made of {' or '.join(cls.base_pipelines)}; take the "
                 "detokenizer class of its family, or another base."
             )
+        cls._check_parts(base, index)
+        check_parts_are_there(base, (*cls.parts, "scheduler"))
+
+    @classmethod
+    def _check_parts(cls, where: str | os.PathLike, index: dict) -> None:
         for part, expected in {**cls.parts, "scheduler": SchedulerMixin}.items():
             library, found = index.get(part) or (None, None)
             kind = getattr(diffusers, found, None) if found and library == "diffusers" else None
             if kind is None or not issubclass(kind, expected):
-                raise ValueError(f"{base} has as {part} {found}, but a {expected.__name__} is needed.")
+                raise ValueError(f"{where} has as {part} {found}, but a {expected.__name__} is needed.")
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        found = super().extract_init_dict(config_dict, **kwargs)
+        cls._check_parts(f"A folder of {cls.__name__}", config_dict)
+        return found
 
     @classmethod
     def connector_sizes(cls, transformer_config) -> dict:
@@ -139,7 +157,7 @@ class ArmLatentDetokenizer(ArmDetokenizer):
         return batch, self.transformer.config.in_channels, -(-height // places), -(-width // places)
 
     def conditions(self, z_q: torch.Tensor, drop: torch.BoolTensor | None, sample_shape: tuple[int, ...]):
-        return self.connector(z_q, drop, tuple(sample_shape[-2:]))
+        return self.connector(z_q.to(self.connector.dtype), drop, tuple(sample_shape[-2:])).to(self.transformer.dtype)
 
     def velocity(self, sample: torch.Tensor, sigma: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         if conditions.added is not None:

@@ -5,7 +5,7 @@ Knows nothing about what models are made of.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,6 +17,20 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")  # of `from_pretrained`, where a repo is read from
+
+
+def class_named(index: dict) -> str | None:
+    """The class that the `model_index.json` of a diffusers pipeline names. Where its code lies beside it, a
+    file is named before it."""
+    named = index.get("_class_name")
+    return named[-1] if isinstance(named, list | tuple) else named
+
+
+def check_parts_are_there(folder: str | os.PathLike, parts: Iterable[str]) -> None:
+    """Raises a FileNotFoundError if a folder here lacks a part's; diffusers' own error does not say which it is."""
+    missing = [part for part in parts if not os.path.isdir(os.path.join(folder, part))]
+    if missing and os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder} lacks the folders {', '.join(missing)}; copy or download it again.")
 
 
 def damaged_file(folder: str | os.PathLike) -> str:

@@ -1,10 +1,12 @@
-"""Makes transformers' Auto classes and `pipeline` know ARM. Importing it does nothing yet, and takes a while.
+"""Makes transformers' Auto classes and `pipeline`, and diffusers' `DiffusionPipeline`, know ARM. Importing it does
+nothing yet, and takes a while.
 
 Knows nothing about who registers: the package as it is imported, or the command before it runs a subcommand.
 """
 
 from functools import cache
 
+import diffusers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,11 +28,27 @@ from .modeling_arm_vq import ArmVQModel
 from .modeling_arm_vq_pretraining import ArmVQForPreTraining
 from .pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline
 from .processing_arm import ArmProcessor
+from .renderers_arm import detokenizer_classes
+
+
+class WithRenderers(type(diffusers)):
+    """diffusers' module with the renderers' classes, which are imported when one is asked for.
+
+    `DiffusionPipeline.from_pretrained` takes the class that a folder names from there, and from nowhere else.
+    """
+
+    def __getattr__(self, name: str):
+        if name.startswith("Arm") and name in (classes := detokenizer_classes()):
+            return classes[name]
+        return super().__getattr__(name)
 
 
 @cache  # transformers warns of a pipeline that is registered again
 def register() -> None:
-    """Makes transformers' Auto classes and `pipeline` know ARM; called again, it does nothing."""
+    """Makes transformers' Auto classes and `pipeline`, and diffusers' `DiffusionPipeline`, know ARM; called again, it
+    does nothing.
+    """
+    diffusers.__class__ = WithRenderers
     AutoConfig.register(ArmVQConfig.model_type, ArmVQConfig)
     AutoModel.register(ArmVQConfig, ArmVQModel)
     AutoModelForPreTraining.register(ArmVQConfig, ArmVQForPreTraining)

@@ -5,12 +5,18 @@ Knows nothing about what draws the tokens.
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import is_offline_mode, snapshot_download
+from safetensors import safe_open
+
+from .loading_arm import check_parts_are_there, class_named
 
 if TYPE_CHECKING:
+    from diffusers import PipelineQuantizationConfig
+
     from .detokenizer_arm import ArmDetokenizer
 
 DETOKENIZER_FOLDER = "detokenizer"
@@ -33,19 +39,45 @@ def detokenizer_class(folder: str | os.PathLike) -> type["ArmDetokenizer"]:
 
     Raises:
         ValueError: it names none of ours.
+        FileNotFoundError: it lacks a part.
     """
     from diffusers import DiffusionPipeline
 
-    name, classes = DiffusionPipeline.load_config(folder).get("_class_name"), detokenizer_classes()
+    index, classes = DiffusionPipeline.load_config(folder), detokenizer_classes()
+    name = class_named(index)
     if name not in classes:
         raise ValueError(f"{folder} holds a {name}, which renders no tokens; renderers are {', '.join(classes)}.")
+    named = {part for part, value in index.items() if isinstance(value, list | tuple) and value[0] is not None}
+    check_parts_are_there(folder, sorted(named - {"_class_name"}))
     return classes[name]
 
 
+def own_dtype(folder: str | os.PathLike) -> torch.dtype:
+    """What a renderer computes in if nobody says: bf16 if its transformer is saved in that, as large ones are.
+
+    Else fp32, which loses nothing: fp16 is what small ones are stored in, and no CPU is fast in it.
+    """
+    for file in sorted(Path(folder, "transformer").glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            if any(weights.get_slice(name).get_dtype() == "BF16" for name in weights.keys()):
+                return torch.bfloat16
+    return torch.float32
+
+
 def load_detokenizer(
-    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
+    name_or_path: str,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    *,
+    quantization_config: "PipelineQuantizationConfig | None" = None,
+    **hub,
 ) -> "ArmDetokenizer":
-    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo; `hub` as for every download.
+    """The detokenizer in the `detokenizer` subfolder of a model's folder or Hub repo.
+
+    Args:
+        dtype: of its weights; None for its `own_dtype`. Pipelines give their model's.
+        quantization_config: as `DiffusionPipeline.from_pretrained` takes it, for some of the parts or all.
+        hub: as for every download.
 
     Raises:
         FileNotFoundError: there is none.
@@ -75,7 +107,9 @@ def load_detokenizer(
             f"{cached}; name a complete ARM folder, or pass detokenizer=ArmPixelDetokenizer.from_pretrained(...) to "
             "the pipeline."
         )
-    detokenizer = detokenizer_class(folder).from_pretrained(folder, dtype=dtype)
+    detokenizer = detokenizer_class(folder).from_pretrained(
+        folder, dtype=dtype or own_dtype(folder), quantization_config=quantization_config
+    )
     detokenizer.set_progress_bar_config(disable=True)  # it is a part: what draws has a bar
     return detokenizer
 

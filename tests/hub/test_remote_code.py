@@ -38,6 +38,11 @@ NEEDED = {
     *("connector_arm.py", "detokenizer_arm_flux.py", "detokenizer_arm_flux2.py", "detokenizer_arm_latent.py"),
     *("detokenizer_arm_sana.py", "edits_arm.py", "renderers_arm.py"),
 }
+RENDERER = {
+    *("attention_arm.py", "configuration_arm.py", "connector_arm.py", "detokenizer_arm.py", "detokenizer_arm_flux.py"),
+    *("detokenizer_arm_flux2.py", "detokenizer_arm_latent.py", "detokenizer_arm_pixel.py", "detokenizer_arm_sana.py"),
+    *("loading_arm.py", "modeling_arm_vq.py", "pixel_transformer_arm.py", "remote_renderers_arm.py"),
+}
 PACKAGE_IS_MISSING = 'import sys\nsys.modules["transformers_arm"] = None\n'
 PACKAGE_IS_THERE = "import sys\nimport transformers_arm\n"
 
@@ -204,13 +209,13 @@ def saved(tmp_path_factory):
 def test_nothing_but_auto_maps_and_code_is_added(published):
     before, after = contents(SHIPPED), contents(published)
     added = {name for name in after if name not in before}
-    assert added == NEEDED
+    assert added == NEEDED | {f"detokenizer/{name}" for name in RENDERER}
     changed = {name for name in before if name in after and before[name] != after[name]}
     assert changed == {
         *("config.json", "processor_config.json"),
-        *("vq_model/config.json", "vq_model/preprocessor_config.json"),
+        *("vq_model/config.json", "vq_model/preprocessor_config.json", "detokenizer/model_index.json"),
     }
-    for name in changed:
+    for name in changed - {"detokenizer/model_index.json"}:
         old, new = (json.loads((folder / name).read_text()) for folder in (SHIPPED, published))
         assert without_auto_maps(new) == old
         assert new["auto_map"] and "custom_pipelines" not in new
@@ -224,6 +229,11 @@ def test_a_second_call_changes_no_byte(published):
 
 def test_every_sibling_that_a_file_imports_is_there(published, tokenizer_alone):
     for folder in (published, tokenizer_alone):
+        # diffusers copies what the file it is told of imports, and no more.
+        read = {f"{name}.py" for name in get_relative_imports(folder / "detokenizer" / "remote_renderers_arm.py")}
+        assert (
+            read | {"remote_renderers_arm.py"} == {file.name for file in folder.glob("detokenizer/*.py")} == RENDERER
+        )
         files = {file.stem: get_relative_imports(file) for file in folder.glob("*.py")}
         assert {sibling for imported in files.values() for sibling in imported} <= set(files)
         named = [

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "parameters of the tokenizer in training and of arm-7b, by part"
+HELP = "parameters of the tokenizer in training, of arm-7b and of renderers, by part, and the renderers' memory"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

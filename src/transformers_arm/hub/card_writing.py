@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..configuration_arm import ArmConfig, ArmVQConfig
+from ..loading_arm import class_named
 from ..sampling_arm import IMAGE_EDITING
 from ..whole_files import whole_file, write_whole
 from .card import CARD, FROM_SCRATCH, known_licence
@@ -280,7 +281,7 @@ def sampling_of(folder: Path) -> str:
 
 def detokenizers_of(folder: Path) -> dict[str, str]:
     """The subfolders that hold diffusers pipelines, with the names of their classes."""
-    return {file.parent.name: read_json(file)["_class_name"] for file in sorted(folder.glob(f"*/{PIPELINE}"))}
+    return {file.parent.name: class_named(read_json(file)) for file in sorted(folder.glob(f"*/{PIPELINE}"))}
 
 
 def filled(template: Path, **values) -> str:

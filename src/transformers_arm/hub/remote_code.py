@@ -1,7 +1,8 @@
 """Puts ARM's code into a model's folder, so that transformers loads it with `trust_remote_code=True` alone.
 
 The flat `*_arm*.py` files are copied beside the weights, and `auto_map` in the folder's JSON files says which class is
-which. Where this package is installed, Auto classes take its own. Knows nothing about the Hub.
+which. Where this package is installed, Auto classes take its own. A renderer's folder gets its code too, and names it
+as diffusers has it: `DiffusionPipeline` loads it alone. Knows nothing about the Hub.
 """
 
 import json
@@ -18,7 +19,7 @@ from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm import ArmForCausalLM, ArmModel
 from ..modeling_arm_vq import ArmVQModel
 from ..processing_arm import ArmProcessor
-from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class
+from ..renderers_arm import DETOKENIZER_FOLDER, INDEX, detokenizer_class
 from .files import PACKAGE, read_json
 
 MODELS = {
@@ -31,6 +32,7 @@ MODELS = {
         "AutoModelForMultimodalLM": ArmForCausalLM,
     },
 }
+RENDERERS = PACKAGE / "remote_renderers_arm.py"
 IMAGE_PROCESSOR = {"AutoImageProcessor": ArmImageProcessor}
 PROCESSOR = {"AutoProcessor": ArmProcessor}
 
@@ -81,7 +83,7 @@ def add_remote_code(folder: str | os.PathLike) -> list[str]:
     is installed; `pipeline_arm` says how to get pipelines without it.
 
     Returns:
-        The names of the code files.
+        The code files, as the folder names them.
 
     Raises:
         ValueError: the folder, or its `vq_model`, holds no model of ours.
@@ -91,19 +93,30 @@ def add_remote_code(folder: str | os.PathLike) -> list[str]:
     roots = {PACKAGE / f"{module_of(named)}.py" for _, _, classes in mapped for named in classes.values()}
     if mapped[0][1]["model_type"] == ArmConfig.model_type:
         roots |= set(PACKAGE.glob("*pipeline_arm.py"))
-    if (folder / DETOKENIZER_FOLDER).is_dir():
-        roots.add(PACKAGE / f"{module_of(detokenizer_class(folder / DETOKENIZER_FOLDER))}.py")
-    code = sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})
+    contents = {file: content for file, content, _ in mapped}
+    places = [(folder, roots)]
+    if (renderer := folder / DETOKENIZER_FOLDER).is_dir():
+        named = detokenizer_class(renderer)
+        roots.add(PACKAGE / f"{module_of(named)}.py")
+        places.append((renderer, {RENDERERS}))
+        contents[renderer / INDEX] = {**read_json(renderer / INDEX), "_class_name": [RENDERERS.stem, named.__name__]}
+    copies = {place / file.name: file for place, of_place in places for file in with_siblings(of_place)}
     with TemporaryDirectory(dir=folder, prefix=".remote_code-") as staging:
-        staged = {Path(staging) / file.name: folder / file.name for file in code}
-        for file in code:
-            shutil.copyfile(file, Path(staging) / file.name)
-        for number, (file, content, _) in enumerate(mapped):
-            aside = Path(staging) / f"{number}.json"
-            text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-            aside.write_text(f"{text}\n", encoding="utf-8")
-            staged[aside] = file
-        # Code first: without an auto_map that names it, it changes nothing.
-        for aside, file in staged.items():
-            aside.replace(file)
-    return [file.name for file in code]
+        staged = {}
+        for number, target in enumerate([*copies, *contents]):
+            aside = Path(staging) / str(number)
+            if target in copies:
+                shutil.copyfile(copies[target], aside)
+            else:
+                text = json.dumps(contents[target], indent=2, sort_keys=True, ensure_ascii=False)
+                aside.write_text(f"{text}\n", encoding="utf-8")
+            staged[aside] = target
+        # Code first: without what names it, it changes nothing.
+        for aside, target in staged.items():
+            aside.replace(target)
+    return [target.relative_to(folder).as_posix() for target in copies]
+
+
+def with_siblings(roots: set[Path]) -> list[Path]:
+    """Files, and those that they import from beside them."""
+    return sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})

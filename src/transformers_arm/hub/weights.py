@@ -23,6 +23,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
 
 from ..configuration_arm import ArmConfig
+from ..loading_arm import class_named
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq import ArmVQModel
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
@@ -175,12 +176,15 @@ def check_pipeline(index: Path) -> Iterator[Path]:
     """
     content = read_json(index)
     with loading(str(index)):
-        pipeline = content["_class_name"]
+        pipeline = class_named(content)
         parameters = signature(getattr(import_module(PACKAGE), pipeline, None) or getattr(diffusers, pipeline))
     components = {  # the rest are its settings, and components that it does without
         name: value
         for name, value in content.items()
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+        if name != "_class_name"
+        and isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(each, str) for each in value)
     }
     needed = {name for name, parameter in parameters.parameters.items() if parameter.default is parameter.empty}
     if wrong := sorted({*(needed - components.keys()), *(components.keys() - parameters.parameters.keys())}):

@@ -9,7 +9,7 @@ from torch import nn
 from ..modeling_arm import ArmForCausalLM
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from .presets import arm_7b_config, arm_vq_pretraining_config
-from .renderers import PUBLISHED, published_parts
+from .renderers import PUBLISHED, published_parts, weights_table
 
 # What the names of a part's parameters begin with.
 TOKENIZER_PARTS = {
@@ -59,11 +59,12 @@ def parameter_table(model: nn.Module, parts: dict[str, tuple[str, ...]]) -> str:
 
 
 def paper_tables() -> str:
-    """Tables of the tokenizer in training, of arm-7b and of published renderers, in Markdown."""
+    """Tables of the tokenizer in training, of arm-7b and of published renderers, with their memory, in Markdown."""
     with torch.device("meta"):
         models = {
             "tokenizer in training": (ArmVQForPreTraining(arm_vq_pretraining_config()), TOKENIZER_PARTS),
             "arm-7b": (ArmForCausalLM(arm_7b_config()), ARM_PARTS),
             **{f"a renderer of {name}": (published_parts(name), RENDERER_PARTS) for name in PUBLISHED},
         }
-    return "\n\n".join(f"{name}\n\n{parameter_table(*model)}" for name, model in models.items())
+    tables = [f"{name}\n\n{parameter_table(*model)}" for name, model in models.items()]
+    return "\n\n".join([*tables, weights_table()])

@@ -4,6 +4,7 @@ configurations have them, and the connectors that `z_q` takes into them.
 Knows nothing about checkpoints.
 """
 
+import torch
 from torch import nn
 
 from ..connector_arm import ArmConnector
@@ -12,6 +13,7 @@ from ..detokenizer_arm_flux2 import ArmFlux2Detokenizer
 from ..detokenizer_arm_latent import ArmLatentDetokenizer
 from ..detokenizer_arm_sana import ArmSanaDetokenizer
 
+NF4_BLOCK = 64  # of bitsandbytes: weights with one scale
 CONDITION_SIZE = 1152  # of SigLIP2-so400m, arm-7b's vision tower
 KL = {
     "block_out_channels": (128, 256, 512, 512),
@@ -103,3 +105,33 @@ def renderer_parts(
 def published_parts(name: str) -> nn.ModuleDict:
     """`renderer_parts` of a published renderer."""
     return renderer_parts(*PUBLISHED[name])
+
+
+def weight_bytes(parts: nn.ModuleDict) -> dict[str, int]:
+    """What a renderer's weights take, as they are loaded, and what of them is held at once with model offload.
+
+    "int8" and "nf4" are of the transformer's linear layers, as torchao (a scale in bfloat16 an output) and
+    bitsandbytes (4 bits, a scale in fp32 every `NF4_BLOCK`) have them; all else is in bfloat16 there.
+    """
+    numbers = {name: sum(each.numel() for each in part.parameters()) for name, part in parts.items()}
+    linear = [each.weight for each in parts["transformer"].modules() if isinstance(each, nn.Linear)]
+    quantized, outputs = sum(each.numel() for each in linear), sum(each.shape[0] for each in linear)
+    rest = 2 * (sum(numbers.values()) - quantized)
+    return {
+        "fp32": 4 * sum(numbers.values()),
+        "bf16": 2 * sum(numbers.values()),
+        "bf16, model offload": 2 * max(numbers.values()),
+        "int8": quantized + 2 * outputs + rest,
+        "nf4": quantized // 2 + 4 * (quantized // NF4_BLOCK) + rest,
+    }
+
+
+def weights_table() -> str:
+    """`weight_bytes` of published renderers, in GiB and Markdown."""
+    with torch.device("meta"):
+        found = {name: weight_bytes(published_parts(name)) for name in PUBLISHED}
+    ways = list(next(iter(found.values())))
+    rows = [
+        f"| {name} | {' | '.join(f'{each / 2**30:.2f}' for each in sizes.values())} |" for name, sizes in found.items()
+    ]
+    return "\n".join([f"| GiB of weights | {' | '.join(ways)} |", "|---|" + "---|" * len(ways), *rows])

@@ -63,7 +63,7 @@ def processor_of(model) -> ArmProcessor:
 
 
 def detokenizer_of(model, *, required: bool = True):
-    """The detokenizer of a model, in fp32.
+    """The detokenizer of a model, in its own dtype, bf16 or fp32: it is saved with what is trained.
 
     Args:
         required: whether one that is not there is an error; else None is returned, and where more may be on the Hub
