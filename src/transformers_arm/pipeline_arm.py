@@ -29,8 +29,9 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .edits_arm import Sources
 from .image_processing_arm import flatten_images, unbatched
-from .loading_arm import execution_device, hooked, is_placed
-from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
+from .loading_arm import execution_device, is_placed
+from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer
+from .rendering_arm import moved, rendered
 from .sampling_arm import IMAGE_EDITING
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ class ArmImagePipeline(Pipeline):
             super().__init__(model, processor=processor, device=device, **kwargs)
         hub = {**model.hub_options, **({"local_files_only": True} if local_files_only else {})}
         self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, **hub)
-        if not any(is_placed(part) for part in torch_parts(self.detokenizer)):
-            self.detokenizer.to(self.device)
+        moved(self.detokenizer, self.device)
 
     @staticmethod
     def _checked_device(device: int | str | torch.device | None, model: torch.nn.Module) -> torch.device:
@@ -308,9 +308,7 @@ class ArmImagePipeline(Pipeline):
             **generation,
         )
         codes = sequences[:, -1 - height * width : -1].view(-1, height, width) - self.model.config.visual_token_offset
-        with hooked(self.model):  # whose forward is not called
-            z_q = self.model.vq_model.decode_codes(codes)
-        images = self.detokenizer(z_q, generator=kwargs.get("generator"), **rendering).images
+        images = rendered(self.model, self.detokenizer, codes, generator=kwargs.get("generator"), **rendering)
         return {"images": images, "num_images_per_prompt": num_images_per_prompt, "sources": model_inputs["sources"]}
 
     def postprocess(self, model_outputs: dict, mask_margin: int | None = None) -> list:

@@ -12,11 +12,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..detokenizer_arm import ArmDetokenizer
-from ..loading_arm import hooked
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from ..processing_arm import ArmProcessor
 from ..renderers_arm import load_detokenizer
+from ..rendering_arm import rendered
 
 BATCH_SIZE = 50
 
@@ -101,6 +101,4 @@ class Arm:
 
     def _render(self, codes: torch.LongTensor, generator: torch.Generator) -> Image.Image:
         """The picture of codes [h, w]."""
-        with hooked(self.model):  # whose forward is not called
-            z_q = self.model.vq_model.decode_codes(codes[None])
-        return self.detokenizer(z_q, generator=generator).images[0]
+        return rendered(self.model, self.detokenizer, codes[None], generator=generator)[0]
