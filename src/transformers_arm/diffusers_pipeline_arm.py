@@ -19,10 +19,10 @@ from .pipeline_arm import (
     ArmImageEditingPipeline,
     ArmImagePipeline,
     ArmTextToImagePipeline,
-    checked_batch_size,
     save_remote_code,
 )
 from .processing_arm import ArmProcessor
+from .prompts_arm import checked_batch_size
 from .renderers_arm import load_detokenizer, torch_parts
 
 PICTURES_AT_ONCE = 8  # unless a call says how many requests: a hundred prompts are no one batch

@@ -19,6 +19,13 @@ from .sampling_arm import ImageSampling, check_generators, uniforms
 EMPTY_PROMPT = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 
+def checked_batch_size(batch_size: int) -> int:
+    """The number of requests that are drawn together; raises ValueError if it is none."""
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} must be a whole number of requests, 1 or more.")
+    return int(batch_size)
+
+
 def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs of ids and mask [B, T_i] -> ids and mask [sum of B, longest T], padded on the left."""
     longest = max(ids.shape[1] for ids, _ in prompts)

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     output, count = check_output(arguments.output), arguments.count
     if count < 1:
         raise ValueError(f"--count {count} is no number of pictures; draw 1 or more.")
-    from ..pipeline_arm import checked_batch_size
+    from ..prompts_arm import checked_batch_size
 
     prompts, options = iter([arguments.prompt] * count), sampling(arguments, pictures=count)
     options["batch_size"] = checked_batch_size(arguments.batch_size)
