@@ -34,6 +34,7 @@ NEEDED = {
         "written_text_arm.py",
     ),
     *("fetching_arm.py", "image_processing_arm.py", "pipeline_arm.py", "diffusers_pipeline_arm.py"),
+    *("interleaved_pipeline_arm.py", "previews_arm.py", "rendering_arm.py"),
     *("detokenizer_arm.py", "detokenizer_arm_pixel.py", "pixel_transformer_arm.py"),
     *("connector_arm.py", "detokenizer_arm_flux.py", "detokenizer_arm_flux2.py", "detokenizer_arm_latent.py"),
     *("detokenizer_arm_sana.py", "edits_arm.py", "renderers_arm.py"),
