@@ -66,7 +66,7 @@ def test_rows_that_are_drawn_are_those_of_the_picture(draw):
     whole = torch.tensor(list(picture.convert("L").getdata())).view(48, 48).float()
     for count, preview in enumerate(rows, 1):
         assert (preview - whole)[: 16 * count].abs().mean() < 2
-    assert (rows[0] - whole).abs().mean() > 2 * (rows[1] - whole).abs().mean()
+    assert (rows[0] - whole)[16:].abs().mean() > 5  # what is to come is not there yet
 
 
 def test_edits_and_diffusers_names_have_them_too(draw, edit):

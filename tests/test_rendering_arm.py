@@ -3,9 +3,10 @@
 import pytest
 import torch
 import transformers.pipelines.any_to_any as any_to_any
+from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import pipeline
 
-from transformers_arm import ArmImageEditingPipeline, ArmPixelDetokenizer, ArmTextToImagePipeline
+from transformers_arm import ArmImageEditingPipeline, ArmPixelDetokenizer, ArmPixelTransformer, ArmTextToImagePipeline
 from transformers_arm.worlds.shapes.reader import read_scene
 
 FOLDER = "checkpoints/arm-tiny"
@@ -44,22 +45,26 @@ def test_a_chat_gives_the_picture_that_it_asks_for(pipe):
     assert other["generated_image"].tobytes() != record["generated_image"].tobytes()
 
 
-def test_tokens_are_those_of_the_pipeline_that_draws(pipe, monkeypatch):
+def test_tokens_are_those_of_the_pipelines_that_draw_and_edit(pipe, monkeypatch):
     written, plain = [], pipe.model.generate
     monkeypatch.setattr(pipe.model, "generate", lambda **kwargs: written.append(plain(**kwargs)) or written[-1])
-    draw(pipe, chat("a red circle"), guidance_scale=2.0)
+    source = draw(pipe, chat("a red circle"), guidance_scale=2.0)[0]["generated_image"]
     ours = ArmTextToImagePipeline(pipe.model, processor=pipe.processor)
     ours("a red circle", guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(*written)
+    draw(pipe, chat("make it green", source), guidance_scale=2.0, image_guidance_scale=3.0)
+    ours = ArmImageEditingPipeline(pipe.model, processor=pipe.processor)
+    scales = {"guidance_scale": 2.0, "image_guidance_scale": 3.0}
+    ours(source, "make it green", **scales, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(*written[:2]) and torch.equal(*written[2:])
 
 
 def test_several_chats_and_pictures_a_chat_at_once(pipe):
     pipe.processor.tokenizer.padding_side = "left"
-    chats = [chat("a red circle"), chat("two blue squares and a green triangle"), chat("a gray square")]
+    chats = [chat("a red circle"), chat("a large green triangle right of a small blue square"), chat("a gray square")]
     for batch_size in (1, 3):
         options = {"generation_mode": "image", "batch_size": batch_size, "generate_kwargs": {"do_sample": False}}
         drawn = [record[0]["generated_image"] for record in pipe(text=chats, **options)]
-        assert [len(colors(each)) for each in drawn] == [1, 3, 1]
+        assert [len(colors(each)) for each in drawn] == [1, 2, 1]
     wide = pipe(
         text=chats[0],
         generation_mode="image",
@@ -72,9 +77,6 @@ def test_a_chat_with_a_picture_is_an_edit_of_it(pipe):
     source = draw(pipe, chat("a red circle"))[0]["generated_image"]
     edited = draw(pipe, chat("make the red circle green", source))[0]["generated_image"]
     assert colors(edited) == ["green"]
-    ours = ArmImageEditingPipeline(pipe.model, processor=pipe.processor)
-    theirs = ours(source, "make the red circle green", generator=torch.Generator().manual_seed(0))
-    assert read_scene(theirs) == read_scene(edited)
     shaped = pipe(
         text=chat("make the red circle green", source.resize((96, 32))),
         generation_mode="image",
@@ -113,22 +115,13 @@ def test_sequences_that_end_in_no_whole_image_are_refused(few_codes_arm, kind):
         few_codes_arm.decode_image_tokens(ids)
 
 
-def test_a_model_without_a_detokenizer_says_so_and_takes_one(few_codes_arm):
+def test_a_model_without_a_detokenizer_says_so_and_takes_one(few_codes_arm, monkeypatch):
     config = few_codes_arm.config
     ids = torch.tensor([[*config.image_opening(1, 2), *[config.visual_token_offset] * 2, config.vision_end_token_id]])
     with pytest.raises(FileNotFoundError, match="or set it as the model's `detokenizer`"):
         few_codes_arm.decode_image_tokens(ids)
-    sizes = {"condition_size": config.vq_config.hidden_size, "hidden_size": 32, "num_layers": 1, "num_heads": 2}
-    try:
-        few_codes_arm.detokenizer = new_pixel_renderer(**sizes)
-        assert few_codes_arm.decode_image_tokens(ids).shape == (1, 3, 16, 32)
-    finally:
-        del few_codes_arm.detokenizer
-
-
-def new_pixel_renderer(**sizes):
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    from transformers_arm import ArmPixelTransformer
-
-    return ArmPixelDetokenizer(ArmPixelTransformer(**sizes), FlowMatchEulerDiscreteScheduler())
+    sizes = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2}
+    transformer = ArmPixelTransformer(config.vq_config.hidden_size, **sizes)
+    renderer = ArmPixelDetokenizer(transformer, FlowMatchEulerDiscreteScheduler())
+    monkeypatch.setattr(few_codes_arm, "detokenizer", renderer)
+    assert few_codes_arm.decode_image_tokens(ids).shape == (1, 3, 16, 32)

@@ -319,7 +319,9 @@ def test_the_tokenizer_alone_restores_pictures_without_the_package(without_the_p
 def test_what_was_saved_without_the_package_loads_in_both_worlds(saved, without_the_package, cache):
     from transformers import pipeline
 
-    assert {file.name for file in saved.glob("*.py")} >= NEEDED
+    assert {file.name for file in saved.glob("*.py")} >= NEEDED - {
+        "interleaved_pipeline_arm.py"
+    }  # a class that was not in use
     index = json.loads((saved / "detokenizer" / "model_index.json").read_text())
     assert index["transformer"] == ["transformers_arm.pixel_transformer_arm", "ArmPixelTransformer"]
     code = """
