@@ -216,8 +216,8 @@ class ArmPipeline(DiffusionPipeline):
                 last two are of pictures of one size.
             return_dict: False gives a tuple.
             kwargs: `batch_size`, the requests that are drawn together (default: as many as make 8 pictures);
-                `streamer`, which gets each batch's tokens as they are drawn, beside the progress bar; `image_grid`,
-                `decoder_guidance_scale`, `do_sample`, `temperature`, `top_k`, `top_p`, `generation_config` and
+                `streamer`, which gets each batch's tokens as they are drawn, beside the progress bar; `preview`,
+                `preview_every`, `preview_steps`, `image_grid`, `decoder_guidance_scale`, `do_sample`, `temperature`, `top_k`, `top_p`, `generation_config` and
                 `mask_margin`; all as in the image-editing pipeline.
 
         Returns:
