@@ -89,7 +89,7 @@ def test_an_answer_is_content_of_the_next_chat(tell):
     answer = tell(chat)
     chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": "what color is the circle?"}]
     one, other = tell([chat, STORY], max_new_tokens=60)
-    assert kinds(one)[0] and kinds(other)[0] == "image"
+    assert one and kinds(other)[0] == "image"
     begun = [*chat[:1], {"role": "assistant", "content": [{"type": "text", "text": "here it is: "}]}]
     text = "a circle<|im_end|>"
     assert tell(begun, **steered(tell, text)) == [{"type": "text", "text": "a circle"}]
@@ -111,6 +111,12 @@ def test_an_answer_has_no_more_tokens_than_it_may(tell):
         (["a", 3], {}, TypeError, "A chat is a str or a list .* not 3"),
         ("a", {"max_new_tokens": 0}, ValueError, "max_new_tokens 0 must be a whole number, 1 or more"),
         ("a", {"height": 48}, TypeError, "Unknown argument height; this pipeline takes"),
+        (
+            "a",
+            {"generate_kwargs": {"num_return_sequences": 2}},
+            TypeError,
+            "hold num_return_sequences",
+        ),
         ("a", {"batch_size": 2}, TypeError, "Unknown argument batch_size"),
         ("a", {"generator": [torch.Generator()]}, ValueError, "give one for all"),
         ("a", {"preview": print, "preview_every": 9}, ValueError, "9 is more than the 3 rows"),

@@ -217,8 +217,8 @@ class ArmPipeline(DiffusionPipeline):
             return_dict: False gives a tuple.
             kwargs: `batch_size`, the requests that are drawn together (default: as many as make 8 pictures);
                 `streamer`, which gets each batch's tokens as they are drawn, beside the progress bar; `preview`,
-                `preview_every`, `preview_steps`, `image_grid`, `decoder_guidance_scale`, `do_sample`, `temperature`, `top_k`, `top_p`, `generation_config` and
-                `mask_margin`; all as in the image-editing pipeline.
+                `preview_every`, `preview_steps`, `image_grid`, `decoder_guidance_scale`, `do_sample`, `temperature`,
+                `top_k`, `top_p`, `generation_config` and `mask_margin`; all as in the image-editing pipeline.
 
         Returns:
             `ImagePipelineOutput` whose `images` are all pictures, prompt by prompt.

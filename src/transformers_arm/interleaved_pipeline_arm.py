@@ -17,6 +17,9 @@ from .loading_arm import hooked
 from .pipeline_arm import ARGUMENTS, ArmImagePipeline
 
 OF_PICTURES = ("generate", "detokenizer", "preview")
+# What of `generate`'s arguments this pipeline states for texts.
+OWN = ("inputs", "input_ids", "attention_mask", "pixel_values", "generation_mode", "max_new_tokens", "max_length")
+OWN += ("streamer", "num_return_sequences", "return_dict_in_generate")
 
 
 class OpenedImage(StoppingCriteria):
@@ -77,6 +80,11 @@ class ArmInterleavedPipeline(ArmImagePipeline):
         most = text.get("max_new_tokens")
         if most is not None and (not isinstance(most, Integral) or most < 1):
             raise ValueError(f"max_new_tokens {most!r} must be a whole number, 1 or more.")
+        if own := set(OWN) & set(text.get("generate_kwargs") or {}):
+            raise TypeError(
+                f"generate_kwargs hold {', '.join(sorted(own))}, which this pipeline states itself; leave them out. "
+                "max_new_tokens and text_streamer are arguments of its own."
+            )
         if isinstance(kwargs.get("generator"), (list, tuple)):
             raise ValueError("generator is a list, but a model chooses how many pictures it draws; give one for all.")
         _, forward, _ = super()._sanitize_parameters(
@@ -172,9 +180,10 @@ class ArmInterleavedPipeline(ArmImagePipeline):
                 attention_mask=torch.ones_like(ids),
                 generation_mode="interleaved",
                 max_new_tokens=most - before,
+                num_return_sequences=1,
                 stopping_criteria=stops,
                 **options,
-            )[:1]
+            )
             opened = bool(config.image_token_follows(ids[0, -1]))
             text = self.processor.decode(ids[0, before:], skip_special_tokens=True)
             if text:
