@@ -5,9 +5,18 @@ import copy
 import pytest
 import torch
 from generation_requests import PLAIN, image_part, pictures, prompts, seed, with_pictures
-from transformers import CompileConfig
+from PIL import Image
+from transformers import CompileConfig, GenerationConfig
 
-from transformers_arm.prompts_arm import ImageArguments, check_image_request, image_request, stack_left_padded
+from transformers_arm import ArmProcessor
+from transformers_arm.prompts_arm import (
+    ImageArguments,
+    branches_without_text,
+    check_image_request,
+    default_grid,
+    image_request,
+    stack_left_padded,
+)
 from transformers_arm.sampling_arm import ImageSampling
 
 
@@ -160,3 +169,60 @@ def test_branches_stand_one_after_the_other_each_opened(few_codes_arm):
     assert torch.equal(asked.prefix.ids[:, :-3], expected) and torch.equal(asked.prefix.mask[:, :-3], mask)
     assert asked.prefix.ids[:, -3:].tolist() == [list(config.image_opening(2, 3))] * 6 and asked.prefix.branches == 3
     assert (asked.prefix.mask[:, -3:] == 1).all() and torch.equal(asked.prompts, ids)
+
+
+# --- what a model knows by itself ------------------------------------------------------------------------------------
+
+
+def shown(config, text, *grids):
+    """Text ids, then pictures' placeholders: [1, T]."""
+    return with_pictures(config, *grids, text=torch.tensor([text]))
+
+
+def test_the_empty_prompt_is_what_the_processor_makes_of_no_prompt(few_codes_arm, tiny_arm_backbones):
+    processor = ArmProcessor.from_backbones(**tiny_arm_backbones)
+    before, after = few_codes_arm.generation_config.empty_prompt_ids
+    assert [*before, *after] == processor.image_generation_inputs("x")["negative_prompt_ids"][0].tolist()
+
+
+def test_branches_without_text_are_those_of_the_processor(few_codes_arm, tiny_arm_backbones):
+    processor, config = ArmProcessor.from_backbones(**tiny_arm_backbones), few_codes_arm.config
+    empty, picture = few_codes_arm.generation_config.empty_prompt_ids, Image.new("RGB", (48, 32))
+    for sources in (None, [picture, [picture, picture]]):
+        inputs = processor.image_generation_inputs(["a red circle", "a"], sources)
+        branches = branches_without_text(config, inputs["input_ids"], empty)
+        wanted = {name: value for name, value in inputs.items() if "prompt" in name}
+        assert branches.keys() == wanted.keys()
+        for name, value in wanted.items():
+            mask = wanted[name.replace("prompt_ids", "prompt_attention_mask")].bool()
+            assert torch.equal(branches[name][mask], value[mask]), name
+
+
+def test_prompts_with_pictures_and_without_are_not_guided_together(few_codes_arm):
+    config = few_codes_arm.config
+    rows = [shown(config, [11, 12], (1, 2)), shown(config, list(range(11, 20)))]
+    ids = torch.cat([torch.nn.functional.pad(row, (9 - row.shape[1], 0), value=11) for row in rows])
+    with pytest.raises(ValueError, match="1 of 2 prompts show pictures and the others none"):
+        branches_without_text(config, ids, [[11], [12]])
+
+
+def test_the_grid_is_that_of_the_last_picture_or_the_tokenizers(few_codes_arm):
+    config = few_codes_arm.config
+    assert default_grid(config, torch.tensor([[11, 12]])) == (3, 3) == config.default_grid
+    assert default_grid(config, shown(config, [11], (1, 2), (2, 1))) == (2, 1)
+    rows = torch.cat([shown(config, [11], (1, 2)), shown(config, [11], (2, 1))])
+    with pytest.raises(ValueError, match="have the grids 1x2, 2x1; state image_grid"):
+        default_grid(config, rows)
+
+
+def test_what_pipelines_say_of_texts_does_not_disturb_an_image(few_codes_arm):
+    """transformers 5.17 hands on a configuration with all of its defaults filled in, newer ones `max_new_tokens`."""
+    config = copy.deepcopy(few_codes_arm.generation_config)
+    filled = GenerationConfig._get_default_generation_params()
+    config.update(**{name: value for name, value in filled.items() if getattr(config, name, None) is None})
+    given = {"inputs": torch.tensor([[11, 12]]), "generation_mode": "image"}
+    wanted, *others = (
+        few_codes_arm.generate(**given, **options, generator=torch.Generator().manual_seed(0))
+        for options in ({}, {"max_new_tokens": 256}, {"generation_config": config})
+    )
+    assert wanted.shape == (1, 2 + 3 + 9 + 1) and all(torch.equal(wanted, each) for each in others)

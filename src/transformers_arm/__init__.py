@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what reads the names without running this
     from .detokenizer_arm_sana import ArmSanaDetokenizer as ArmSanaDetokenizer
     from .diffusers_pipeline_arm import ArmPipeline as ArmPipeline
     from .image_processing_arm import ArmImageProcessor as ArmImageProcessor
+    from .interleaved_pipeline_arm import ArmInterleavedPipeline as ArmInterleavedPipeline
     from .modeling_arm import ArmForCausalLM as ArmForCausalLM
     from .modeling_arm import ArmModel as ArmModel
     from .modeling_arm_vq import ArmVQModel as ArmVQModel
@@ -48,6 +49,7 @@ _NAMES = {
     "ArmGRPOTrainer": "training.grpo",
     "ArmImageEditingPipeline": "pipeline_arm",
     "ArmImageProcessor": "image_processing_arm",
+    "ArmInterleavedPipeline": "interleaved_pipeline_arm",
     "ArmModel": "modeling_arm",
     "ArmPipeline": "diffusers_pipeline_arm",
     "ArmPixelDetokenizer": "detokenizer_arm_pixel",

@@ -273,6 +273,17 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
         """Id of `<|w:1|>`."""
         return self.shape_token_offset + MAX_GRID_SIDE
 
+    @property
+    def grid_token_end(self) -> int:
+        """The id after `<|w:128|>`."""
+        return self.width_token_offset + MAX_GRID_SIDE
+
+    @property
+    def default_grid(self) -> tuple[int, int]:
+        """H, W in tokens of a picture of the size that the visual tokenizer was made for."""
+        side = self.vq_config.vision_config.image_size // self.vq_config.patch_size
+        return side, side
+
     def image_opening(self, height: int, width: int) -> list[int]:
         """Ids that open an image of height x width tokens: `<|vision_start|> <|h:height|> <|w:width|>`."""
         return [
@@ -283,6 +294,5 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
 
     def image_token_follows(self, input_ids):
         """Whether an image token is what can follow each id of a tensor: after `<|w:*|>` and after image tokens."""
-        first = self.width_token_offset
-        shape = (input_ids >= first) & (input_ids < first + MAX_GRID_SIDE)
+        shape = (input_ids >= self.width_token_offset) & (input_ids < self.grid_token_end)
         return shape | (input_ids >= self.visual_token_offset)

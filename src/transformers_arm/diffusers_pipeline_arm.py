@@ -19,10 +19,10 @@ from .pipeline_arm import (
     ArmImageEditingPipeline,
     ArmImagePipeline,
     ArmTextToImagePipeline,
-    checked_batch_size,
     save_remote_code,
 )
 from .processing_arm import ArmProcessor
+from .prompts_arm import checked_batch_size
 from .renderers_arm import load_detokenizer, torch_parts
 
 PICTURES_AT_ONCE = 8  # unless a call says how many requests: a hundred prompts are no one batch
@@ -216,9 +216,9 @@ class ArmPipeline(DiffusionPipeline):
                 last two are of pictures of one size.
             return_dict: False gives a tuple.
             kwargs: `batch_size`, the requests that are drawn together (default: as many as make 8 pictures);
-                `streamer`, which gets each batch's tokens as they are drawn, beside the progress bar; `image_grid`,
-                `decoder_guidance_scale`, `do_sample`, `temperature`, `top_k`, `top_p`, `generation_config` and
-                `mask_margin`; all as in the image-editing pipeline.
+                `streamer`, which gets each batch's tokens as they are drawn, beside the progress bar; `preview`,
+                `preview_every`, `preview_steps`, `image_grid`, `decoder_guidance_scale`, `do_sample`, `temperature`,
+                `top_k`, `top_p`, `generation_config` and `mask_margin`; all as in the image-editing pipeline.
 
         Returns:
             `ImagePipelineOutput` whose `images` are all pictures, prompt by prompt.

@@ -17,7 +17,16 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from .decoding_arm import draw_codes
 from .grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor, ends_in_an_image
 from .loading_arm import under_hooks
-from .prompts_arm import ImageArguments, ImageRequest, check_image_request, image_request, padded_left
+from .prompts_arm import (
+    ImageArguments,
+    ImageRequest,
+    branches_without_text,
+    check_image_request,
+    default_grid,
+    guiding,
+    image_request,
+    padded_left,
+)
 from .sampling_arm import IMAGE_EDITING, IMAGE_GENERATION, ImageSampling
 
 GENERATION_MODES = ("text", "image", "interleaved")
@@ -34,7 +43,21 @@ IMAGE_ARGUMENTS = (
 )
 
 # What a GenerationConfig holds beside settings of images.
-CONFIG_SECTIONS = ("image_generation", "image_editing", "transformers_version", "_from_model_config", "compile_config")
+CONFIG_SECTIONS = ("image_generation", "image_editing", "empty_prompt_ids", "transformers_version")
+CONFIG_SECTIONS += ("_from_model_config", "compile_config")
+
+# What bounds text alone: an image has the tokens of its grid. transformers' pipelines add it to every call.
+OF_TEXT = ("max_new_tokens",)
+
+
+def unstated(config: dict) -> dict:
+    """What fields of a configuration hold where nobody states them: nothing, or where all are filled in, as by the
+    pipelines of transformers 5.17, its defaults.
+    """
+    filled = GenerationConfig._get_default_generation_params()
+    if any(config.get(name) is None for name, value in filled.items() if value is not None):
+        return GenerationConfig().to_dict()
+    return filled
 
 
 @contextmanager
@@ -99,7 +122,7 @@ class ArmGenerationMixin(GenerationMixin):
                 `"interleaved"`: the same, and the model may open images and choose their shapes; one sampling for
                 text and images, without guidance;
                 `"image"`: one image of `image_grid` a prompt; its arguments are those of `ImageArguments` and
-                `ImageSampling`.
+                `ImageSampling`; `max_new_tokens`, which pipelines add, bounds texts alone.
             pixel_values: pictures for the placeholders of the prompts; see `ArmModel.fill_image_tokens`.
             kwargs: what transformers' `generate` takes.
 
@@ -116,7 +139,7 @@ class ArmGenerationMixin(GenerationMixin):
         if generation_mode == "image":
             if logits_processor:
                 raise TypeError("generation_mode='image' takes no logits_processor: it samples the image rows alone.")
-            arguments, sampling = self._image_arguments(generation_config, kwargs)
+            arguments, sampling = self._image_arguments(generation_config, kwargs, input_ids)
             check_image_request(self, input_ids, arguments, sampling)  # before pictures are read
         input_ids, image_tokens = self._with_pictures(input_ids, pixel_values, kwargs)
         if generation_mode == "image":
@@ -180,14 +203,28 @@ class ArmGenerationMixin(GenerationMixin):
         shared = {name: value for name, value in model_kwargs.items() if name != "text_follows"}
         return super()._get_candidate_generator(*args, model_kwargs=shared, **kwargs)
 
-    def _image_arguments(self, generation_config, given: dict) -> tuple[ImageArguments, ImageSampling]:
-        """Arguments of a call for images, apart from its settings of sampling; both are checked."""
+    def _image_arguments(self, generation_config, given: dict, input_ids) -> tuple[ImageArguments, ImageSampling]:
+        """Arguments of a call for images, apart from its settings of sampling; both are checked, and what the prompts
+        and the model's generation config say of them is put in where the call says nothing.
+        """
         names = {field.name for field in fields(ImageArguments)}
         arguments = {name: value for name, value in given.items() if name in names}
         for config in (generation_config, self.generation_config):
             if arguments.get("compile_config") is None:
                 arguments["compile_config"] = getattr(config, "compile_config", None)
-        sampling = {name: value for name, value in given.items() if name not in names}
+        sampling = {name: value for name, value in given.items() if name not in (*names, *OF_TEXT)}
+        prompts = isinstance(input_ids, torch.Tensor) and input_ids.ndim == 2
+        if arguments.get("image_grid") is None and prompts:
+            arguments["image_grid"] = default_grid(self.config, input_ids)
+        ready, chosen = self._checked_arguments(generation_config, arguments, sampling)
+        empty = getattr(self.generation_config, "empty_prompt_ids", None)
+        made = ready.negative_prompt_ids is None and ready.image_prompt_ids is None
+        if made and empty and prompts and guiding(ready, chosen):
+            arguments |= branches_without_text(self.config, input_ids, empty)
+            return self._checked_arguments(generation_config, arguments, sampling)
+        return ready, chosen
+
+    def _checked_arguments(self, generation_config, arguments: dict, sampling: dict):
         editing = arguments.get("image_prompt_ids") is not None
         settings = self._image_settings(generation_config, sampling, editing=editing)
         return ImageArguments(**arguments), ImageSampling(**settings)
@@ -269,10 +306,11 @@ class ArmGenerationMixin(GenerationMixin):
         for name in names:
             settings |= self._sampling_of(self.generation_config, name)
         if generation_config is not None:
-            defaults = GenerationConfig().to_dict()
-            for name, value in generation_config.to_dict().items():
+            given_fields = generation_config.to_dict()
+            defaults = unstated(given_fields)
+            for name, value in given_fields.items():
                 ours = getattr(self.generation_config, name, None)
-                if value not in (None, defaults.get(name), ours) and name not in CONFIG_SECTIONS:
+                if value not in (None, defaults.get(name), ours) and name not in (*CONFIG_SECTIONS, *OF_TEXT):
                     stated[name] = value
             for name in names:
                 section = self._sampling_of(generation_config, name)

@@ -3,7 +3,7 @@
 Notable choices: one flat vocabulary, one embedding and one head; which head rows can come next is a pure function of
 the current id (after `<|w:*|>` or an image token: image tokens; after anything else: text), so losses, sampling and
 RL multiply only the rows that are possible; the visual tokenizer lives inside, frozen, so that one folder loads all.
-Knows nothing about processors, pipelines or how pictures are rendered.
+Knows nothing about processors and pipelines, or how a detokenizer renders.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +25,8 @@ from .image_tokens_arm import ImageTokensMixin
 from .loading_arm import CompleteCheckpointMixin, ExecutionDeviceMixin, HubOptionsMixin
 from .loss_arm import RoutedLinear, check_shared_table, group_logits, positions_at_once, row_logits, row_losses
 from .modeling_arm_vq import ArmVQModel
+from .prompts_arm import EMPTY_PROMPT
+from .rendering_arm import RenderingMixin
 from .sampling_arm import IMAGE_GENERATION
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the matrices with a row for each id
@@ -133,7 +135,7 @@ class ArmModel(ImageTokensMixin, ArmPreTrainedModel, Qwen2Model):
         )
 
 
-class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
+class ArmForCausalLM(ArmGenerationMixin, RenderingMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
     """ARM with its routed head (paper section 3.2): next-token prediction over text and image tokens.
 
     `LORA_TARGETS` are the decoder's linear layers, for PEFT's `target_modules`: bare names such as `q_proj`, and
@@ -141,6 +143,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
     """
 
     config: ArmConfig
+    output_modalities = ("image", "text")
     _tp_plan = {}  # as ArmConfig says
     LORA_TARGETS = r"(model\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
@@ -190,7 +193,9 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
 
     @staticmethod
     def generation_config_from_backbone(text: str) -> GenerationConfig:
-        """The text checkpoint's settings, ends of turns and documents as ends, and `IMAGE_GENERATION`."""
+        """The text checkpoint's settings, ends of turns and documents as ends, `IMAGE_GENERATION`, and as
+        `empty_prompt_ids` the ids of `EMPTY_PROMPT`.
+        """
         try:
             settings = GenerationConfig.from_pretrained(text).to_diff_dict()
         except OSError:  # it has none beside its config
@@ -204,6 +209,7 @@ class ArmForCausalLM(ArmGenerationMixin, ArmPreTrainedModel, Qwen2ForCausalLM):
             "eos_token_id": list(dict.fromkeys(end for end in ends if end is not None)),
             "pad_token_id": tokenizer.pad_token_id,
             "image_generation": dict(IMAGE_GENERATION),
+            "empty_prompt_ids": [tokenizer.encode(part, add_special_tokens=False) for part in EMPTY_PROMPT],
         }
         return GenerationConfig(**settings)
 

@@ -29,9 +29,12 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .edits_arm import Sources
 from .image_processing_arm import flatten_images, unbatched
-from .loading_arm import execution_device, hooked, is_placed
-from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer, torch_parts
-from .sampling_arm import IMAGE_EDITING
+from .loading_arm import execution_device, is_placed
+from .previews_arm import Previews, check_previews, check_rows
+from .prompts_arm import checked_batch_size
+from .renderers_arm import DETOKENIZER_FOLDER, load_detokenizer
+from .rendering_arm import moved, rendered
+from .sampling_arm import IMAGE_EDITING, checked_shaping
 
 if TYPE_CHECKING:
     from .detokenizer_arm import ArmDetokenizer
@@ -55,6 +58,9 @@ ARGUMENTS = {
     "streamer": ("generate", "streamer"),
     "num_inference_steps": ("detokenizer", "num_inference_steps"),
     "decoder_guidance_scale": ("detokenizer", "guidance_scale"),
+    "preview": ("preview", "preview"),
+    "preview_every": ("preview", "preview_every"),
+    "preview_steps": ("preview", "preview_steps"),
 }
 EDITING_ARGUMENTS = {
     "mask": ("request", "mask"),
@@ -70,23 +76,6 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` items in order, the last one shorter; `itertools.batched` came with Python 3.12."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
-
-
-def checked_batch_size(batch_size: int) -> int:
-    """The number of requests that are drawn together; raises ValueError if it is none."""
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size {batch_size!r} must be a whole number of requests, 1 or more.")
-    return int(batch_size)
-
-
-def checked_shaping(settings: dict, patch_size: int) -> dict:
-    """Those of `IMAGE_EDITING` that are stated; raises ValueError for what they cannot be."""
-    keep, most = settings.get("keep_aspect_ratio"), settings.get("max_pixels")
-    if keep is not None and not isinstance(keep, bool):
-        raise ValueError(f"keep_aspect_ratio must be true or false, not {keep!r}.")
-    if most is not None and (not isinstance(most, Integral) or most < patch_size**2):
-        raise ValueError(f"max_pixels {most!r} must be a whole number, {patch_size**2} (one patch) or more.")
-    return settings
 
 
 def save_remote_code(pipe, folder: str | os.PathLike) -> None:
@@ -141,8 +130,7 @@ class ArmImagePipeline(Pipeline):
             super().__init__(model, processor=processor, device=device, **kwargs)
         hub = {**model.hub_options, **({"local_files_only": True} if local_files_only else {})}
         self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, **hub)
-        if not any(is_placed(part) for part in torch_parts(self.detokenizer)):
-            self.detokenizer.to(self.device)
+        moved(self.detokenizer, self.device)
 
     @staticmethod
     def _checked_device(device: int | str | torch.device | None, model: torch.nn.Module) -> torch.device:
@@ -169,7 +157,9 @@ class ArmImagePipeline(Pipeline):
         save_remote_code(self, save_directory)
 
     def _sanitize_parameters(self, height=None, width=None, image_grid=None, num_images_per_prompt=None, **kwargs):
-        forward = {**self._of("generate", kwargs, kept=True), **self._of("detokenizer", kwargs, kept=True)}
+        whom = ("generate", "detokenizer", "preview")
+        forward = {name: value for each in whom for name, value in self._of(each, kwargs, kept=True).items()}
+        check_previews(self.model, forward)
         if unknown := set(kwargs) - set(forward):
             raise TypeError(
                 f"Unknown argument {', '.join(sorted(unknown))}; this pipeline takes {', '.join(self._arguments)}."
@@ -243,30 +233,36 @@ class ArmImagePipeline(Pipeline):
         generators = forward.get("generator")
         one_each, images = isinstance(generators, (list, tuple)), forward.get("num_images_per_prompt", 1)
         generators = iter(generators) if one_each else None
-        for batch in batched(requests, batch_size):
-            own = None
+        for number, batch in enumerate(batched(requests, batch_size)):
+            own, first = None, number * batch_size
             if one_each:
                 own = [list(islice(generators, images)) for _ in batch]
                 if sum(map(len, own)) < len(batch) * images:
                     raise ValueError("There are fewer generators than images; give one for all or one an image.")
-            yield from self._draw_batch([self.opened(each) for each in batch], own, preprocess, forward, postprocess)
+            opened = [self.opened(each) for each in batch]
+            yield from self._draw_batch(opened, first, own, preprocess, forward, postprocess)
         if one_each and next(generators, None) is not None:
             raise ValueError("There are more generators than images; give one for all or one an image.")
 
-    def _draw_batch(self, requests: list[dict], own: list | None, preprocess: dict, forward: dict, postprocess: dict):
+    def _draw_batch(
+        self, requests: list[dict], first: int, own: list | None, preprocess: dict, forward: dict, postprocess: dict
+    ) -> list:
         """Pictures of opened requests, in order; those of one grid are drawn together.
 
         Args:
+            first: number of the first request, among all of the call.
             own: generators of each request, if there is one a picture.
         """
         preprocess, entries = dict(preprocess), {}
         stated = preprocess.pop("grid", None)
         grids = [stated or self.own_grid(each, **preprocess) for each in requests]
         for grid in dict.fromkeys(grids):
+            check_rows(forward.get("preview_every") or 1, grid)
+        for grid in dict.fromkeys(grids):
             places = [place for place, each in enumerate(grids) if each == grid]
             if own is not None:
                 forward = {**forward, "generator": [each for place in places for each in own[place]]}
-            of_grid = [requests[place] for place in places]
+            of_grid, forward = [requests[p] for p in places], {**forward, "places": [first + p for p in places]}
             drawn = self.run_single(of_grid, {"grid": grid, **preprocess}, forward, postprocess)
             entries |= zip(places, drawn, strict=True)
         return [entries[place] for place in range(len(requests))]
@@ -297,21 +293,30 @@ class ArmImagePipeline(Pipeline):
         """
         raise NotImplementedError
 
-    def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, **kwargs) -> dict:
-        rendering, generation = self._of("detokenizer", kwargs), self._of("generate", kwargs)
-        height, width = model_inputs["image_grid"]
+    def _forward(self, model_inputs: dict, num_images_per_prompt: int = 1, places: list = (), **kwargs) -> dict:
+        each = num_images_per_prompt
+        numbers = [place * each + copy for place in places for copy in range(each)]
+        _, images = self.drawn(model_inputs["inputs"], model_inputs["image_grid"], numbers, each, **kwargs)
+        return {"images": images, "num_images_per_prompt": each, "sources": model_inputs["sources"]}
+
+    def drawn(self, inputs: dict, grid: tuple[int, int], numbers: list[int], each: int = 1, **kwargs) -> tuple:
+        """Sequences and pictures of what `generate` takes, `each` for a prompt.
+
+        Args:
+            numbers: of the pictures, for previews.
+            kwargs: what a call says of pictures.
+        """
+        rendering, generation, previews = (self._of(whom, kwargs) for whom in ("detokenizer", "generate", "preview"))
+        if previews.get("preview") is not None:
+            shown = (self.model, self.detokenizer, grid, numbers, generation.get("streamer"))
+            generation["streamer"] = Previews(*shown, **previews, **rendering)
+        height, width = grid
         sequences = self.model.generate(
-            **model_inputs["inputs"],
-            generation_mode="image",
-            image_grid=(height, width),
-            num_return_sequences=num_images_per_prompt,
-            **generation,
+            **inputs, generation_mode="image", image_grid=grid, num_return_sequences=each, **generation
         )
         codes = sequences[:, -1 - height * width : -1].view(-1, height, width) - self.model.config.visual_token_offset
-        with hooked(self.model):  # whose forward is not called
-            z_q = self.model.vq_model.decode_codes(codes)
-        images = self.detokenizer(z_q, generator=kwargs.get("generator"), **rendering).images
-        return {"images": images, "num_images_per_prompt": num_images_per_prompt, "sources": model_inputs["sources"]}
+        images = rendered(self.model, self.detokenizer, codes, generator=kwargs.get("generator"), **rendering)
+        return sequences, images
 
     def postprocess(self, model_outputs: dict, mask_margin: int | None = None) -> list:
         """Pictures of a batch -> one entry a request, an edit at its source's size and within its mask."""
@@ -352,6 +357,10 @@ class ArmTextToImagePipeline(ArmImagePipeline):
             generator: a `torch.Generator`, or a list with one a picture.
             streamer: as transformers' are; of each batch its `put` gets the opening [B, 3], each row of image tokens
                 [B, W] and the closing [B, 1], and then its `end` is called.
+            preview: a function that gets previews while the tokens come: number (of the picture, from 0, in order),
+                rows (that are drawn) and a `PIL.Image` at the size it is drawn at. They change nothing of the result.
+            preview_every, preview_steps: rows between previews (1), at most those of a picture, and steps of the
+                detokenizer for one (4).
 
         Returns:
             A `PIL.Image` for a prompt, a list for a list (of lists if num_images_per_prompt > 1), else an iterator.

@@ -428,6 +428,16 @@ class ArmProcessor(ProcessorMixin):
         """Ids [B, T] or [T] -> texts, for transformers' pipeline."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
+    def post_process_multimodal_output(self, generated_outputs, *args, generation_mode: str | None = None, **kwargs):
+        """For transformers' any-to-any pipeline: ids -> texts, or with `generation_mode="image"` pictures
+        [B, 3, H, W] in -1..1, which the model has made of ids, -> PIL images.
+        """
+        if generation_mode == "image":
+            return self.image_processor.postprocess(generated_outputs)
+        return super().post_process_multimodal_output(
+            generated_outputs, *args, generation_mode=generation_mode, **kwargs
+        )
+
     def decode_interleaved(
         self, ids: torch.LongTensor | Sequence[int], skip_special_tokens: bool = True
     ) -> list[str | torch.LongTensor]:

@@ -14,6 +14,17 @@ from .configuration_arm import MAX_GRID_SIDE, ArmConfig
 from .decoding_arm import Prefix, compiled_layers
 from .sampling_arm import ImageSampling, check_generators, uniforms
 
+# What ArmProcessor's chat template writes before and after what a request says: nothing between is what guidance
+# compares with.
+EMPTY_PROMPT = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def checked_batch_size(batch_size: int) -> int:
+    """The number of requests that are drawn together; raises ValueError if it is none."""
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} must be a whole number of requests, 1 or more.")
+    return int(batch_size)
+
 
 def stack_left_padded(prompts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs of ids and mask [B, T_i] -> ids and mask [sum of B, longest T], padded on the left."""
@@ -55,12 +66,13 @@ class ImageArguments:
     """What `generate(generation_mode="image")` takes beside prompts and `ImageSampling`.
 
     Args:
-        image_grid: (H, W), each 1..128 tokens.
+        image_grid: (H, W), each 1..128 tokens; left out, that of the prompts' last picture, or else the tokenizer's.
         attention_mask: of the prompts [B, T], where some are padded.
-        negative_prompt_ids, negative_prompt_attention_mask: the prompts without their conditions [B, T']; needed
-            unless `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
+        negative_prompt_ids, negative_prompt_attention_mask: the prompts without their conditions [B, T'], unless
+            `guidance_scale` is 1 (and `image_guidance_scale`, in editing).
         image_prompt_ids, image_prompt_attention_mask: the prompts with their images and without their text [B, T''];
-            makes it editing, with three branches.
+            makes it editing, with three branches. Without either pair, both are made with the `empty_prompt_ids` of
+            the model's generation config, where it has them.
         edit_mask: bool [B, H, W], where the model draws; elsewhere the tokens of a picture of each prompt, which must
             have this grid, stand in the result. The model draws on from its own draws: those tokens were
             read from the whole source, so they tell of what has to change, and it would be drawn again.
@@ -197,6 +209,63 @@ def branches_of(
             )
     pad = model.generation_config.pad_token_id
     return {name: padded_left(*branch, pad, name) for name, branch in branches.items()}
+
+
+def default_grid(config: ArmConfig, input_ids: torch.LongTensor) -> tuple[int, int]:
+    """H, W of an image for which a call states none: those of the last picture of its prompts [B, T], which it edits,
+    or else `config.default_grid`.
+
+    Raises:
+        ValueError: the prompts show pictures of several grids there.
+    """
+    heights, widths = config.shape_token_offset, config.width_token_offset
+    grids = set()
+    for ids in input_ids:
+        places = ((ids[1:] >= widths) & (ids[1:] < config.grid_token_end)).nonzero()[-1:, 0].tolist()
+        grids |= {(int(ids[place]) - heights + 1, int(ids[place + 1]) - widths + 1) for place in places}
+    if len(grids) > 1:
+        grids = ", ".join(f"{height}x{width}" for height, width in sorted(grids))
+        raise ValueError(
+            f"The last pictures of the prompts have the grids {grids}; state image_grid, or draw one by one."
+        )
+    return grids.pop() if grids else config.default_grid
+
+
+def branches_without_text(config: ArmConfig, input_ids: torch.LongTensor, empty: list[list[int]]) -> dict:
+    """The other branches of guidance of any prompts [B, T], as `ImageArguments` takes them: nothing, and if prompts
+    show pictures, these alone.
+
+    Args:
+        empty: ids before and after what a request says, `EMPTY_PROMPT`.
+
+    Raises:
+        ValueError: some prompts show pictures and some none.
+    """
+    before, after = empty
+    shown = [whole_pictures(config, ids) for ids in input_ids.tolist()]
+    if any(shown) and not all(shown):
+        raise ValueError(
+            f"{sum(map(bool, shown))} of {len(shown)} prompts show pictures and the others none, but guidance goes by "
+            "that; draw the two kinds in two calls."
+        )
+    contents = {"negative": [[] for _ in shown]} | ({"image": shown} if any(shown) else {})
+    branches = {}
+    for name, rows in contents.items():
+        rows = [input_ids.new_tensor([[*before, *row, *after]]) for row in rows]
+        ids, mask = stack_left_padded([(row, torch.ones_like(row)) for row in rows])
+        branches |= {f"{name}_prompt_ids": ids, f"{name}_prompt_attention_mask": mask}
+    return branches
+
+
+def whole_pictures(config: ArmConfig, ids: list[int]) -> list[int]:
+    """Those of the ids that open, are and close pictures, or stand for them."""
+    shown, opened = [], False
+    for token in ids:
+        opened |= token == config.vision_start_token_id
+        if opened:
+            shown.append(token)
+        opened &= token != config.vision_end_token_id
+    return shown
 
 
 def guiding(arguments: ImageArguments, sampling: ImageSampling) -> list[str]:

@@ -23,6 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_arm import ArmConfig, ArmVQConfig
 from .image_processing_arm import ArmImageProcessor
+from .interleaved_pipeline_arm import ArmInterleavedPipeline
 from .modeling_arm import ArmForCausalLM, ArmModel
 from .modeling_arm_vq import ArmVQModel
 from .modeling_arm_vq_pretraining import ArmVQForPreTraining
@@ -63,6 +64,7 @@ def register() -> None:
     for task, pipeline_class in (
         ("text-to-image", ArmTextToImagePipeline),
         ("image-editing", ArmImageEditingPipeline),
+        ("interleaved", ArmInterleavedPipeline),
     ):
         PIPELINE_REGISTRY.register_pipeline(
             task, pipeline_class=pipeline_class, pt_model=AutoModelForCausalLM, type="multimodal"

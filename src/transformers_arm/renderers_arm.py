@@ -105,7 +105,7 @@ def load_detokenizer(
         raise FileNotFoundError(
             f"{name_or_path or 'A model that was not loaded from a folder'} holds no {DETOKENIZER_FOLDER}/{INDEX}"
             f"{cached}; name a complete ARM folder, or pass detokenizer=ArmPixelDetokenizer.from_pretrained(...) to "
-            "the pipeline."
+            "the pipeline, or set it as the model's `detokenizer`."
         )
     detokenizer = detokenizer_class(folder).from_pretrained(
         folder, dtype=dtype or own_dtype(folder), quantization_config=quantization_config

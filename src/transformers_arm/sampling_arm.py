@@ -187,3 +187,13 @@ IMAGE_GENERATION = asdict(ImageSampling())
 # What `image_editing` says for pipelines alone: whether an edit has its source's own shape, not the processor's size,
 # and within how many px; None is the processor's area.
 IMAGE_EDITING = {"keep_aspect_ratio": True, "max_pixels": None}
+
+
+def checked_shaping(settings: dict, patch_size: int) -> dict:
+    """Those of `IMAGE_EDITING` that are stated; raises ValueError for what they cannot be."""
+    keep, most = settings.get("keep_aspect_ratio"), settings.get("max_pixels")
+    if keep is not None and not isinstance(keep, bool):
+        raise ValueError(f"keep_aspect_ratio must be true or false, not {keep!r}.")
+    if most is not None and (not isinstance(most, Integral) or most < patch_size**2):
+        raise ValueError(f"max_pixels {most!r} must be a whole number, {patch_size**2} (one patch) or more.")
+    return settings

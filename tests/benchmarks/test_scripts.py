@@ -177,3 +177,15 @@ def test_the_ablation_takes_no_run_for_one_with_other_fields(tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1", "--runs", str(tmp_path)])
     with pytest.raises(SystemExit, match="all_four-1 holds a run with .*max_steps=2; name another folder"):
         runpy.run_path(str(BENCHMARKS / "quality" / "ablation.py"), run_name="__main__")
+
+
+def test_stories_and_previews_are_measured(arm_folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "interleaved.json"
+    command = ["interleaved.py", "--checkpoint", arm_folder, "--items", "2", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(BENCHMARKS / "quality" / "interleaved.py"), run_name="__main__")
+    ran, shipped = (json.loads(file.read_text()) for file in (output, BENCHMARKS / "results" / "interleaved.json"))
+    assert ran.keys() == shipped.keys() and ran["previews"].keys() == shipped["previews"].keys() == set("123")
+    for scores in shipped["scores"].values():
+        assert scores["form"] == 1 and scores["first_picture"] > 0.9 > scores["edits"]
+    assert "| first picture |" in capsys.readouterr().out

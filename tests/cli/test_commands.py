@@ -52,6 +52,41 @@ def test_generate_numbers_several_pictures(arm, tmp_path):
     assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
+def test_previews_of_pictures_are_saved_as_their_rows_come(arm, source, tmp_path):
+    (tmp_path / "seen").mkdir()
+    options = ("--previews", "seen", "--preview-steps", 1)
+    status, out, _ = arm("generate", PROMPT, "--count", 3, "--batch-size", 2, *options, "--preview-every", 2)
+    names = [f"generated-{number}" for number in (1, 2, 3)]
+    seen = [f"seen/{name}-row2.png" for name in names]
+    printed = [*seen[:2], f"{names[0]}.png", f"{names[1]}.png", seen[2], f"{names[2]}.png"]
+    assert (status, out.split()) == (0, printed)
+    status, out, _ = arm("edit", source, "make it blue", *options)
+    assert (status, out.split()) == (0, [*(f"seen/edited-row{row}.png" for row in (1, 2, 3)), "edited.png"])
+    assert {Image.open(file).size for file in (tmp_path / "seen").iterdir()} == {(48, 48)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--preview-every", 2),
+            "--preview-every and --preview-steps are of previews; name a folder",
+        ),
+        (("--previews", "nowhere"), "There is no folder nowhere to write preview.png into; make it first."),
+        (("--previews", ".", "--preview-steps", 0), "preview_steps 0 must be a whole number, 1 or more."),
+        (
+            ("--previews", ".", "--preview-every", 4),
+            "preview_every 4 is more than the 3 rows of a picture",
+        ),
+    ],
+)
+def test_previews_that_cannot_be_are_refused(arm, source, tmp_path, options, message):
+    for command in (("generate", PROMPT), ("edit", source, "make it blue")):
+        status, out, said = arm(*command, *options)
+        assert (status, out) == (1, "") and message in said
+    assert written(tmp_path) == ["source.png"]
+
+
 def test_the_seed_brings_a_picture_back(arm, tmp_path):
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         assert arm("generate", PROMPT, "--seed", seed, "--output", f"{name}.png", "--guidance-scale", 1)[0] == 0

@@ -101,7 +101,7 @@ def test_the_model_s_own_settings_of_text_do_not_disturb_images(model):
     assert torch.equal(model.generate(prompts(2), config, **arguments), model.generate(prompts(2), **arguments))
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "num_beams", "repetition_penalty", "eos_token_id", "min_p"])
+@pytest.mark.parametrize("name", ["min_new_tokens", "num_beams", "repetition_penalty", "eos_token_id", "min_p"])
 def test_fields_of_a_call_s_configuration_that_images_do_not_take_are_refused_by_name(shared, name):
     config = GenerationConfig(**{name: 3 if name != "min_p" else 0.1})
     with pytest.raises(TypeError, match=f"generation_mode='image' takes no {name}; it takes do_sample"):

@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from ..whole_files import whole_file
+
 CHECKPOINT = Path("checkpoints/arm-tiny")
 SEEDS = 2**63  # that torch takes
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -37,6 +39,43 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--temperature", type=float, help="of the sampling (default: the folder's)")
     for side in ("--height", "--width"):
         command.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
+
+
+def add_previews(command: argparse.ArgumentParser) -> None:
+    """The options that `previews` reads."""
+    help_of_folder = "folder for pictures as they are while their tokens come; it must be there (default: none)"
+    command.add_argument("--previews", type=Path, metavar="FOLDER", help=help_of_folder)
+    command.add_argument("--preview-every", type=int, metavar="ROWS", help="of tokens between previews (default: 1)")
+    command.add_argument("--preview-steps", type=int, metavar="STEPS", help="to render a preview (default: 4)")
+
+
+def previews(arguments: argparse.Namespace, files: list[Path]) -> dict:
+    """Arguments of the drawing pipelines that save previews, and name each as it is there.
+
+    Args:
+        files: what each picture will be saved as; a preview is named after it, and after the rows that are drawn.
+
+    Raises:
+        ValueError: nowhere to save them, or numbers for none.
+    """
+    from ..previews_arm import SETTINGS, check_previews
+
+    folder = arguments.previews
+    given = {name: getattr(arguments, name) for name in SETTINGS}
+    if folder is None:
+        if any(value is not None for value in given.values()):
+            raise ValueError("--preview-every and --preview-steps are of previews; name a folder with --previews.")
+        return {}
+
+    def save(number: int, rows: int, picture) -> None:
+        file = folder / f"{files[number].stem}-row{rows}.png"
+        with whole_file(file) as aside:
+            picture.save(aside)
+        print(file, flush=True)
+
+    check_output(folder / "preview.png")
+    check_previews(None, {"preview": save, **given})
+    return {"preview": save, **given}
 
 
 class Once(argparse.Action):

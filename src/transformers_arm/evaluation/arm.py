@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..detokenizer_arm import ArmDetokenizer
-from ..loading_arm import hooked
+from ..interleaved_pipeline_arm import ArmInterleavedPipeline
 from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from ..processing_arm import ArmProcessor
@@ -86,21 +86,8 @@ class Arm:
 
     def tell(self, prompt: str, *, max_new_tokens: int, seed: int = 0) -> list[str | Image.Image]:
         """An answer in text and pictures, by greedy decoding: its parts in the order the model writes them."""
-        request = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-        inputs = self.processor.apply_chat_template(
-            request, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(self.model.device)
-        sequences = self.model.generate(
-            **inputs, generation_mode="interleaved", do_sample=False, max_new_tokens=max_new_tokens
-        )
+        tell = ArmInterleavedPipeline(self.model, processor=self.processor, detokenizer=self.detokenizer)
+        greedy = {"generate_kwargs": {"do_sample": False}, "do_sample": False}
         generator = torch.Generator().manual_seed(seed)
-        return [
-            part if isinstance(part, str) else self._render(part, generator)
-            for part in self.processor.decode_interleaved(sequences[0, inputs["input_ids"].shape[1] :])
-        ]
-
-    def _render(self, codes: torch.LongTensor, generator: torch.Generator) -> Image.Image:
-        """The picture of codes [h, w]."""
-        with hooked(self.model):  # whose forward is not called
-            z_q = self.model.vq_model.decode_codes(codes[None])
-        return self.detokenizer(z_q, generator=generator).images[0]
+        parts = tell(prompt, max_new_tokens=max_new_tokens, generator=generator, **greedy)
+        return [part[part["type"]] for part in parts]

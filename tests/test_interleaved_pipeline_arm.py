@@ -1,0 +1,141 @@
+"""Answers in texts and pictures: their order, their parts as they come, and chats that are none."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import LogitsProcessor, TextIteratorStreamer, pipeline
+
+from transformers_arm import ArmInterleavedPipeline, ArmTextToImagePipeline
+
+FOLDER = "checkpoints/arm-tiny"
+STORY = "tell a story of a red circle above a blue square"
+
+
+@pytest.fixture(scope="module")
+def tell():
+    return pipeline("interleaved", model=FOLDER)
+
+
+class Writes(LogitsProcessor):
+    """Has a model write a text, token by token; image tokens are its own."""
+
+    def __init__(self, pipe, text):
+        self.script, self.offset = pipe.processor.tokenizer(text)["input_ids"], pipe.model.config.visual_token_offset
+        self.before = None
+
+    def __call__(self, input_ids, scores):
+        written = int((input_ids[0] < self.offset).sum())
+        self.before = written if self.before is None else self.before
+        scores[:, self.script[written - self.before]] += 1000.0
+        return scores
+
+
+def steered(pipe, text):
+    return {"generate_kwargs": {"logits_processor": [Writes(pipe, text)]}}
+
+
+def kinds(parts):
+    return [part["type"] for part in parts]
+
+
+def test_the_shipped_model_tells_a_story(tell):
+    parts = tell(STORY, generator=torch.Generator().manual_seed(0))
+    assert kinds(parts) == ["image", "text", "image", "text", "image"]
+    assert all(part["text"] and "<|" not in part["text"] for part in parts[1::2])
+    assert all(isinstance(part["image"], Image.Image) and part["image"].size == (48, 48) for part in parts[::2])
+    assert tell("how many objects are there?") == [{"type": "text", "text": "two"}]
+
+
+def test_order_and_shapes_are_as_the_model_writes_them(tell):
+    text = (
+        "a red<|vision_start|><|h:2|><|w:3|><|vision_end|>then<|vision_start|><|h:1|><|w:1|><|vision_end|><|im_end|>"
+    )
+    first, wide, then, small = tell("draw", **steered(tell, text))
+    assert (first, then) == ({"type": "text", "text": "a red"}, {"type": "text", "text": "then"})
+    assert (wide["image"].size, small["image"].size) == ((48, 32), (16, 16))
+
+
+def test_a_picture_is_that_of_the_other_pipelines(tell):
+    text = "<|vision_start|><|h:3|><|w:3|><|vision_end|><|im_end|>"
+    options = {"guidance_scale": 2.0, "temperature": 0.9, "num_inference_steps": 2}
+    (part,) = tell("a red circle", generator=torch.Generator().manual_seed(5), **options, **steered(tell, text))
+    draw = ArmTextToImagePipeline(tell.model, processor=tell.processor, detokenizer=tell.detokenizer)
+    drawn = draw("a red circle", generator=torch.Generator().manual_seed(5), **options)
+    assert part["image"].tobytes() == drawn.tobytes()
+
+
+def test_parts_texts_and_previews_come_as_they_are_ready(tell):
+    streamer = TextIteratorStreamer(tell.processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=9)
+    seen = []
+    parts = tell.stream(
+        STORY,
+        generator=torch.Generator().manual_seed(0),
+        text_streamer=streamer,
+        preview=lambda number, rows, picture: seen.append((number, rows)),
+        preview_every=2,
+    )
+    assert not seen
+    assert next(parts)["type"] == "image" and seen == [(0, 2)]
+    assert next(parts)["type"] == "text" and seen == [(0, 2)]
+    rest = list(parts)
+    assert kinds(rest) == ["image", "text", "image"] and seen == [(0, 2), (1, 2), (2, 2)]
+    told = tell(STORY, generator=torch.Generator().manual_seed(0))
+    assert "".join(streamer) == told[1]["text"] + told[3]["text"]
+    assert rest[-1]["image"].tobytes() == told[-1]["image"].tobytes()
+
+
+def test_an_answer_is_content_of_the_next_chat(tell):
+    chat = [{"role": "user", "content": [{"type": "text", "text": "a red circle"}]}]
+    answer = tell(chat)
+    chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": "what color is the circle?"}]
+    one, other = tell([chat, STORY], max_new_tokens=60)
+    assert one and kinds(other)[0] == "image"
+    begun = [*chat[:1], {"role": "assistant", "content": [{"type": "text", "text": "here it is: "}]}]
+    text = "a circle<|im_end|>"
+    assert tell(begun, **steered(tell, text)) == [{"type": "text", "text": "a circle"}]
+
+
+def test_an_answer_has_no_more_tokens_than_it_may(tell):
+    parts = tell(STORY, max_new_tokens=20)  # a picture takes 13
+    assert kinds(parts)[:2] == ["image", "text"] and kinds(parts).count("image") == 1
+    assert "image" not in kinds(tell(STORY, max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("chat", "options", "kind", "message"),
+    [
+        ([], {}, ValueError, r"The chat \[\] says nothing"),
+        ("", {}, ValueError, "says nothing; give a message with a text or a picture"),
+        ([{"role": "user", "content": []}], {}, ValueError, "says nothing"),
+        (3, {}, TypeError, "A chat is a str or a list .* not 3"),
+        (["a", 3], {}, TypeError, "A chat is a str or a list .* not 3"),
+        ("a", {"max_new_tokens": 0}, ValueError, "max_new_tokens 0 must be a whole number, 1 or more"),
+        ("a", {"height": 48}, TypeError, "Unknown argument height; this pipeline takes"),
+        (
+            "a",
+            {"generate_kwargs": {"num_return_sequences": 2}},
+            TypeError,
+            "hold num_return_sequences",
+        ),
+        ("a", {"batch_size": 2}, TypeError, "Unknown argument batch_size"),
+        ("a", {"generator": [torch.Generator()]}, ValueError, "give one for all"),
+        ("a", {"preview": print, "preview_every": 9}, ValueError, "9 is more than the 3 rows"),
+        ("red " * 5000, {}, ValueError, "positions for 4096: there is no room"),
+    ],
+)
+def test_what_is_no_chat_is_refused(tell, chat, options, kind, message):
+    with pytest.raises(kind, match=message):
+        tell(chat, **options)
+
+
+def test_stream_takes_one_chat(tell):
+    with pytest.raises(TypeError, match="stream answers one chat"):
+        tell.stream(["a", "b"])
+
+
+def test_a_model_without_a_detokenizer_says_what_is_missing(tmp_path, tell):
+    tell.model.save_pretrained(tmp_path)
+    tell.processor.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no detokenizer/model_index.json"):
+        pipeline("interleaved", model=str(tmp_path))
+    assert isinstance(tell, ArmInterleavedPipeline)
