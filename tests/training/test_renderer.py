@@ -1,0 +1,85 @@
+"""Training of renderers in latents: what learns, what is kept of it, and how it goes on."""
+
+import pytest
+import torch
+from tiny_renderers import FAMILIES, new_renderer, write_base
+from vq_pretraining import SMALL
+
+from transformers_arm import ArmVQForPreTraining
+from transformers_arm.image_processing_arm import ArmImageProcessor
+from transformers_arm.modeling_arm_vq import ArmVQModel
+from transformers_arm.renderers_arm import load_detokenizer
+from transformers_arm.training.recipe import parse
+from transformers_arm.training.renderer import (
+    RendererRecipe,
+    latent_flow_errors,
+    train_renderer,
+)
+
+EACH = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_backbones):
+    """A tokenizer, and bases of all families."""
+    folder = tmp_path_factory.mktemp("renderers")
+    torch.manual_seed(0)
+    pretraining = ArmVQForPreTraining.from_backbones(**tiny_backbones, **SMALL)
+    pretraining.vq_model.save_pretrained(folder / "vq_model")
+    ArmImageProcessor.from_pretrained(tiny_backbones["vision"]).save_pretrained(folder / "vq_model")
+    for family in FAMILIES:
+        (folder / family).mkdir()
+        write_base(family, folder / family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(folders):
+    """Makes recipes of a short training; `sections` replace its own."""
+
+    def make(output_dir, family="flux2", training=None, **sections):
+        short = {
+            **{"seed": 0, "use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 2},
+            **{"learning_rate": 1e-2, "logging_steps": 1, "report_to": "none", "disable_tqdm": True},
+        }
+        made = {"output_dir": str(output_dir), "vq_model": str(folders / "vq_model"), "data": {"world": "shapes"}}
+        made |= {"training": short | (training or {})} | sections
+        return made if "start_from" in sections else {"base": str(folders / family)} | made
+
+    return make
+
+
+def train(values):
+    train_renderer(parse(RendererRecipe, values, "recipe"))
+    return load_detokenizer(values["output_dir"])
+
+
+def weights(renderer):
+    return {
+        f"{part}.{name}": value
+        for part in ("transformer", "connector", "vae")
+        for name, value in getattr(renderer, part).state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("family", ["flux2", "flux", "sana"])
+def test_transformer_and_connector_learn_and_the_vae_stays(family, recipe, folders, tmp_path):
+    trained = weights(train(recipe(tmp_path / "run", family, condition_dropout=0.5)))
+    made = FAMILIES[family][0]
+    vq_model = ArmVQModel.from_pretrained(folders / "vq_model")
+    before = weights(made.from_base(folders / family, vq_model.config.hidden_size))
+    assert trained.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(trained[name], value) == name.startswith("vae."), name
+
+
+@EACH
+@pytest.mark.parametrize("times", ["uniform", "logit-normal"])
+def test_the_loss_reaches_transformer_and_connector(family, times):
+    renderer = new_renderer(family)
+    latents, z_q = torch.randn(renderer.sample_shape(3, 32, 64)), torch.randn(3, 2, 4, 12)
+    latent_flow_errors(renderer, latents, z_q, condition_dropout=0.5, times=times).mean().backward()
+    for part in (renderer.transformer, renderer.connector):
+        assert all(value.grad is not None and value.grad.isfinite().all() for value in part.parameters())
+    with pytest.raises(ValueError, match="'uniform' or 'logit-normal', not 'cosine'"):
+        latent_flow_errors(renderer, latents, z_q, condition_dropout=0.5, times="cosine")
