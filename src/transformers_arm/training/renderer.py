@@ -1,14 +1,16 @@
 """Trains a renderer of a pre-trained text-to-image model on a fixed tokenizer, by rectified flow in the latents of its
 VAE (paper section 3.2).
 
-Its transformer and connector learn; VAE and tokenizer are frozen and in no checkpoint. It saves the renderer to
-`output_dir`/detokenizer.
+Its connector learns, and its transformer, or LoRA on that; VAE and tokenizer are frozen and in no checkpoint. It saves
+the renderer to `output_dir`/detokenizer, with LoRA merged, which by itself goes to `output_dir`/adapter.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch import nn
 from transformers import set_seed
@@ -20,7 +22,7 @@ from ..data.validation import pictures_of_sets
 from ..detokenizer_arm_latent import ArmLatentDetokenizer
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
-from ..renderers_arm import detokenizer_class, detokenizer_class_of_base
+from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class, detokenizer_class_of_base
 from .averages import AveragingMixin
 from .callbacks import ReconstructionCallback
 from .pushing import raise_failed_pushes
@@ -56,7 +58,14 @@ class RendererRecipe(Section):
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="Of a moving average of the weights, which is then what is saved."
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the VAE.")
+    lora: section("RendererLora", LoraConfig, without=("modules_to_save", "task_type")) | None = Field(
+        None,
+        description="Of the transformer's layers, beside the connector; all linear ones of its blocks unless stated. "
+        "Without it all weights learn.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of what does not learn: the VAE and, with lora, the transformer; never the tokenizer."
+    )
     pipeline_defaults: section("RendererDefaults", ArmLatentDetokenizer, without=PARTS) | None = Field(
         None, description="In place of what base or start_from has."
     )
@@ -73,6 +82,8 @@ class RendererRecipe(Section):
             yield "base", "state either base (a published pipeline) or start_from (the folder of a renderer)."
         if self.start_from is not None and self.connector is not None:
             yield "connector", "it is for a new one, and start_from has its own; leave it out."
+        if self.lora is not None and self.dtype != "float32" and not self.training.stated().get("bf16"):
+            yield "dtype", "adapters learn in fp32 beside the transformer; add training.bf16, or leave dtype out."
         if self.evaluation is not None and self.validation is None and not isinstance(self.data, PicturesOfWorld):
             yield "evaluation", "it looks at held-out pictures of the sources; add validation, which holds them out."
         if self.validation is not None:
@@ -178,7 +189,7 @@ class LatentReconstructionCallback(ReconstructionCallback):
     """Of a `LatentTraining`, with the average of its weights where the trainer keeps one."""
 
     def on_step_end(self, *args, **kwargs):
-        with self.trainer.averaged():
+        with self.trainer.averaged(), self.trainer.compute_loss_context_manager():
             super().on_step_end(*args, **kwargs)
 
     def detokenizer_of(self, model: LatentTraining) -> ArmLatentDetokenizer:
@@ -211,12 +222,13 @@ def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetok
             connector=recipe.connector.plain() if recipe.connector else None,
             defaults=defaults,
         )
-    nn.Module.to(renderer.vae, getattr(torch, recipe.dtype))  # diffusers' own `to` warns of every cast
+    for part in (renderer.vae, *([renderer.transformer] if recipe.lora else [])):
+        nn.Module.to(part, getattr(torch, recipe.dtype))  # diffusers' own `to` warns of every cast
     renderer.set_progress_bar_config(disable=True)
     return renderer
 
 
-def new_trainer(recipe: RendererRecipe, model: LatentTraining, arguments: ArmTrainingArguments):
+def new_trainer(recipe: RendererRecipe, model: LatentTraining | PeftModel, arguments: ArmTrainingArguments):
     """The trainer of a recipe's model on its data, and the pictures that are looked at on the way."""
     validation, collator = recipe.validation, ImageTextCollator()
     options = {"optimizers": (adamw(model, arguments), None), "ema_decay": recipe.ema_decay}
@@ -232,13 +244,40 @@ def new_trainer(recipe: RendererRecipe, model: LatentTraining, arguments: ArmTra
     return trainer, pictures_of_sets(sets or {})
 
 
-def save_renderer(trainer: AveragingMixin, folder: Path) -> None:
+def with_adapters(model: LatentTraining, fields: dict) -> PeftModel:
+    """LoRA on the linear layers of a transformer's blocks, beside a connector that learns as a whole.
+
+    Args:
+        fields: of `LoraConfig`; they replace what stands here.
+    """
+    layers = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and "blocks." in name]
+    adapted = get_peft_model(model, LoraConfig(**{"target_modules": layers, **fields}, modules_to_save=["connector"]))
+    model.renderer.connector = model.connector  # which PEFT has wrapped
+    return adapted
+
+
+@dataclass
+class Merged:
+    """A renderer that saves with its adapters merged."""
+
+    adapted: PeftModel
+
+    def save_pretrained(self, folder: Path) -> None:
+        model = self.adapted.merge_and_unload()
+        model.renderer.connector = model.connector
+        model.renderer.save_pretrained(folder)
+
+
+def save_renderer(trainer: AveragingMixin, output: Path) -> None:
     """Saves the trained renderer, with the average of its weights if there is one; to be called by all processes."""
     trainer.take_average()
     model = trainer.accelerator.unwrap_model(trainer.model)
     if state_dict := whole_state_dict(trainer):
         take_whole(model, state_dict)
-    save_folder(trainer, folder, {"": (model.renderer,)})
+    if isinstance(model, PeftModel):
+        save_folder(trainer, output / "adapter", {"": (model,)})
+    renderer = Merged(model) if isinstance(model, PeftModel) else model.renderer
+    save_folder(trainer, output / DETOKENIZER_FOLDER, {"": (renderer,)})
     raise_failed_pushes(trainer)
 
 
@@ -250,10 +289,11 @@ def train_renderer(recipe: RendererRecipe) -> None:
     vq_model = ArmVQModel.from_pretrained(recipe.vq_model, dtype=torch.float32)
     model = LatentTraining(new_renderer(recipe, vq_model), vq_model, recipe.condition_dropout, recipe.times)
     model.place_frozen(arguments.device)
-    trainer, looked_at = new_trainer(recipe, model, arguments)
+    learner = with_adapters(model, recipe.lora.plain()) if recipe.lora else model
+    trainer, looked_at = new_trainer(recipe, learner, arguments)
     if recipe.evaluation is not None:
         trainer.add_callback(LatentReconstructionCallback(trainer, looked_at, **recipe.evaluation.plain()))
     if arguments.process_index:
         set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)
-    save_renderer(trainer, output / "detokenizer")
+    save_renderer(trainer, output)
