@@ -13,6 +13,8 @@ import torch.distributed.checkpoint as dcp
 from diffusers.training_utils import EMAModel
 from transformers import TrainerCallback
 
+from .sharding import forget_gathered
+
 FOLDER = "ema"  # of a checkpoint
 
 
@@ -46,7 +48,8 @@ class AveragingMixin:
             self.add_callback(AveragingCallback(self))
 
     def learning(self) -> dict[str, torch.nn.Parameter]:
-        """The weights that learn, by name."""
+        """The weights that learn, by name; of those that FSDP2 shards the shards."""
+        forget_gathered(self.model)
         return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
     def begin_average(self) -> None:
@@ -58,14 +61,13 @@ class AveragingMixin:
         if self.average is None:
             yield
             return
-        learning = list(self.learning().values())
-        kept = [each.detach().clone() for each in learning]
-        self.average.copy_to(learning)
+        kept = [each.detach().clone() for each in self.learning().values()]
+        self.take_average()
         try:
             yield
         finally:
             with torch.no_grad():
-                for each, before in zip(learning, kept, strict=True):
+                for each, before in zip(self.learning().values(), kept, strict=True):
                     each.copy_(before)
 
     def take_average(self) -> None:

@@ -32,7 +32,7 @@ from .saving import save_folder
 from .sections import PicturesOfWorld, Training, Validation
 from .sharding import take_whole, whole_state_dict
 from .tokenizer import ImageSettings, Pairs, Reconstructions
-from .trainer import ArmTrainer, ArmTrainingArguments, adamw, train, training_arguments
+from .trainer import ArmTrainer, ArmTrainingArguments, train, training_arguments
 from .validation import held_out, sets_of_rows, sets_of_world, when
 from .world_data import world_pictures
 
@@ -231,7 +231,7 @@ def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetok
 def new_trainer(recipe: RendererRecipe, model: LatentTraining | PeftModel, arguments: ArmTrainingArguments):
     """The trainer of a recipe's model on its data, and the pictures that are looked at on the way."""
     validation, collator = recipe.validation, ImageTextCollator()
-    options = {"optimizers": (adamw(model, arguments), None), "ema_decay": recipe.ema_decay}
+    options = {"ema_decay": recipe.ema_decay}
     if isinstance(recipe.data, PicturesOfWorld):
         data, sets = world_pictures(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
         options |= {"train_dataset": data, "eval_dataset": sets, "data_collator": collator}

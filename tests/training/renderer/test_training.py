@@ -2,67 +2,16 @@
 
 import pytest
 import torch
+from renderer_training import train, weights
 from safetensors.torch import load_file
 from short_trainings import Killed
-from tiny_renderers import FAMILIES, new_renderer, write_base
-from vq_pretraining import SMALL
+from tiny_renderers import FAMILIES, new_renderer
 
-from transformers_arm import ArmVQForPreTraining
-from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.modeling_arm_vq import ArmVQModel
-from transformers_arm.renderers_arm import load_detokenizer
-from transformers_arm.training.recipe import parse
-from transformers_arm.training.renderer import (
-    LatentTraining,
-    RendererRecipe,
-    latent_flow_errors,
-    train_renderer,
-)
+from transformers_arm.training.renderer import LatentTraining, latent_flow_errors
 
 EACH = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, tiny_backbones):
-    """A tokenizer, and bases of all families."""
-    folder = tmp_path_factory.mktemp("renderers")
-    torch.manual_seed(0)
-    pretraining = ArmVQForPreTraining.from_backbones(**tiny_backbones, **SMALL)
-    pretraining.vq_model.save_pretrained(folder / "vq_model")
-    ArmImageProcessor.from_pretrained(tiny_backbones["vision"]).save_pretrained(folder / "vq_model")
-    for family in FAMILIES:
-        (folder / family).mkdir()
-        write_base(family, folder / family)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(folders):
-    """Makes recipes of a short training; `sections` replace its own."""
-
-    def make(output_dir, family="flux2", training=None, **sections):
-        short = {
-            **{"seed": 0, "use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 2},
-            **{"learning_rate": 1e-2, "logging_steps": 1, "report_to": "none", "disable_tqdm": True},
-        }
-        made = {"output_dir": str(output_dir), "vq_model": str(folders / "vq_model"), "data": {"world": "shapes"}}
-        made |= {"training": short | (training or {})} | sections
-        return made if "start_from" in sections else {"base": str(folders / family)} | made
-
-    return make
-
-
-def train(values):
-    train_renderer(parse(RendererRecipe, values, "recipe"))
-    return load_detokenizer(values["output_dir"])
-
-
-def weights(renderer):
-    return {
-        f"{part}.{name}": value
-        for part in ("transformer", "connector", "vae")
-        for name, value in getattr(renderer, part).state_dict().items()
-    }
+LORA = {"lora": {"r": 2, "lora_alpha": 8}}
 
 
 @pytest.mark.parametrize("family", ["flux2", "flux", "sana"])
@@ -74,9 +23,6 @@ def test_transformer_and_connector_learn_and_the_vae_stays(family, recipe, folde
     assert trained.keys() == before.keys()
     for name, value in before.items():
         assert torch.equal(trained[name], value) == name.startswith("vae."), name
-
-
-LORA = {"lora": {"r": 2, "lora_alpha": 8}}
 
 
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["all", "lora"])
