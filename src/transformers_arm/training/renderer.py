@@ -234,7 +234,9 @@ class StreamedRendererTrainer(AveragingMixin, MixtureTrainer):
 
 
 def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetokenizer:
-    """The renderer that a recipe begins from: what learns in fp32, the VAE as the recipe says."""
+    """The renderer that a recipe begins from: what learns in fp32, the rest as the recipe says."""
+    frozen, learning = getattr(torch, recipe.dtype), torch.float32
+    of_transformer = frozen if recipe.lora else learning  # read so: in fp32 it may not fit
     defaults = recipe.pipeline_defaults.plain() if recipe.pipeline_defaults else {}
     if recipe.start_from is not None:
         kind = detokenizer_class(recipe.start_from)
@@ -243,16 +245,18 @@ def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetok
                 f"start_from {recipe.start_from} holds an {kind.__name__}, which has no latents; "
                 "`transformers-arm train detokenizer` trains those."
             )
-        renderer = kind.from_pretrained(recipe.start_from, **defaults)
+        dtypes = {"transformer": of_transformer, "vae": frozen, "default": learning}
+        renderer = kind.from_pretrained(recipe.start_from, dtype=dtypes, **defaults)
     else:
         renderer = detokenizer_class_of_base(recipe.base).from_base(
             recipe.base,
             vq_model.config.hidden_size,
+            dtype=of_transformer,
             connector=recipe.connector.plain() if recipe.connector else None,
             defaults=defaults,
         )
-    for part in (renderer.vae, *([renderer.transformer] if recipe.lora else [])):
-        nn.Module.to(part, getattr(torch, recipe.dtype))  # diffusers' own `to` warns of every cast
+    for part, dtype in ((renderer.connector, learning), (renderer.vae, frozen)):
+        nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast
     renderer.set_progress_bar_config(disable=True)
     return renderer
 
