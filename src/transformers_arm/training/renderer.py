@@ -218,7 +218,7 @@ class LatentReconstructionCallback(ReconstructionCallback):
     """Of a `LatentTraining`, with the average of its weights where the trainer keeps one."""
 
     def on_step_end(self, *args, **kwargs):
-        with self.trainer.averaged(), self.trainer.compute_loss_context_manager():
+        with self.trainer.averaged(), self.trainer.accelerator.autocast():
             super().on_step_end(*args, **kwargs)
 
     def detokenizer_of(self, model: LatentTraining) -> ArmLatentDetokenizer:
