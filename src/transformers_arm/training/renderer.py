@@ -96,6 +96,8 @@ class RendererRecipe(Section):
             yield "base", "state either base (a published pipeline) or start_from (the folder of a renderer)."
         if self.start_from is not None and self.connector is not None:
             yield "connector", "it is for a new one, and start_from has its own; leave it out."
+        if "image_processor" in self.model_fields_set and isinstance(self.data, PicturesOfWorld):
+            yield "image_processor", "the data are a world's, which says how large its pictures are; leave it out."
         if self.lora is not None and self.dtype != "float32" and not self.training.stated().get("bf16"):
             yield "dtype", "adapters learn in fp32 beside the transformer; add training.bf16, or leave dtype out."
         if self.evaluation is not None and self.validation is None and not isinstance(self.data, PicturesOfWorld):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import two_launched
+from datasets import Dataset
 from renderer_training import weights
 
 from transformers_arm.renderers_arm import load_detokenizer
@@ -13,8 +14,10 @@ BLOCKS = ("--fsdp_transformer_layer_cls_to_wrap", "Flux2TransformerBlock,Flux2Si
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sections", [{}, {"lora": {"r": 2}}], ids=["all", "lora"])
+@pytest.mark.parametrize("sections", [{}, {"lora": {"r": 2}, "cache": {"pictures": 7}}], ids=["all", "lora, cached"])
 def test_a_sharded_renderer_trains_as_a_whole_one(sections, recipe, tmp_path):
+    if "cache" in sections:  # what both processes of the first encode serves the others
+        sections = sections | {"cache": sections["cache"] | {"folder": str(tmp_path / "cache")}}
     sections |= {"ema_decay": 0.9, "condition_dropout": 0.5, "validation": {"rows": 4, "every": 3}}
     sections["evaluation"] = {"every": 2, "pictures": 2, "steps": 2}
     trained = {}
@@ -27,6 +30,10 @@ def test_a_sharded_renderer_trains_as_a_whole_one(sections, recipe, tmp_path):
         if name != "resumed":
             sheet = (tmp_path / name / "reconstructions" / "step-0000002.png").read_bytes()
             assert sheet == (tmp_path / "whole" / "reconstructions" / "step-0000002.png").read_bytes()
+    if "cache" in sections:
+        parts = [Dataset.from_file(str(file)) for file in sorted((tmp_path / "cache").glob("*.arrow"))]
+        assert [len(part) for part in parts] == [4, 3]
+        assert len({str(row["latents"]) for part in parts for row in part}) == 7
     assert (tmp_path / "sharded" / "checkpoint-2" / "pytorch_model_fsdp_0").is_dir()
     for name, value in trained["whole"].items():
         torch.testing.assert_close(trained["sharded"][name], value, atol=1e-4, rtol=0, msg=name)

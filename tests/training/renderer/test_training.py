@@ -137,6 +137,7 @@ def test_activations_can_be_computed_again(recipe, tmp_path):
         ({"times": "cosine"}, "times: 'cosine' does not fit"),
         ({"ema_decay": 1.0}, "ema_decay: 1.0 does not fit"),
         ({"dtype": "bfloat16", "lora": {"r": 2}}, "dtype: adapters learn in fp32 beside the transformer; add"),
+        ({"image_processor": {"keep_aspect_ratio": True}}, "image_processor: the data are a world's"),
         ({"cache": {"folder": "x", "pictures": 0}}, "cache.pictures: 0 does not fit"),
         ({"connector": {"condition_size": 3}}, "connector.condition_size: there is no such field"),
     ],
