@@ -7,6 +7,7 @@ import torch
 import two_launched
 from datasets import Dataset
 from renderer_training import weights
+from safetensors.torch import load_file
 
 from transformers_arm.renderers_arm import load_detokenizer
 
@@ -38,3 +39,16 @@ def test_a_sharded_renderer_trains_as_a_whole_one(sections, recipe, tmp_path):
     for name, value in trained["whole"].items():
         torch.testing.assert_close(trained["sharded"][name], value, atol=1e-4, rtol=0, msg=name)
         assert torch.equal(trained["resumed"][name], trained["sharded"][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sections", [{}, {"lora": {"r": 2}}], ids=["all", "lora"])
+def test_in_16_bits_what_learns_keeps_its_own(sections, recipe, tmp_path):
+    sections = {"dtype": "bfloat16", "evaluation": {"every": 2, "pictures": 2, "steps": 2}, **sections}
+    made = recipe(tmp_path / "run", **sections, training={"bf16": True})
+    two_launched.train(made, trainer="renderer", precision="bf16", options=BLOCKS)
+    for part, learns in (("connector", True), ("transformer", "lora" not in sections), ("vae", False)):
+        saved = load_file(tmp_path / "run" / "detokenizer" / part / "diffusion_pytorch_model.safetensors")
+        kinds = {value.dtype for value in saved.values() if value.is_floating_point()}
+        assert kinds == {torch.float32 if learns else torch.bfloat16}, part
+        assert all(value.isfinite().all() for value in saved.values()), part
