@@ -120,7 +120,7 @@ def test_a_renderer_goes_on_from_its_folder_with_other_defaults(recipe, tmp_path
 
 
 def test_activations_can_be_computed_again(recipe, tmp_path):
-    """Gradients are the same, and blocks are gone through once more for them."""
+    """What learns ends as without it."""
     plain = weights(train(recipe(tmp_path / "plain")))
     again = weights(train(recipe(tmp_path / "again", training={"gradient_checkpointing": True})))
     for name, value in plain.items():
