@@ -80,7 +80,7 @@ class ArmConnector(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
         """
         batch, height, width, _ = z_q.shape
         drop = torch.zeros(batch, dtype=torch.bool, device=z_q.device) if drop is None else drop
-        states = self.norm(z_q)
+        states = self.norm(z_q.to(self.norm.weight.dtype))
         tokens = torch.where(drop[:, None, None], self.null_token, self.tokens(states.flatten(1, 2)))
         if self.config.positions:
             tokens = tokens + grid_positions(height, width, self.config.token_size, z_q.device, tokens.dtype)
