@@ -9,7 +9,6 @@ from diffusers import Flux2KleinPipeline, FluxPipeline, SanaPipeline
 from tiny_renderers import FAMILIES, new_renderer, write_base
 
 from transformers_arm import ArmFlux2Detokenizer, ArmFluxDetokenizer, ArmPixelDetokenizer, ArmSanaDetokenizer
-from transformers_arm.detokenizer_arm_latent import latent_flow_loss
 from transformers_arm.renderers_arm import load_detokenizer
 
 EACH = pytest.mark.parametrize("family", FAMILIES)
@@ -281,18 +280,6 @@ def test_bad_inputs_are_refused(renderers, arguments, message):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-
-
-@EACH
-@pytest.mark.parametrize("times", ["uniform", "logit-normal"])
-def test_the_loss_reaches_transformer_and_connector(family, times, z_q):
-    renderer = new_renderer(family)
-    latents = torch.randn(renderer.sample_shape(3, 32, 64), generator=seeds(4))
-    latent_flow_loss(renderer, latents, z_q, condition_dropout=0.5, times=times).backward()
-    for part in (renderer.transformer, renderer.connector):
-        assert all(value.grad is not None and value.grad.isfinite().all() for value in part.parameters())
-    with pytest.raises(ValueError, match="'uniform' or 'logit-normal', not 'cosine'"):
-        latent_flow_loss(renderer, latents, z_q, times="cosine")
 
 
 @pytest.mark.parametrize("made", [ArmFlux2Detokenizer, ArmSanaDetokenizer])

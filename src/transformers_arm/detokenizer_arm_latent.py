@@ -180,37 +180,3 @@ def as_sequence(latents: torch.Tensor) -> torch.Tensor:
 def as_grid(sequence: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """[B, h * w, channels] -> [B, channels, h, w]."""
     return sequence.mT.unflatten(2, grid)
-
-
-def latent_flow_loss(
-    detokenizer: ArmLatentDetokenizer,
-    latents: torch.Tensor,
-    z_q: torch.Tensor,
-    *,
-    condition_dropout: float = 0.1,
-    times: str = "uniform",
-) -> torch.Tensor:
-    """The squared error of the velocity in latents, averaged over latents and batch (a scalar).
-
-    Args:
-        latents: [B, channels, h, w], as of `ArmLatentDetokenizer.encode`.
-        z_q: [B, h, w, C].
-        condition_dropout: share of the samples trained without `z_q`, which guidance compares with.
-        times: how noise levels are drawn: "uniform", or "logit-normal", most of them in the middle.
-
-    Raises:
-        ValueError: another way to draw them.
-    """
-    batch = len(latents)
-    if times == "uniform":
-        sigma = torch.rand(batch, device=latents.device)
-    elif times == "logit-normal":
-        sigma = torch.randn(batch, device=latents.device).sigmoid()
-    else:
-        raise ValueError(f"Noise levels are drawn 'uniform' or 'logit-normal', not {times!r}.")
-    drop = torch.rand_like(sigma) < condition_dropout
-    noise, weight = torch.randn_like(latents), sigma[:, None, None, None].to(latents)
-    sample = (1 - weight) * latents + weight * noise
-    conditions = detokenizer.conditions(z_q, drop, latents.shape)
-    velocity = detokenizer.velocity(sample, sigma.to(latents), conditions)
-    return (velocity.float() - (noise - latents).float()).square().mean()

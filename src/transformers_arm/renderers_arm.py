@@ -42,6 +42,21 @@ def detokenizer_class(folder: str | os.PathLike) -> type["ArmDetokenizer"]:
     return classes[name]
 
 
+def detokenizer_class_of_base(base: str | os.PathLike, **hub) -> type["ArmDetokenizer"]:
+    """The class whose `from_base` takes a published pipeline, by its folder or Hub id; `hub` as for every download.
+
+    Raises:
+        ValueError: it is of no family that renders tokens.
+    """
+    from diffusers import DiffusionPipeline
+
+    name = DiffusionPipeline.load_config(base, **hub).get("_class_name")
+    families = {each: kind for kind in detokenizer_classes().values() for each in getattr(kind, "base_pipelines", ())}
+    if name not in families:
+        raise ValueError(f"{base} is a {name}, of which no renderer is made; take one of {', '.join(families)}.")
+    return families[name]
+
+
 def load_detokenizer(
     name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None, **hub
 ) -> "ArmDetokenizer":

@@ -23,6 +23,8 @@ STAGE_OF = {
 def stage_of(name: str) -> str:
     """The stage of a shipped recipe."""
     file = name.partition("/")[2]
+    if file.startswith("detokenizer_"):
+        return "renderer"
     return "grpo" if file.startswith("grpo_") else STAGE_OF.get(file, file)
 
 

@@ -1,30 +1,25 @@
 """Weights sharded as `trainers/accelerate` has it train, are shown, saved and gone on with as whole ones are.
 
-Two processes on the CPU, launched as documented; `helpers/fsdp_on_cpu.py` alone makes accelerate shard there.
+Two processes on the CPU (`helpers/two_launched.py`).
 """
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 from transformers.trainer_callback import TrainerState
+from two_launched import launched, train
 
 from transformers_arm import ArmForCausalLM, ArmProcessor
-from transformers_arm.cli.shell import TRACEBACK
 from transformers_arm.training.recipe import parse
 from transformers_arm.training.reinforcement import ReinforcementRecipe, train_by_rewards
 from transformers_arm.training.sharding import check_can_be_looked_at, sharded_by
@@ -32,49 +27,8 @@ from transformers_arm.training.trainer import training_arguments
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "trainers" / "accelerate"
-ON_CPU = ROOT / "tests" / "helpers" / "fsdp_on_cpu.py"
 STEPS = 6
 WORLD = {"world": "shapes", "arguments": {"mixture": {"text_to_image": 1.0, "image_to_text": 1.0}}}
-
-
-def launched(recipe, *overrides, trainer="pretrain", by="fsdp2", precision="no", before="", seconds=300):
-    """Trains by a recipe in two processes: how that ended, and what they wrote.
-
-    Args:
-        by: what shards: a configuration of accelerate, or None.
-        before: Python that each process runs first.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    folder = Path(recipe["output_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (folder / "before.py").write_text(f"{before}\nimport runpy, sys\nsys.argv.pop(0)\n" + RUN)
-    script = [str(folder / "before.py"), str(ROOT / "trainers" / f"{trainer}.py")]
-    command = [sys.executable, "-m"]
-    if by is not None:
-        config = ["--config_file", f"trainers/accelerate/{by}.yaml"]
-        if by == "fsdp2":
-            config += ["--mixed_precision", precision]
-            script.insert(0, str(ON_CPU))
-        command += ["accelerate.commands.launch", *config, "--num_processes", "2", "--main_process_port", port]
-    else:
-        command += ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    command += [*script, "--config", str(folder / "recipe.yaml"), *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", TRACEBACK: "1"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-    )
-
-
-RUN = 'runpy.run_path(sys.argv[0], run_name="__main__")\n'
-
-
-def train(*args, **kwargs):
-    ended = launched(*args, **kwargs)
-    assert ended.returncode == 0, ended.stderr[-5000:]
-    return ended
 
 
 def losses(folder, steps=STEPS):

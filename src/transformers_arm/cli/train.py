@@ -8,9 +8,9 @@ from ..extras import require
 from .shared import Once
 from .shell import Shell
 
-HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, pretrain, sft or grpo"
+HELP = "train a stage by a recipe: backbones, tokenizer, detokenizer, renderer, pretrain, sft or grpo"
 KEPT = "the newest checkpoint in its output_dir stays, and the same command goes on from it"
-STAGES = ("backbones", "tokenizer", "detokenizer", "pretrain", "sft", "grpo")
+STAGES = ("backbones", "tokenizer", "detokenizer", "renderer", "pretrain", "sft", "grpo")
 
 
 def stages():

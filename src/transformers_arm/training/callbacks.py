@@ -125,10 +125,15 @@ class ReconstructionCallback(LookCallback):
             rows = [[ImageOps.pad(each, (SAMPLE_SIDE, SAMPLE_SIDE), color="white") for each in row] for row in rows]
         log_samples(self.trainer, "reconstructions", picture_sheet(rows))
 
-    def _reconstructed(self, model) -> tuple[list[np.ndarray], torch.Tensor]:
-        """What the pictures become, and all codes of theirs; those of one size together."""
+    def detokenizer_of(self, model) -> ArmDetokenizer:
+        """What renders the pictures, without a progress bar."""
         detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler())
         detokenizer.set_progress_bar_config(disable=True)
+        return detokenizer
+
+    def _reconstructed(self, model) -> tuple[list[np.ndarray], torch.Tensor]:
+        """What the pictures become, and all codes of theirs; those of one size together."""
+        detokenizer = self.detokenizer_of(model)
         generator, codes = torch.Generator().manual_seed(self.seed), []
 
         def reconstruct(alike: list[np.ndarray]) -> Iterator[np.ndarray]:

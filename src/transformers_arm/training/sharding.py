@@ -67,6 +67,15 @@ def check_can_be_looked_at(trainer: Trainer) -> None:
         )
 
 
+def forget_gathered(model: nn.Module) -> None:
+    """Leaves a model its shards, which FSDP2 gathers when they are next computed with: after a forward pass without a
+    backward one it goes on with what was gathered, whatever the shards become.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[nn.Module]:
     """Gathers a model's weights on every process, if FSDP2 shards them; all enter, and each leaves without waiting.
@@ -92,8 +101,7 @@ def whole_weights(model: nn.Module) -> Iterator[nn.Module]:
             setattr(module, name, each)
         for module, name, each in marked:
             setattr(module, name, each)
-        for module in sharded:
-            module.reshard()
+        forget_gathered(model)
 
 
 def is_fsdp_s(hook: Callable) -> bool:

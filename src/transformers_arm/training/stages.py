@@ -15,6 +15,7 @@ STAGES = {
     "backbones": ("backbones", "BackbonesRecipe", "train_backbones"),
     "tokenizer": ("tokenizer", "TokenizerRecipe", "train_tokenizer"),
     "detokenizer": ("detokenizer", "DetokenizerRecipe", "train_detokenizer"),
+    "renderer": ("renderer", "RendererRecipe", "train_renderer"),
     "pretrain": ("conversations", "ConversationsRecipe", "train_on_conversations"),
     "sft": ("conversations", "ConversationsRecipe", "train_on_conversations"),
     "grpo": ("reinforcement", "ReinforcementRecipe", "train_by_rewards"),

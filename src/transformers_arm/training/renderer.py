@@ -1,0 +1,299 @@
+"""Trains a renderer of a pre-trained text-to-image model on a fixed tokenizer, by rectified flow in the latents of its
+VAE (paper section 3.2).
+
+Its connector learns, and its transformer, or LoRA on that; VAE and tokenizer are frozen and in no checkpoint. It saves
+the renderer to `output_dir`/detokenizer, with LoRA merged, which by itself goes to `output_dir`/adapter.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
+from torch import nn
+from transformers import set_seed
+
+from ..connector_arm import ArmConnector
+from ..data.collators import ImageTextCollator
+from ..data.image_text import ImageTextMixture
+from ..data.validation import pictures_of_sets
+from ..detokenizer_arm_latent import ArmLatentDetokenizer
+from ..image_processing_arm import ArmImageProcessor
+from ..modeling_arm_vq import ArmVQModel
+from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class, detokenizer_class_of_base
+from .averages import AveragingMixin
+from .callbacks import ReconstructionCallback
+from .pushing import raise_failed_pushes
+from .recipe import Section, either, section
+from .resumable_data import MixtureTrainer
+from .saving import save_folder
+from .sections import PicturesOfWorld, Training, Validation
+from .sharding import take_whole, whole_state_dict
+from .tokenizer import ImageSettings, Pairs, Reconstructions
+from .trainer import ArmTrainer, ArmTrainingArguments, train, training_arguments
+from .validation import held_out, sets_of_rows, sets_of_world, when
+from .world_data import world_pictures
+
+PARTS = ("transformer", "vae", "scheduler", "connector")  # of the pipeline
+
+
+class RendererRecipe(Section):
+    """A renderer in latents."""
+
+    output_dir: str = Field(description="Folder to write.")
+    vq_model: str = Field(description="Folder or Hub id of the tokenizer that it renders, with its image processor.")
+    base: str | None = Field(None, description="Folder or Hub id of a published pipeline, which gets a new connector.")
+    start_from: str | None = Field(None, description="In its place: folder of a renderer, which goes on learning.")
+    connector: section("ConnectorSettings", ArmConnector, without=("condition_size",)) | None = Field(
+        None, description="Of a new connector, in place of its family's."
+    )
+    condition_dropout: float = Field(
+        0.1, ge=0, le=1, description="Share of the samples without tokens, which guidance compares with."
+    )
+    times: Literal["uniform", "logit-normal"] = Field(
+        "uniform", description="How noise levels are drawn: logit-normal has most of them in the middle."
+    )
+    ema_decay: float | None = Field(
+        None, ge=0, lt=1, description="Of a moving average of the weights, which is then what is saved."
+    )
+    lora: section("RendererLora", LoraConfig, without=("modules_to_save", "task_type")) | None = Field(
+        None,
+        description="Of the transformer's layers, beside the connector; all linear ones of its blocks unless stated. "
+        "Without it all weights learn.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of what does not learn: the VAE and, with lora, the transformer; never the tokenizer."
+    )
+    pipeline_defaults: section("RendererDefaults", ArmLatentDetokenizer, without=PARTS) | None = Field(
+        None, description="In place of what base or start_from has."
+    )
+    image_processor: ImageSettings = Field(ImageSettings(), description="Replace those of the tokenizer.")
+    data: either(world=PicturesOfWorld, sources=Pairs) = Field(description="Pictures, streamed or drawn.")
+    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
+    evaluation: Reconstructions | None = Field(
+        None, description="Reconstructions on the way, of a world's pictures or of those that validation holds out."
+    )
+    training: Training
+
+    def problems(self):
+        if (self.base is None) == (self.start_from is None):
+            yield "base", "state either base (a published pipeline) or start_from (the folder of a renderer)."
+        if self.start_from is not None and self.connector is not None:
+            yield "connector", "it is for a new one, and start_from has its own; leave it out."
+        if self.lora is not None and self.dtype != "float32" and not self.training.stated().get("bf16"):
+            yield "dtype", "adapters learn in fp32 beside the transformer; add training.bf16, or leave dtype out."
+        if self.evaluation is not None and self.validation is None and not isinstance(self.data, PicturesOfWorld):
+            yield "evaluation", "it looks at held-out pictures of the sources; add validation, which holds them out."
+        if self.validation is not None:
+            yield from self.validation.problems_beside(self.data, self.training)
+
+
+class LatentTraining(nn.Module):
+    """Pictures -> flow-matching loss of a renderer in latents, given the fixed tokenizer's `z_q`.
+
+    Its parts that learn are the renderer's transformer and connector. VAE and tokenizer are no submodules: nothing
+    that saves, shards or casts what learns meets them.
+    """
+
+    def __init__(
+        self,
+        renderer: ArmLatentDetokenizer,
+        vq_model: ArmVQModel,
+        condition_dropout: float = 0.1,
+        times: str = "uniform",
+    ):
+        super().__init__()
+        if renderer.condition_size != vq_model.config.hidden_size:
+            raise ValueError(
+                f"The renderer takes z_q of {renderer.condition_size} channels, but the tokenizer's have "
+                f"{vq_model.config.hidden_size}. Take the tokenizer that it was trained with, or begin from its base."
+            )
+        self.transformer = renderer.transformer.requires_grad_(True)
+        self.connector = renderer.connector.requires_grad_(True)
+        renderer.vae.requires_grad_(False).eval()
+        renderer.vq_model = vq_model.requires_grad_(False).eval()
+        self.renderer, self.condition_dropout, self.times = renderer, condition_dropout, times
+
+    @property
+    def vq_model(self) -> ArmVQModel:
+        return self.renderer.vq_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.vq_model.device
+
+    def place_frozen(self, device: torch.device) -> None:
+        """Moves the parts that do not learn, which a trainer does not know of."""
+        nn.Module.to(self.renderer.vae, device)
+        self.vq_model.to(device)
+
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
+        self.transformer.enable_gradient_checkpointing()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable  # as older transformers call it
+
+    @torch.no_grad()
+    def encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Pictures [B, 3, H, W] in -1..1 -> latents [B, channels, h, w] and codes [B, H / 16, W / 16]."""
+        codes = self.vq_model.encode(pixel_values, output_z_q=False).codes
+        side = self.renderer.pixels_per_place
+        whole = [-(-length // side) * side for length in pixel_values.shape[-2:]]
+        if whole != list(pixel_values.shape[-2:]):  # as a rendered picture is resized to a size of less than places
+            pixel_values = nn.functional.interpolate(
+                pixel_values, whole, mode="bicubic", antialias=True, align_corners=False
+            ).clamp(-1, 1)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.renderer.encode(pixel_values), codes
+
+    def forward(self, pixel_values: torch.Tensor) -> dict:
+        latents, codes = self.encode(pixel_values)
+        errors = latent_flow_errors(
+            self.renderer,
+            latents.float(),
+            self.vq_model.decode_codes(codes),
+            condition_dropout=self.condition_dropout if self.training else 0.0,
+            times=self.times,
+        )
+        return {"loss": errors.mean(), "loss_counts": {"all": len(errors)}}
+
+
+def latent_flow_errors(
+    renderer: ArmLatentDetokenizer, latents: torch.Tensor, z_q: torch.Tensor, *, condition_dropout: float, times: str
+) -> torch.Tensor:
+    """Squared errors of the velocity in latents, averaged over those of a sample: [B].
+
+    Args:
+        latents: [B, channels, h, w], as of `ArmLatentDetokenizer.encode`.
+        z_q: [B, h, w, C].
+        condition_dropout: share of the samples trained without `z_q`, which guidance compares with.
+        times: how noise levels are drawn: "uniform", or "logit-normal", most of them in the middle.
+
+    Raises:
+        ValueError: another way to draw them.
+    """
+    if times not in ("uniform", "logit-normal"):
+        raise ValueError(f"Noise levels are drawn 'uniform' or 'logit-normal', not {times!r}.")
+    drawn = torch.rand if times == "uniform" else torch.randn
+    sigma = drawn(len(latents), device=latents.device)
+    sigma = sigma if times == "uniform" else sigma.sigmoid()
+    drop = torch.rand_like(sigma) < condition_dropout
+    noise, weight = torch.randn_like(latents), sigma[:, None, None, None]
+    sample = (1 - weight) * latents + weight * noise
+    velocity = renderer.velocity(sample, sigma, renderer.conditions(z_q, drop, latents.shape))
+    return (velocity.float() - (noise - latents)).square().mean((1, 2, 3))
+
+
+class LatentReconstructionCallback(ReconstructionCallback):
+    """Of a `LatentTraining`, with the average of its weights where the trainer keeps one."""
+
+    def on_step_end(self, *args, **kwargs):
+        with self.trainer.averaged(), self.trainer.compute_loss_context_manager():
+            super().on_step_end(*args, **kwargs)
+
+    def detokenizer_of(self, model: LatentTraining) -> ArmLatentDetokenizer:
+        return model.renderer
+
+
+class RendererTrainer(AveragingMixin, ArmTrainer):
+    """On drawn pictures."""
+
+
+class StreamedRendererTrainer(AveragingMixin, MixtureTrainer):
+    """On streamed ones."""
+
+
+def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetokenizer:
+    """The renderer that a recipe begins from: what learns in fp32, the VAE as the recipe says."""
+    defaults = recipe.pipeline_defaults.plain() if recipe.pipeline_defaults else {}
+    if recipe.start_from is not None:
+        kind = detokenizer_class(recipe.start_from)
+        if not issubclass(kind, ArmLatentDetokenizer):
+            raise ValueError(
+                f"start_from {recipe.start_from} holds an {kind.__name__}, which has no latents; "
+                "`transformers-arm train detokenizer` trains those."
+            )
+        renderer = kind.from_pretrained(recipe.start_from, **defaults)
+    else:
+        renderer = detokenizer_class_of_base(recipe.base).from_base(
+            recipe.base,
+            vq_model.config.hidden_size,
+            connector=recipe.connector.plain() if recipe.connector else None,
+            defaults=defaults,
+        )
+    for part in (renderer.vae, *([renderer.transformer] if recipe.lora else [])):
+        nn.Module.to(part, getattr(torch, recipe.dtype))  # diffusers' own `to` warns of every cast
+    renderer.set_progress_bar_config(disable=True)
+    return renderer
+
+
+def new_trainer(recipe: RendererRecipe, model: LatentTraining | PeftModel, arguments: ArmTrainingArguments):
+    """The trainer of a recipe's model on its data, and the pictures that are looked at on the way."""
+    validation, collator = recipe.validation, ImageTextCollator()
+    options = {"ema_decay": recipe.ema_decay}
+    if isinstance(recipe.data, PicturesOfWorld):
+        data, sets = world_pictures(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
+        options |= {"train_dataset": data, "eval_dataset": sets, "data_collator": collator}
+        return RendererTrainer(model, arguments, **options), recipe.data.of
+    settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
+    image_processor = ArmImageProcessor.from_pretrained(recipe.vq_model, **recipe.image_processor.plain())
+    data = ImageTextMixture.from_recipe(image_processor, collator, **settings)
+    sets = sets_of_rows(validation, data)
+    trainer = StreamedRendererTrainer(model, arguments, train_dataset=data, eval_dataset=sets, **options)
+    return trainer, pictures_of_sets(sets or {})
+
+
+def with_adapters(model: LatentTraining, fields: dict) -> PeftModel:
+    """LoRA on the linear layers of a transformer's blocks, beside a connector that learns as a whole.
+
+    Args:
+        fields: of `LoraConfig`; they replace what stands here.
+    """
+    layers = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and "blocks." in name]
+    adapted = get_peft_model(model, LoraConfig(**{"target_modules": layers, **fields}, modules_to_save=["connector"]))
+    model.renderer.connector = model.connector  # which PEFT has wrapped
+    return adapted
+
+
+@dataclass
+class Merged:
+    """A renderer that saves with its adapters merged."""
+
+    adapted: PeftModel
+
+    def save_pretrained(self, folder: Path) -> None:
+        model = self.adapted.merge_and_unload()
+        model.renderer.connector = model.connector
+        model.renderer.save_pretrained(folder)
+
+
+def save_renderer(trainer: AveragingMixin, output: Path) -> None:
+    """Saves the trained renderer, with the average of its weights if there is one; to be called by all processes."""
+    trainer.take_average()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if state_dict := whole_state_dict(trainer):
+        take_whole(model, state_dict)
+    if isinstance(model, PeftModel):
+        save_folder(trainer, output / "adapter", {"": (model,)})
+    renderer = Merged(model) if isinstance(model, PeftModel) else model.renderer
+    save_folder(trainer, output / DETOKENIZER_FOLDER, {"": (renderer,)})
+    raise_failed_pushes(trainer)
+
+
+def train_renderer(recipe: RendererRecipe) -> None:
+    """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one."""
+    output = Path(recipe.output_dir)
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
+    set_seed(arguments.seed)
+    vq_model = ArmVQModel.from_pretrained(recipe.vq_model, dtype=torch.float32)
+    model = LatentTraining(new_renderer(recipe, vq_model), vq_model, recipe.condition_dropout, recipe.times)
+    model.place_frozen(arguments.device)
+    learner = with_adapters(model, recipe.lora.plain()) if recipe.lora else model
+    trainer, looked_at = new_trainer(recipe, learner, arguments)
+    if recipe.evaluation is not None:
+        trainer.add_callback(LatentReconstructionCallback(trainer, looked_at, **recipe.evaluation.plain()))
+    if arguments.process_index:
+        set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
+    train(trainer)
+    save_renderer(trainer, output)
