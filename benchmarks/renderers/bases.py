@@ -39,7 +39,6 @@ from transformers_arm.worlds.shapes.pictures import Canvas, ShapesDataset
 CONDITION_SIZE = 128  # of arm-tiny's `z_q`, and of the slot that it takes in each transformer
 CANVASES = (Canvas(weight=0.7), Canvas(max_jitter=2, weight=0.3))
 KL_WEIGHT = 1e-4  # beside an L1 that ends near 0.01
-MEASURED = 2048  # pictures that latents are scaled by
 
 KL = {
     "block_out_channels": (16, 32, 64, 64),
@@ -168,9 +167,9 @@ def train(vae: ModelMixin, steps: int, batch_size: int, learning_rate: float, se
 
 
 @torch.no_grad()
-def scale_latents(vae: ModelMixin, seed: int) -> None:
-    """Measures what the family's pipelines bring latents to unit variance by, and writes it where they look for it."""
-    latents = torch.cat([latents_of(vae, each) for each in batches(MEASURED // 64, 64, seed)])
+def scale_latents(vae: ModelMixin, count: int, seed: int) -> None:
+    """Measures on pictures what a family scales its latents to unit variance by; writes it where the family looks."""
+    latents = torch.cat([latents_of(vae, each) for each in batches(-(-count // 64), 64, seed)])
     if isinstance(vae, AutoencoderKLFlux2):
         places = pixel_unshuffle(latents, 2)
         vae.bn.running_mean.copy_(places.mean((0, 2, 3)))
@@ -199,13 +198,13 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=3000, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
-    parser.add_argument("--items", type=int, default=256, help="held-out scenes (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=512, help="pictures to scale and score by (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)
     pipeline = FAMILIES[arguments.family]()
     train(pipeline.vae, arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed)
-    scale_latents(pipeline.vae, arguments.seed + 1)
+    scale_latents(pipeline.vae, arguments.items, arguments.seed + 1)
     pipeline.save_pretrained(arguments.folder)
     print({name: round(score, 4) for name, score in scores(pipeline.vae, arguments.items, arguments.seed).items()})
