@@ -1,6 +1,6 @@
 """Trains a small VAE of a family on the drawn world, and writes it as published pipelines lie: a base for renderers.
 
-    python benchmarks/renderers/bases.py flux2 runs/renderers/flux2
+    python benchmarks/renderers/bases.py flux2 runs/renderers/bases/flux2
 
 The classes are diffusers' own, and the folder is one that `from_base` takes as it takes the published one: an
 untrained transformer, the VAE, whose latents are scaled as the family does, and the scheduler. Prints how well the VAE

@@ -1,7 +1,7 @@
 """Prints what renderers make of the same tokens, and whether they make the same: held-out scenes of the drawn world.
 
     python benchmarks/renderers/compare.py pixels=checkpoints/arm-tiny/detokenizer \
-        FLUX.2=runs/renderers/trained/flux2/detokenizer Sana=runs/renderers/trained/sana/detokenizer \
+        FLUX.2=runs/renderers/flux2/detokenizer Sana=runs/renderers/sana/detokenizer \
         --output benchmarks/results/renderers.json --picture docs/renderers.png
 
 Codes are those of a model's tokenizer. Against the scenes: PSNR and read-back for each number of steps and each

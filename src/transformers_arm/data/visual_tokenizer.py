@@ -45,9 +45,9 @@ def describe_tokenizer(folder: str, dtype: str) -> dict:
     }
 
 
-def weights_fingerprint(vq_model: ArmVQModel) -> str:
-    """A SHA-256 of all that a tokenizer's codes follow from, but its configuration."""
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A SHA-256 of all that what a model makes follows from, such as a tokenizer's codes, but its configuration."""
     digest = hashlib.sha256()
-    for tensor in vq_model.state_dict().values():
+    for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

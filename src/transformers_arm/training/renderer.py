@@ -5,45 +5,58 @@ Its connector learns, and its transformer, or LoRA on that; VAE and tokenizer ar
 the renderer to `output_dir`/detokenizer, with LoRA merged, which by itself goes to `output_dir`/adapter.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..connector_arm import ArmConnector
 from ..data.collators import ImageTextCollator
 from ..data.image_text import ImageTextMixture
 from ..data.validation import pictures_of_sets
+from ..data.visual_tokenizer import load_tokenizer, weights_fingerprint
+from ..data.world import World
 from ..detokenizer_arm_latent import ArmLatentDetokenizer
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
 from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class, detokenizer_class_of_base
 from .averages import AveragingMixin
 from .callbacks import ReconstructionCallback
+from .latent_cache import CachedLatents, encode_once
 from .pushing import raise_failed_pushes
 from .recipe import Section, either, section
-from .resumable_data import MixtureTrainer
+from .resumable_data import HeldOutRowsMixin, MixtureTrainer
 from .saving import save_folder
 from .sections import PicturesOfWorld, Training, Validation
 from .sharding import take_whole, whole_state_dict
 from .tokenizer import ImageSettings, Pairs, Reconstructions
 from .trainer import ArmTrainer, ArmTrainingArguments, train, training_arguments
 from .validation import held_out, sets_of_rows, sets_of_world, when
-from .world_data import world_pictures
+from .world_data import samples_per_step, world_pictures
 
 PARTS = ("transformer", "vae", "scheduler", "connector")  # of the pipeline
+
+
+class Cache(Section):
+    """Latents and codes that are encoded once; a run that goes on, or another one of the same parts, takes them."""
+
+    folder: str = Field(description="Where they are kept.")
+    pictures: int = Field(ge=1, description="How many, of which all epochs are.")
 
 
 class RendererRecipe(Section):
     """A renderer in latents."""
 
     output_dir: str = Field(description="Folder to write.")
-    vq_model: str = Field(description="Folder or Hub id of the tokenizer that it renders, with its image processor.")
+    vq_model: str = Field(description="Folder or Hub id of the tokenizer that it renders, or of its ARM.")
     base: str | None = Field(None, description="Folder or Hub id of a published pipeline, which gets a new connector.")
     start_from: str | None = Field(None, description="In its place: folder of a renderer, which goes on learning.")
     connector: section("ConnectorSettings", ArmConnector, without=("condition_size",)) | None = Field(
@@ -71,6 +84,7 @@ class RendererRecipe(Section):
     )
     image_processor: ImageSettings = Field(ImageSettings(), description="Replace those of the tokenizer.")
     data: either(world=PicturesOfWorld, sources=Pairs) = Field(description="Pictures, streamed or drawn.")
+    cache: Cache | None = Field(None, description="Of the data's first pictures, in place of encoding all on the way.")
     validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
     evaluation: Reconstructions | None = Field(
         None, description="Reconstructions on the way, of a world's pictures or of those that validation holds out."
@@ -147,8 +161,22 @@ class LatentTraining(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return self.renderer.encode(pixel_values), codes
 
-    def forward(self, pixel_values: torch.Tensor) -> dict:
-        latents, codes = self.encode(pixel_values)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        latents: torch.Tensor | None = None,
+        codes: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> dict:
+        """Of pictures as `encode` takes them, or of what it makes of them.
+
+        Args:
+            num_items_in_batch: pictures of the whole step, over all processes and accumulated batches; None: these
+                alone. `loss` is then this batch's part of the mean over all of them.
+        """
+        if pixel_values is not None:
+            latents, codes = self.encode(pixel_values)
         errors = latent_flow_errors(
             self.renderer,
             latents.float(),
@@ -156,7 +184,8 @@ class LatentTraining(nn.Module):
             condition_dropout=self.condition_dropout if self.training else 0.0,
             times=self.times,
         )
-        return {"loss": errors.mean(), "loss_counts": {"all": len(errors)}}
+        loss = errors.mean() if num_items_in_batch is None else errors.sum() / num_items_in_batch
+        return {"loss": loss, "loss_counts": {"all": len(errors)}}
 
 
 def latent_flow_errors(
@@ -196,8 +225,8 @@ class LatentReconstructionCallback(ReconstructionCallback):
         return model.renderer
 
 
-class RendererTrainer(AveragingMixin, ArmTrainer):
-    """On drawn pictures."""
+class RendererTrainer(HeldOutRowsMixin, AveragingMixin, ArmTrainer):
+    """On drawn pictures, and on what is cached."""
 
 
 class StreamedRendererTrainer(AveragingMixin, MixtureTrainer):
@@ -205,7 +234,9 @@ class StreamedRendererTrainer(AveragingMixin, MixtureTrainer):
 
 
 def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetokenizer:
-    """The renderer that a recipe begins from: what learns in fp32, the VAE as the recipe says."""
+    """The renderer that a recipe begins from: what learns in fp32, the rest as the recipe says."""
+    frozen, learning = getattr(torch, recipe.dtype), torch.float32
+    of_transformer = frozen if recipe.lora else learning  # read so: in fp32 it may not fit
     defaults = recipe.pipeline_defaults.plain() if recipe.pipeline_defaults else {}
     if recipe.start_from is not None:
         kind = detokenizer_class(recipe.start_from)
@@ -214,34 +245,77 @@ def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetok
                 f"start_from {recipe.start_from} holds an {kind.__name__}, which has no latents; "
                 "`transformers-arm train detokenizer` trains those."
             )
-        renderer = kind.from_pretrained(recipe.start_from, **defaults)
+        dtypes = {"transformer": of_transformer, "vae": frozen, "default": learning}
+        renderer = kind.from_pretrained(recipe.start_from, dtype=dtypes, **defaults)
     else:
         renderer = detokenizer_class_of_base(recipe.base).from_base(
             recipe.base,
             vq_model.config.hidden_size,
+            dtype=of_transformer,
             connector=recipe.connector.plain() if recipe.connector else None,
             defaults=defaults,
         )
-    for part in (renderer.vae, *([renderer.transformer] if recipe.lora else [])):
-        nn.Module.to(part, getattr(torch, recipe.dtype))  # diffusers' own `to` warns of every cast
+    for part, dtype in ((renderer.connector, learning), (renderer.vae, frozen)):
+        nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast
     renderer.set_progress_bar_config(disable=True)
     return renderer
 
 
-def new_trainer(recipe: RendererRecipe, model: LatentTraining | PeftModel, arguments: ArmTrainingArguments):
-    """The trainer of a recipe's model on its data, and the pictures that are looked at on the way."""
-    validation, collator = recipe.validation, ImageTextCollator()
-    options = {"ema_decay": recipe.ema_decay}
-    if isinstance(recipe.data, PicturesOfWorld):
+def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+    """Of `CachedLatents`, or pictures."""
+    if "latents" not in samples[0]:
+        return ImageTextCollator()(samples)
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def cached(
+    recipe: RendererRecipe, model: LatentTraining, data: Dataset | ImageTextMixture, arguments: ArmTrainingArguments
+) -> CachedLatents:
+    """What the trainer's data become where the recipe has a cache, which is made unless it is there."""
+    rank, processes, size = arguments.process_index, arguments.world_size, arguments.per_device_train_batch_size
+    if isinstance(data, ImageTextMixture):
+        made_of = data.made_of()
+        loader = data.loader(process_index=rank, processes=processes, num_workers=arguments.dataloader_num_workers)
+        batches = (batch["pixel_values"] for batch in loader)
+    else:
+        made_of = {**recipe.data.plain(), "seed": arguments.seed}
+        data = world_pictures(recipe.data, arguments, length=processes * size * -(-recipe.cache.pictures // size))
+        firsts = range(rank * size, len(data), processes * size)
+        batches = (collate([data[first + place] for place in range(size)])["pixel_values"] for first in firsts)
+    encoded = (model.encode(pixel_values.to(model.device)) for pixel_values in batches)
+    vae, folder, count = model.renderer.vae, Path(recipe.cache.folder), recipe.cache.pictures
+    parts = {
+        "vae": {"class": type(vae).__name__, "dtype": recipe.dtype, "weights": weights_fingerprint(vae)},
+        "tokenizer": weights_fingerprint(model.vq_model),
+    }
+    made_of = {"pictures": count, **parts, "data": made_of}
+    encode_once(folder, made_of, encoded, arguments, count // processes + (rank < count % processes))
+    return CachedLatents(folder, arguments.max_steps * samples_per_step(arguments), size, arguments.seed)
+
+
+def new_trainer(
+    recipe: RendererRecipe, model: LatentTraining, learner: LatentTraining | PeftModel, arguments: ArmTrainingArguments
+) -> tuple[ArmTrainer, World | Iterator[np.ndarray]]:
+    """The trainer of a recipe's model on its data, and the pictures that are looked at on the way.
+
+    Args:
+        learner: the model, or what has put adapters on it.
+    """
+    validation, drawn = recipe.validation, isinstance(recipe.data, PicturesOfWorld)
+    if drawn:
         data, sets = world_pictures(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
-        options |= {"train_dataset": data, "eval_dataset": sets, "data_collator": collator}
-        return RendererTrainer(model, arguments, **options), recipe.data.of
-    settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
-    image_processor = ArmImageProcessor.from_pretrained(recipe.vq_model, **recipe.image_processor.plain())
-    data = ImageTextMixture.from_recipe(image_processor, collator, **settings)
-    sets = sets_of_rows(validation, data)
-    trainer = StreamedRendererTrainer(model, arguments, train_dataset=data, eval_dataset=sets, **options)
-    return trainer, pictures_of_sets(sets or {})
+    else:
+        settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
+        image_processor = ArmImageProcessor.from_pretrained(recipe.vq_model, **recipe.image_processor.plain())
+        data = ImageTextMixture.from_recipe(image_processor, ImageTextCollator(), **settings)
+        sets = sets_of_rows(validation, data)
+    options = {"eval_dataset": sets, "ema_decay": recipe.ema_decay}
+    looked_at = recipe.data.of if drawn else pictures_of_sets(sets or {})
+    if recipe.cache is not None:
+        data = cached(recipe, model, data, arguments)
+    elif not drawn:
+        return StreamedRendererTrainer(learner, arguments, train_dataset=data, **options), looked_at
+    return RendererTrainer(learner, arguments, train_dataset=data, data_collator=collate, **options), looked_at
 
 
 def with_adapters(model: LatentTraining, fields: dict) -> PeftModel:
@@ -286,11 +360,11 @@ def train_renderer(recipe: RendererRecipe) -> None:
     output = Path(recipe.output_dir)
     arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
-    vq_model = ArmVQModel.from_pretrained(recipe.vq_model, dtype=torch.float32)
+    vq_model, _ = load_tokenizer(recipe.vq_model)
     model = LatentTraining(new_renderer(recipe, vq_model), vq_model, recipe.condition_dropout, recipe.times)
     model.place_frozen(arguments.device)
     learner = with_adapters(model, recipe.lora.plain()) if recipe.lora else model
-    trainer, looked_at = new_trainer(recipe, learner, arguments)
+    trainer, looked_at = new_trainer(recipe, model, learner, arguments)
     if recipe.evaluation is not None:
         trainer.add_callback(LatentReconstructionCallback(trainer, looked_at, **recipe.evaluation.plain()))
     if arguments.process_index:

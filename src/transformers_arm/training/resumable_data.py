@@ -18,13 +18,29 @@ from .trainer import ArmTrainer
 DATA_STATE_NAME = "data_state.json"
 
 
-class MixtureTrainer(ArmTrainer):
+class HeldOutRowsMixin:
+    """For a `Trainer`: `ValidationRows` by name, as `eval_dataset`, are shared out to processes and workers."""
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[given] if isinstance(given, str) else given
+        if not isinstance(rows, ValidationRows):
+            return super().get_eval_dataloader(eval_dataset)
+        return rows.loader(
+            process_index=self.args.process_index,
+            processes=self.args.world_size,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+
+class MixtureTrainer(HeldOutRowsMixin, ArmTrainer):
     """`ArmTrainer` for `MixtureRows` as `train_dataset`; `max_steps` says how long.
 
     Each process reads its own share of the rows, in `dataloader_num_workers` workers; one with all of them sees the
     same rows in the same steps. `per_device_train_batch_size` counts rows. What `MixtureRows.summary` says is logged
-    beside the loss. A checkpoint can be resumed with other numbers of processes and workers. `ValidationRows` by name,
-    as `eval_dataset`, are shared out likewise.
+    beside the loss. A checkpoint can be resumed with other numbers of processes and workers.
     """
 
     train_dataset: MixtureRows
@@ -37,19 +53,6 @@ class MixtureTrainer(ArmTrainer):
         # Not by accelerator.prepare, under which every process reads all rows and keeps some.
         return self.train_dataset.loader(
             batch_size=self._train_batch_size,
-            process_index=self.args.process_index,
-            processes=self.args.world_size,
-            num_workers=self.args.dataloader_num_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        given = self.eval_dataset if eval_dataset is None else eval_dataset
-        rows = self.eval_dataset[given] if isinstance(given, str) else given
-        if not isinstance(rows, ValidationRows):
-            return super().get_eval_dataloader(eval_dataset)
-        return rows.loader(
             process_index=self.args.process_index,
             processes=self.args.world_size,
             num_workers=self.args.dataloader_num_workers,
