@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# One prepared check of what a GPU changes, in eight minutes: tokens and their speed, training, scores, GRPO, rendering.
+# One prepared check of what a GPU changes, in six minutes: same tokens and their speed, training, scores, GRPO.
 #
 #     benchmarks/gpu/check.sh [--output FOLDER] [--limit SECTION=SECONDS] [--toy] [SECTION ...]
 #
-# Sections: decoding training scores grpo renderers, which run unless others are named, and suite (transformers' own model tests).
+# Sections: decoding training scores grpo, which run unless others are named, renderers and suite (transformers' own
+# model tests).
 # Needs torch and transformers, and no network. What else is missing comes from wheels beside it: WHEELS names their
 # folder (default .whl), SITE where they are unpacked. For the suite it holds transformers' source distribution as well.
 # Without a GPU, or with CHECK_TOY=1, every section but the suite runs at toy size. benchmarks/gpu/check.py has the rest.
