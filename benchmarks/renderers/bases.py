@@ -163,7 +163,6 @@ def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
 def train(vae: ModelMixin, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
-    narrow(vae)
     vae.train()
     with trange(steps, desc=type(vae).__name__, mininterval=10) as bar:
         for step, pictures in zip(bar, batches(steps, batch_size, seed), strict=True):
@@ -207,6 +206,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path, help="where the pipeline is written")
+    parser.add_argument("--start-from", type=Path, help="folder written before, whose VAE learns on")
     parser.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
@@ -216,6 +216,10 @@ if __name__ == "__main__":
 
     torch.manual_seed(arguments.seed)
     pipeline = FAMILIES[arguments.family]()
+    if arguments.start_from is None:
+        narrow(pipeline.vae)
+    else:
+        pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(arguments.start_from, subfolder="vae"))
     train(pipeline.vae, arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed)
     scale_latents(pipeline.vae, arguments.items, arguments.seed + 1)
     pipeline.save_pretrained(arguments.folder)

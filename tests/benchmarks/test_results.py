@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = (ROOT / "docs" / "speed.md").read_text()
+RENDERERS = (ROOT / "docs" / "renderers.md").read_text()
 ABSOLUTE = re.compile(r"(?:^|[\s'\"=(])(?:/|~/|[A-Za-z]:\\)[\w.]")
 
 
@@ -37,9 +38,9 @@ def test_a_folder_of_a_machine_is_found(text):
     assert ABSOLUTE.search(text)
 
 
-def table(heading: str) -> dict[str, list[str]]:
-    """Rows of the table under a heading of the page, by their first cell."""
-    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def table(heading: str, page: str = PAGE) -> dict[str, list[str]]:
+    """Rows of the tables under a heading of a page, by their first cell."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
     return {row[0]: row[1:] for row in rows}
 
@@ -129,3 +130,18 @@ def test_the_readme_s_figure_is_the_measured_one():
     readme = " ".join((ROOT / "README.md").read_text().split())
     for name in ("ours", "ours, compiled"):
         assert f"{one['tokens_a_second'][name]:.0f}" in readme
+
+
+def test_the_page_of_renderers_has_what_they_made_of_the_same_tokens():
+    found = result("renderers")
+    published = table("Measured", RENDERERS)
+    for name, rows in found["scores"].items():
+        shown = [rows[f"{steps}, 1"] for steps in (4, 8, 28)]
+        cells = [f"{row['psnr']:.1f}" for row in shown] + [f"{row['read_back']:.3f}" for row in shown]
+        cells += [f"{shown[-1]['weakest_read_back']:.2f} ({shown[-1]['weakest']})"]
+        vae = rows.get("its VAE alone")
+        cells += [f"{vae['psnr']:.1f}, {vae['read_back']:.3f}" if vae else ""]
+        assert published[name] == cells, name
+    for pair, row in found["agreement"].items():
+        assert published[pair.replace(", ", " and ", 1)] == [f"{row['read_alike']:.3f}", f"{row['psnr']:.1f}"], pair
+    assert found["command"].partition(" --output")[0] in " ".join(RENDERERS.replace("\\\n", " ").split())
