@@ -6,6 +6,7 @@ the renderer to `output_dir`/detokenizer, with LoRA merged, which by itself goes
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -219,9 +220,10 @@ def latent_flow_errors(
 class LatentReconstructionCallback(ReconstructionCallback):
     """Of a `LatentTraining`, with the average of its weights where the trainer keeps one."""
 
-    def on_step_end(self, *args, **kwargs):
-        with self.trainer.averaged(), self.trainer.accelerator.autocast():
-            super().on_step_end(*args, **kwargs)
+    @contextmanager
+    def whole(self, model: nn.Module) -> Iterator[nn.Module]:
+        with self.trainer.averaged(), self.trainer.accelerator.autocast(), super().whole(model) as whole:
+            yield whole
 
     def detokenizer_of(self, model: LatentTraining) -> ArmLatentDetokenizer:
         return model.renderer
