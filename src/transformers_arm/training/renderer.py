@@ -23,7 +23,7 @@ from ..connector_arm import ArmConnector
 from ..data.collators import ImageTextCollator
 from ..data.image_text import ImageTextMixture
 from ..data.validation import pictures_of_sets
-from ..data.visual_tokenizer import load_tokenizer, weights_fingerprint
+from ..data.visual_tokenizer import described_model, load_tokenizer, weights_fingerprint
 from ..data.world import World
 from ..detokenizer_arm_latent import ArmLatentDetokenizer
 from ..image_processing_arm import ArmImageProcessor
@@ -47,7 +47,9 @@ PARTS = ("transformer", "vae", "scheduler", "connector")  # of the pipeline
 
 
 class Cache(Section):
-    """Latents and codes that are encoded once; a run that goes on, or another one of the same parts, takes them."""
+    """Latents and codes that are encoded once; a run that goes on, or another one of the same parts, takes them.
+    `per_device_train_batch_size` counts pictures then, of streamed data too.
+    """
 
     folder: str = Field(description="Where they are kept.")
     pictures: int = Field(ge=1, description="How many, of which all epochs are.")
@@ -288,9 +290,15 @@ def cached(
         batches = (collate([data[first + place] for place in range(size)])["pixel_values"] for first in firsts)
     encoded = (model.encode(pixel_values.to(model.device)) for pixel_values in batches)
     vae, folder, count = model.renderer.vae, Path(recipe.cache.folder), recipe.cache.pictures
+    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}  # such as a scale
     parts = {
-        "vae": {"class": type(vae).__name__, "dtype": recipe.dtype, "weights": weights_fingerprint(vae)},
-        "tokenizer": weights_fingerprint(model.vq_model),
+        "vae": {
+            "class": type(vae).__name__,
+            "dtype": recipe.dtype,
+            "weights": weights_fingerprint(vae),
+            "config": settings,
+        },
+        "tokenizer": described_model(model.vq_model),
     }
     made_of = {"pictures": count, **parts, "data": made_of}
     encode_once(folder, made_of, encoded, arguments, count // processes + (rank < count % processes))
