@@ -201,7 +201,7 @@ def transformer_flops(renderer: ArmLatentDetokenizer, grid: tuple[int, int], tok
     """
     connector, transformer = renderer.connector.config, renderer.transformer
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        parts = {"transformer": type(transformer).from_config(transformer.config), "vae": None}
+        parts = {"transformer": renderer.parts["transformer"].from_config(transformer.config), "vae": None}
         bare = type(renderer)(scheduler=renderer.scheduler, connector=ArmConnector.from_config(connector), **parts)
         sample = torch.empty(1, transformer.config.in_channels, *grid)
         z_q = torch.empty(1, *tokens, connector.condition_size)

@@ -89,6 +89,7 @@ def test_what_is_cached_is_encoded_once(kind, recipe, streamed, tmp_path, monkey
     second = weights(train(make(tmp_path / "second", cache=cache, **validation)))
     assert encoded == [held_out] and all(torch.equal(second[name], value) for name, value in first.items())
     assert any("eval" in name for log in history(tmp_path / "second") for name in log)
+    assert all(log["tokens_per_second_per_process"] > 0 for log in history(tmp_path / "second") if "loss" in log)
     assert json.loads((tmp_path / "cache" / "made_of.json").read_text())["pictures"] == 3
     with pytest.raises(ValueError, match=r"made of something else: pictures was 3, is 4. Name another"):
         train(make(tmp_path / "other", cache=cache | {"pictures": 4}, **validation))
