@@ -27,11 +27,12 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from torch.nn.functional import interpolate, mse_loss, pixel_unshuffle
+from torch.nn.functional import mse_loss, pixel_unshuffle
 from torch.utils.data import DataLoader
 from tqdm.auto import trange
 
 from transformers_arm.data.collators import ImageTextCollator, to_pixel_values
+from transformers_arm.detokenizer_arm_latent import of_whole_places, resized
 from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.worlds.shapes.metrics.arm_reconstruction.arm_reconstruction import reconstruction_scores
 from transformers_arm.worlds.shapes.pictures import Canvas, ShapesDataset
@@ -122,10 +123,8 @@ FAMILIES = {each.__name__: each for each in (flux2, flux, sana)}
 
 
 def shown_to(vae: ModelMixin, pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures [B, 3, H, W] at the size that the VAE takes: the next whole number of its places, two latents of KL."""
-    place = 32 if isinstance(vae, AutoencoderDC) else 16
-    size = [-(-side // place) * place for side in pictures.shape[-2:]]
-    return interpolate(pictures, size, mode="bicubic", antialias=True) if size != [*pictures.shape[-2:]] else pictures
+    """Pictures [B, 3, H, W] at the size that the VAE takes: places of KL are two of its latents wide."""
+    return of_whole_places(pictures, 32 if isinstance(vae, AutoencoderDC) else 16)
 
 
 def latents_of(vae: ModelMixin, pictures: torch.Tensor) -> torch.Tensor:
@@ -197,9 +196,9 @@ def scores(vae: ModelMixin, count: int, seed: int) -> dict[str, float]:
     data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
     pictures = to_pixel_values([data[index]["image"] for index in range(count)])
     returned = [vae.decode(latents_of(vae, each)).sample for each in pictures.split(64)]
-    returned = [interpolate(each, pictures.shape[-2:], mode="bicubic", antialias=True) for each in returned]
+    returned = resized(torch.cat(returned), *pictures.shape[-2:])
     processor = ArmImageProcessor()
-    return reconstruction_scores(*(processor.postprocess(each) for each in (torch.cat(returned), pictures)))
+    return reconstruction_scores(*(processor.postprocess(each) for each in (returned, pictures)))
 
 
 if __name__ == "__main__":

@@ -169,16 +169,24 @@ class ArmLatentDetokenizer(ArmDetokenizer):
         raise NotImplementedError
 
     def decode(self, sample: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        pictures = self.decode_latents(sample)
-        if tuple(pictures.shape[-2:]) != (height, width):
-            pictures = nn.functional.interpolate(
-                pictures.float(), (height, width), mode="bicubic", antialias=True, align_corners=False
-            )
-        return pictures
+        return resized(self.decode_latents(sample), height, width)
 
     def decode_latents(self, sample: torch.Tensor) -> torch.Tensor:
         """Latents as of `encode` -> pictures of whole places."""
         raise NotImplementedError
+
+
+def resized(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in -1..1 at another size."""
+    if tuple(pictures.shape[-2:]) == (height, width):
+        return pictures
+    size, how = (height, width), {"mode": "bicubic", "antialias": True, "align_corners": False}
+    return nn.functional.interpolate(pictures.float(), size, **how).clamp(-1, 1)
+
+
+def of_whole_places(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in -1..1 at the next size that is a whole number of places of so many px, for a VAE."""
+    return resized(pictures, *(-(-length // side) * side for length in pictures.shape[-2:]))
 
 
 def places(grid: tuple[int, int], of: tuple[int, int], device) -> torch.Tensor:

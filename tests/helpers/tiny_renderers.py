@@ -107,7 +107,7 @@ def new_renderer(family: str, condition_size: int = 12, **settings):
     torch.manual_seed(0)
     made, parts, _ = FAMILIES[family]
     parts = parts()
-    connector = ArmConnector(condition_size, **made.connector_sizes(parts["transformer"].config))
+    connector = ArmConnector(condition_size=condition_size, **made.connector_sizes(parts["transformer"].config))
     with torch.no_grad():
         for name, parameter in connector.named_parameters():
             if "null" in name or "latents" in name:

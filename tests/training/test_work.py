@@ -3,12 +3,14 @@
 import pytest
 import torch
 from peft import get_peft_model
+from tiny_renderers import FAMILIES, new_renderer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, SiglipTextConfig, SiglipVisionConfig
 
 from transformers_arm import ArmForCausalLM, ArmVQConfig, ArmVQForPreTraining
 from transformers_arm.sizes.adapters import lora_config
 from transformers_arm.training.detokenizer import DetokenizerTraining
+from transformers_arm.training.renderer import LatentTraining, transformer_flops, with_adapters
 from transformers_arm.training.work import peak_flops, work_of
 
 SIZE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -91,6 +93,26 @@ def test_the_tokenizer_and_the_detokenizer_need_what_torch_counts(tokenizer):
     renderer = DetokenizerTraining(tokenizer, 0.5, 0.1).train()
     expected = counted(lambda: renderer(pixel_values)["loss"])
     assert work_of(renderer, {"pixel_values": pixel_values}).flops == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_renderer_needs_what_torch_counts(family, tokenizer):
+    """Of pictures, of latents, and where its transformer learns by adapters alone."""
+    renderer = new_renderer(family, 128)
+    model = LatentTraining(renderer, tokenizer.vq_model).train()
+    pictures = torch.rand(2, 3, 64, 96) * 2 - 1
+    latents, codes = model.encode(pictures)
+    batch = {"latents": latents, "codes": codes}
+    tokens, flops = work_of(model, batch)
+    assert tokens == codes.numel()
+    assert flops == pytest.approx(counted(lambda: model(**batch)["loss"]), rel=0.12)  # the connector is much of it
+    with FlopCounterMode(display=False) as encoding:
+        tokenizer.vq_model.encode(pictures, output_z_q=False)
+    of_pictures = work_of(model, {"pixel_values": pictures})
+    assert of_pictures == (tokens, pytest.approx(flops + encoding.get_total_flops(), rel=0.06))
+    forward = transformer_flops(renderer, tuple(latents.shape[-2:]), tuple(codes.shape[1:]))
+    adapted = work_of(with_adapters(model, {"r": 2}), batch)
+    assert adapted.flops == flops - len(codes) * forward  # no gradients of its weights
 
 
 def test_other_models_have_no_work_that_is_known():

@@ -37,11 +37,18 @@ def describe_tokenizer(folder: str, dtype: str) -> dict:
     """What a tokenizer's codes follow from, to be compared by."""
     vq_model, image_processor = load_tokenizer(folder, dtype)
     return {
+        **described_model(vq_model),
+        "dtype": dtype,
+        "image_processor": json.loads(image_processor.to_json_string()),
+    }
+
+
+def described_model(vq_model: ArmVQModel) -> dict:
+    """What the codes of given pixels follow from, but for their precision."""
+    return {
         "weights": weights_fingerprint(vq_model),
         "codebook_size": vq_model.config.codebook_size,
         "quantizer": {name: getattr(vq_model.config, name) for name in ("fsq_levels", "fsq_activation")},
-        "dtype": dtype,
-        "image_processor": json.loads(image_processor.to_json_string()),
     }
 
 

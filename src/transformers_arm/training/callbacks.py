@@ -7,6 +7,7 @@ shards the weights, all processes gather them first (`sharding.whole_weights`).
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
@@ -60,10 +61,14 @@ class LookCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every:
             return
-        with whole_weights(model) as whole:
+        with self.whole(model) as whole:
             if state.is_world_process_zero:
                 with torch.no_grad(), torch.random.fork_rng():
                     self.look(whole)
+
+    def whole(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
+        """The model that is looked at meanwhile; all processes enter."""
+        return whole_weights(model)
 
     def look(self, model: torch.nn.Module) -> None:
         raise NotImplementedError

@@ -5,8 +5,11 @@ Its connector learns, and its transformer, or LoRA on that; VAE and tokenizer ar
 the renderer to `output_dir`/detokenizer, with LoRA merged, which by itself goes to `output_dir`/adapter.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +19,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch import nn
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from ..connector_arm import ArmConnector
 from ..data.collators import ImageTextCollator
 from ..data.image_text import ImageTextMixture
 from ..data.validation import pictures_of_sets
-from ..data.visual_tokenizer import load_tokenizer, weights_fingerprint
+from ..data.visual_tokenizer import described_model, load_tokenizer, weights_fingerprint
 from ..data.world import World
-from ..detokenizer_arm_latent import ArmLatentDetokenizer
+from ..detokenizer_arm_latent import ArmLatentDetokenizer, of_whole_places
 from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
 from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class, detokenizer_class_of_base
@@ -40,13 +44,16 @@ from .sharding import take_whole, whole_state_dict
 from .tokenizer import ImageSettings, Pairs, Reconstructions
 from .trainer import ArmTrainer, ArmTrainingArguments, train, training_arguments
 from .validation import held_out, sets_of_rows, sets_of_world, when
+from .work import FORWARD, LEARNING, THROUGH, Work, decoder_flops, encoder_flops, register_work
 from .world_data import samples_per_step, world_pictures
 
 PARTS = ("transformer", "vae", "scheduler", "connector")  # of the pipeline
 
 
 class Cache(Section):
-    """Latents and codes that are encoded once; a run that goes on, or another one of the same parts, takes them."""
+    """Latents and codes that are encoded once; a run that goes on, or another one of the same parts, takes them.
+    `per_device_train_batch_size` counts pictures then, of streamed data too.
+    """
 
     folder: str = Field(description="Where they are kept.")
     pictures: int = Field(ge=1, description="How many, of which all epochs are.")
@@ -154,14 +161,9 @@ class LatentTraining(nn.Module):
     def encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
         """Pictures [B, 3, H, W] in -1..1 -> latents [B, channels, h, w] and codes [B, H / 16, W / 16]."""
         codes = self.vq_model.encode(pixel_values, output_z_q=False).codes
-        side = self.renderer.pixels_per_place
-        whole = [-(-length // side) * side for length in pixel_values.shape[-2:]]
-        if whole != list(pixel_values.shape[-2:]):  # as a rendered picture is resized to a size of less than places
-            pixel_values = nn.functional.interpolate(
-                pixel_values, whole, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(-1, 1)
+        whole = of_whole_places(pixel_values, self.renderer.pixels_per_place)
         with torch.autocast(self.device.type, enabled=False):
-            return self.renderer.encode(pixel_values), codes
+            return self.renderer.encode(whole), codes
 
     def forward(
         self,
@@ -188,6 +190,39 @@ class LatentTraining(nn.Module):
         )
         loss = errors.mean() if num_items_in_batch is None else errors.sum() / num_items_in_batch
         return {"loss": loss, "loss_counts": {"all": len(errors)}}
+
+
+@lru_cache(maxsize=64)  # shapes of a run's buckets
+def transformer_flops(renderer: ArmLatentDetokenizer, grid: tuple[int, int], tokens: tuple[int, int]) -> int:
+    """Operations of a transformer's forward pass on one picture, as torch counts them of one without weights.
+
+    Args:
+        grid, tokens: height and width of the latents, and of the codes.
+    """
+    connector, transformer = renderer.connector.config, renderer.transformer
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        parts = {"transformer": renderer.parts["transformer"].from_config(transformer.config), "vae": None}
+        bare = type(renderer)(scheduler=renderer.scheduler, connector=ArmConnector.from_config(connector), **parts)
+        sample = torch.empty(1, transformer.config.in_channels, *grid)
+        z_q = torch.empty(1, *tokens, connector.condition_size)
+        bare.predict(sample, torch.empty(1), bare.conditions(z_q, None, sample.shape))
+    return counter.get_total_flops()
+
+
+@register_work
+def _(model: LatentTraining, inputs: Mapping) -> Work:
+    patch = model.vq_model.config.patch_size
+    if "latents" in inputs:
+        count, *tokens = inputs["codes"].shape
+        grid = inputs["latents"].shape[-2:]
+        tokenizing = decoder_flops(model.vq_model, count, math.prod(tokens))
+    else:
+        count, _, height, width = inputs["pixel_values"].shape
+        tokens, grid = (height // patch, width // patch), model.renderer.sample_shape(count, height, width)[-2:]
+        tokenizing = encoder_flops(model.vq_model, count, math.prod(tokens), FORWARD)
+    passes = LEARNING if next(model.transformer.parameters()).requires_grad else THROUGH
+    rendering = passes * count * transformer_flops(model.renderer, tuple(grid), tuple(tokens))
+    return Work(count * math.prod(tokens), tokenizing + rendering)
 
 
 def latent_flow_errors(
@@ -219,9 +254,10 @@ def latent_flow_errors(
 class LatentReconstructionCallback(ReconstructionCallback):
     """Of a `LatentTraining`, with the average of its weights where the trainer keeps one."""
 
-    def on_step_end(self, *args, **kwargs):
-        with self.trainer.averaged(), self.trainer.accelerator.autocast():
-            super().on_step_end(*args, **kwargs)
+    @contextmanager
+    def whole(self, model: nn.Module) -> Iterator[nn.Module]:
+        with self.trainer.averaged(), self.trainer.accelerator.autocast(), super().whole(model) as whole:
+            yield whole
 
     def detokenizer_of(self, model: LatentTraining) -> ArmLatentDetokenizer:
         return model.renderer
@@ -286,9 +322,15 @@ def cached(
         batches = (collate([data[first + place] for place in range(size)])["pixel_values"] for first in firsts)
     encoded = (model.encode(pixel_values.to(model.device)) for pixel_values in batches)
     vae, folder, count = model.renderer.vae, Path(recipe.cache.folder), recipe.cache.pictures
+    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}  # such as a scale
     parts = {
-        "vae": {"class": type(vae).__name__, "dtype": recipe.dtype, "weights": weights_fingerprint(vae)},
-        "tokenizer": weights_fingerprint(model.vq_model),
+        "vae": {
+            "class": type(vae).__name__,
+            "dtype": recipe.dtype,
+            "weights": weights_fingerprint(vae),
+            "config": settings,
+        },
+        "tokenizer": described_model(model.vq_model),
     }
     made_of = {"pictures": count, **parts, "data": made_of}
     encode_once(folder, made_of, encoded, arguments, count // processes + (rank < count % processes))

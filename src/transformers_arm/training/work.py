@@ -2,8 +2,8 @@
 
 As PaLM counts them (arXiv 2204.02311, appendix B): twice the weights for each token and pass, and attention, to what a
 token can see; what gradient checkpointing computes again does not count. Frozen weights have no gradients, and nothing
-goes back through what lies before all that learns. Norms, embeddings and connectors are left out, and so are adapters
-and the encoding of pictures in the language model. Knows no trainer.
+goes back through what lies before all that learns. Norms, embeddings and connectors are left out, and so are adapters,
+the encoding of pictures in the language model and that by a VAE. Knows no trainer.
 """
 
 import re
@@ -81,6 +81,12 @@ def encoder_flops(vq_model: nn.Module, pictures: int, patches: int, passes: int)
     frozen = products(of_tower, tokens, seen, vision.num_hidden_layers, vision.hidden_size)
     blocks = 2 * config.num_projection_layers
     return frozen + passes * products(weights_of(vq_model) - of_tower, tokens, seen, blocks, config.hidden_size)
+
+
+def decoder_flops(vq_model: nn.Module, pictures: int, patches: int) -> float:
+    """Of the visual tokenizer, from codes to `z_q`, without gradients."""
+    weights, tokens, config = weights_of(vq_model.up_blocks), pictures * patches, vq_model.config
+    return products(weights, tokens, tokens * patches, config.num_projection_layers, config.hidden_size)
 
 
 def grid_of(pixel_values: torch.Tensor, patch_size: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mixture_sources import DRAWN, drawn
 from renderer_training import train, weights
+from safetensors.torch import load_file, save_file
 from short_trainings import Killed
 from transformers.trainer_callback import TrainerState
 
@@ -88,11 +89,34 @@ def test_what_is_cached_is_encoded_once(kind, recipe, streamed, tmp_path, monkey
     second = weights(train(make(tmp_path / "second", cache=cache, **validation)))
     assert encoded == [held_out] and all(torch.equal(second[name], value) for name, value in first.items())
     assert any("eval" in name for log in history(tmp_path / "second") for name in log)
+    assert all(log["tokens_per_second_per_process"] > 0 for log in history(tmp_path / "second") if "loss" in log)
     assert json.loads((tmp_path / "cache" / "made_of.json").read_text())["pictures"] == 3
     with pytest.raises(ValueError, match=r"made of something else: pictures was 3, is 4. Name another"):
         train(make(tmp_path / "other", cache=cache | {"pictures": 4}, **validation))
     with pytest.raises(ValueError, match="vae.class was 'AutoencoderKLFlux2', is 'AutoencoderKL'"):
         train(make(tmp_path / "other", family="flux", cache=cache, **validation))
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer"])
+def test_parts_that_changed_in_place_do_not_take_what_they_made_before(part, recipe, folders, tmp_path):
+    """By a setting of the VAE alone, or by a weight of the tokenizer."""
+    for name in ("sana", "vq_model"):
+        shutil.copytree(folders / name, tmp_path / name)
+    own = {"base": str(tmp_path / "sana"), "vq_model": str(tmp_path / "vq_model"), "training": {"max_steps": 1}}
+    own["cache"] = {"folder": str(tmp_path / "cache"), "pictures": 2}
+    train(recipe(tmp_path / "first", **own))
+    if part == "vae":
+        file = tmp_path / "sana" / "vae" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"scaling_factor": 2.0}))
+        message = "vae.config.scaling_factor was 0.41407, is 2.0"
+    else:
+        file = tmp_path / "vq_model" / "model.safetensors"
+        tensors = load_file(file)
+        tensors["feature_norm.bias"] += 1
+        save_file(tensors, file, metadata={"format": "pt"})
+        message = "tokenizer.weights was"
+    with pytest.raises(ValueError, match=f"made of something else: {message}"):
+        train(recipe(tmp_path / "second", **own))
 
 
 def test_a_cache_has_what_encoding_gives_in_another_order_each_epoch(tmp_path):
@@ -127,4 +151,3 @@ def test_a_folder_of_something_else_is_left_alone(recipe, tmp_path):
     with pytest.raises(ValueError, match=re.escape("pictures holds no cache of latents (no made_of.json), but files")):
         train(recipe(tmp_path / "run", cache=cache))
     assert [each.name for each in (tmp_path / "pictures").iterdir()] == ["mine.png"]
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)

@@ -11,6 +11,7 @@ from tiny_renderers import FAMILIES, new_renderer
 from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
 from transformers_arm.modeling_arm_vq import ArmVQModel
 from transformers_arm.pixel_transformer_arm import ArmPixelTransformer
+from transformers_arm.training.averages import AveragingMixin
 from transformers_arm.training.recipe import RecipeError, parse
 from transformers_arm.training.renderer import LatentTraining, RendererRecipe, latent_flow_errors
 
@@ -62,6 +63,19 @@ def test_what_is_saved_is_the_average(recipe, tmp_path):
     assert 0 < (slow[name] - plain[name]).norm() < (first[name] - plain[name]).norm()
 
 
+def test_the_average_takes_the_weights_place_for_looks_and_for_what_is_saved_alone(recipe, tmp_path, monkeypatch):
+    """Not in each step, which would copy all weights twice."""
+    plain, taken = AveragingMixin.take_average, []
+
+    def counting(self):
+        taken.append(self.state.global_step)
+        return plain(self)
+
+    monkeypatch.setattr(AveragingMixin, "take_average", counting)
+    train(recipe(tmp_path / "run", ema_decay=0.5, evaluation={"every": 3, "pictures": 2, "steps": 2}))
+    assert taken == [3, 4]
+
+
 def test_lora_learns_beside_the_connector_and_is_merged(recipe, folders, tmp_path):
     trained = weights(train(recipe(tmp_path / "run", **LORA, condition_dropout=0.5)))
     before = weights(train(recipe(tmp_path / "none", condition_dropout=0.5, training={"learning_rate": 0.0})))
@@ -90,7 +104,7 @@ def test_the_loss_reaches_transformer_and_connector(family, times):
 
 @pytest.mark.parametrize("times", ["uniform", "logit-normal"])
 def test_noise_levels_are_drawn_as_asked(times):
-    """Of 4,000 levels 40% lie in the middle fifth where they are logit-normal, and half of that where not."""
+    """Of 4,000 levels 31.5% lie in the middle fifth where they are logit-normal, and 20% where they are uniform."""
     renderer, seen = new_renderer("sana"), []
     renderer.velocity = lambda sample, sigma, conditions: seen.append(sigma) or sample
     latents, z_q = torch.zeros(4000, 8, 1, 1), torch.zeros(4000, 1, 1, 12)
