@@ -108,6 +108,18 @@ def test_none_costs_nothing(draw):
     assert len(calls) == 2
 
 
+def test_a_pipelines_own_are_defaults_of_its_calls(draw):
+    seen, parts = Seen(), {"processor": draw.processor, "detokenizer": draw.detokenizer}
+    pipe = ArmTextToImagePipeline(draw.model, **parts, preview=seen, preview_every=3)
+    pipe("a red circle", preview_steps=1)
+    pipe("a red circle", preview_every=2, preview_steps=1)
+    pipe("a red circle", preview=None)
+    pipe("a red circle", preview=None, image_grid=(2, 2))
+    assert [(number, rows) for number, rows, _ in seen] == [(0, 3), (0, 2)]
+    with pytest.raises(ValueError, match="preview_every is for previews, .* pass preview="):
+        pipe("a red circle", preview=None, preview_every=2)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
@@ -134,8 +146,11 @@ def test_what_is_no_preview_is_refused_before_anything_is_drawn(draw, options, k
 def test_a_model_that_leaves_its_device_to_render_is_refused(draw):
     hooks = pytest.importorskip("accelerate.hooks")
     hooks.add_hook_to_module(draw.model, hooks.CpuOffload(torch.device("cpu")))
+    parts = {"processor": draw.processor, "detokenizer": draw.detokenizer}
+    pipe = ArmTextToImagePipeline(draw.model, **parts, preview=print)
     try:
-        with pytest.raises(ValueError, match="enable_model_cpu_offload has only one of them on its device"):
-            draw("a red circle", preview=print)
+        for each, options in ((draw, {"preview": print}), (pipe, {})):
+            with pytest.raises(ValueError, match="enable_model_cpu_offload has only one of them on its device"):
+                each("a red circle", **options)
     finally:
         hooks.remove_hook_from_module(draw.model)

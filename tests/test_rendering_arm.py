@@ -6,7 +6,13 @@ import transformers.pipelines.any_to_any as any_to_any
 from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import pipeline
 
-from transformers_arm import ArmImageEditingPipeline, ArmPixelDetokenizer, ArmPixelTransformer, ArmTextToImagePipeline
+from transformers_arm import (
+    ArmImageEditingPipeline,
+    ArmPixelDetokenizer,
+    ArmPixelTransformer,
+    ArmProcessor,
+    ArmTextToImagePipeline,
+)
 from transformers_arm.worlds.shapes.reader import read_scene
 
 FOLDER = "checkpoints/arm-tiny"
@@ -115,7 +121,7 @@ def test_sequences_that_end_in_no_whole_image_are_refused(few_codes_arm, kind):
         few_codes_arm.decode_image_tokens(ids)
 
 
-def test_a_model_without_a_detokenizer_says_so_and_takes_one(few_codes_arm, monkeypatch):
+def test_a_model_without_a_detokenizer_says_so_and_takes_one(few_codes_arm, tiny_arm_backbones, monkeypatch):
     config = few_codes_arm.config
     ids = torch.tensor([[*config.image_opening(1, 2), *[config.visual_token_offset] * 2, config.vision_end_token_id]])
     with pytest.raises(FileNotFoundError, match="or set it as the model's `detokenizer`"):
@@ -124,4 +130,7 @@ def test_a_model_without_a_detokenizer_says_so_and_takes_one(few_codes_arm, monk
     transformer = ArmPixelTransformer(config.vq_config.hidden_size, **sizes)
     renderer = ArmPixelDetokenizer(transformer, FlowMatchEulerDiscreteScheduler())
     monkeypatch.setattr(few_codes_arm, "detokenizer", renderer)
+    monkeypatch.setattr(few_codes_arm, "name_or_path", "")
     assert few_codes_arm.decode_image_tokens(ids).shape == (1, 3, 16, 32)
+    processor = ArmProcessor.from_backbones(**tiny_arm_backbones)
+    assert ArmTextToImagePipeline(few_codes_arm, processor=processor).detokenizer is renderer

@@ -274,11 +274,6 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
         return self.shape_token_offset + MAX_GRID_SIDE
 
     @property
-    def grid_token_end(self) -> int:
-        """The id after `<|w:128|>`."""
-        return self.width_token_offset + MAX_GRID_SIDE
-
-    @property
     def default_grid(self) -> tuple[int, int]:
         """H, W in tokens of a picture of the size that the visual tokenizer was made for."""
         side = self.vq_config.vision_config.image_size // self.vq_config.patch_size
@@ -292,7 +287,10 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
             self.width_token_offset + width - 1,
         ]
 
+    def states_width(self, input_ids):
+        """Whether each id of a tensor is one of `<|w:*|>`, the last of what opens an image."""
+        return (input_ids >= self.width_token_offset) & (input_ids < self.width_token_offset + MAX_GRID_SIDE)
+
     def image_token_follows(self, input_ids):
         """Whether an image token is what can follow each id of a tensor: after `<|w:*|>` and after image tokens."""
-        shape = (input_ids >= self.width_token_offset) & (input_ids < self.grid_token_end)
-        return shape | (input_ids >= self.visual_token_offset)
+        return self.states_width(input_ids) | (input_ids >= self.visual_token_offset)

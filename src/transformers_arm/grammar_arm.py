@@ -117,9 +117,8 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
     def _is_full(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
         """Whether the last image of each row [B, 1 + T] has all its tokens, [B, 1]; one that states no shape has."""
         widths = self.config.width_token_offset
-        is_width = (input_ids >= widths) & (input_ids < widths + MAX_GRID_SIDE)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        opened = torch.where(is_width, positions, 0).amax(-1, keepdim=True)
+        opened = torch.where(self.config.states_width(input_ids), positions, 0).amax(-1, keepdim=True)
         width = input_ids.gather(1, opened) - widths + 1
         height = input_ids.gather(1, (opened - 1).clamp(min=0)) - self.config.shape_token_offset + 1
         return (positions[-1] - opened >= height * width) | (opened == 0)

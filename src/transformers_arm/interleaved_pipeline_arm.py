@@ -100,12 +100,13 @@ class ArmInterleavedPipeline(ArmImagePipeline):
                 or a list of chats, or of str. If the last message is the assistant's, the answer goes on with it.
             max_new_tokens: of an answer, texts and image tokens together; default: what the model has positions for.
             generate_kwargs: of `generate`, for texts: `do_sample`, `temperature`, `logits_processor`, ...
-            text_streamer: as transformers' are; gets the prompt, what is written of texts, and one `end` an answer.
+            text_streamer: as transformers' are; gets the prompt, what is written of texts, and one `end` an answer,
+                also of one that breaks off or is left half-way.
             fetcher: opens what messages name as pictures; see `ArmProcessor.apply_chat_template`.
             kwargs: of the pictures, as for text-to-image: `do_sample`, `temperature`, `top_k`, `top_p`,
                 `guidance_scale`, `image_guidance_scale`, `generation_config`, `generator`, `num_inference_steps`,
                 `decoder_guidance_scale`, and `preview`, `preview_every`, `preview_steps`, where number is that of the
-                picture in the answer.
+                picture in the answer; one with fewer rows than `preview_every` has none.
 
         Returns:
             A list of `{"type": "text", "text": str}` and `{"type": "image", "image": PIL.Image}`, which may be the
@@ -137,28 +138,39 @@ class ArmInterleavedPipeline(ArmImagePipeline):
         return list(chat)
 
     def _prompt(self, chat: list[dict], fetcher: Fetcher) -> torch.LongTensor:
-        """Ids [1, T] of a chat, its pictures' tokens in place."""
+        """Ids [1, T] of a chat, its pictures' tokens in place; of an answer that is to go on, up to what closes it."""
         goes_on = chat[-1].get("role") == "assistant"
         inputs = self.processor.apply_chat_template(
             chat,
             add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             fetcher=fetcher,
         ).to(self.model.device)
-        if "pixel_values" not in inputs:
-            return inputs["input_ids"]
-        with hooked(self.model):  # whose forward is not called
-            return self.model.model.fill_image_tokens(inputs["input_ids"], inputs["pixel_values"])
+        ids = inputs["input_ids"]
+        if "pixel_values" in inputs:
+            with hooked(self.model):  # whose forward is not called
+                ids = self.model.model.fill_image_tokens(ids, inputs["pixel_values"])
+        if not goes_on:
+            return ids
+        # The template's own `continue_final_message` would go on after the last text, without a picture that follows.
+        closing = self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        return ids[:, : int((ids[0] == closing).nonzero()[-1])]
 
-    def _parts(
+    def _parts(self, chat: list[dict], text_streamer: BaseStreamer | None = None, **given) -> Iterator[dict]:
+        try:
+            yield from self._written(chat, text_streamer, **given)
+        finally:  # whoever reads from it waits for this
+            if text_streamer is not None:
+                text_streamer.end()
+
+    def _written(
         self,
         chat: list[dict],
+        text_streamer: BaseStreamer | None,
         max_new_tokens: int | None = None,
         generate_kwargs: dict | None = None,
-        text_streamer: BaseStreamer | None = None,
         fetcher: Fetcher = FROM_OUTSIDE,
         **of_pictures,
     ) -> Iterator[dict]:
@@ -169,10 +181,10 @@ class ArmInterleavedPipeline(ArmImagePipeline):
                 f"The chat has {ids.shape[1]} tokens, and the model positions for {most}: there is no room for an "
                 "answer. Shorten the chat, or state max_new_tokens."
             )
-        options = dict(generate_kwargs or {})
+        options = {**(generate_kwargs or {}), "num_return_sequences": 1, "return_dict_in_generate": False}
         if text_streamer is not None:
             options["streamer"] = TextsOfOneAnswer(text_streamer)
-        stops = [*options.pop("stopping_criteria", []), OpenedImage(config)]
+        options["stopping_criteria"] = [*(options.get("stopping_criteria") or ()), OpenedImage(config)]
         while ids.shape[1] < most:
             before = ids.shape[1]
             ids = self.model.generate(
@@ -180,11 +192,11 @@ class ArmInterleavedPipeline(ArmImagePipeline):
                 attention_mask=torch.ones_like(ids),
                 generation_mode="interleaved",
                 max_new_tokens=most - before,
-                num_return_sequences=1,
-                stopping_criteria=stops,
                 **options,
             )
-            opened = bool(config.image_token_follows(ids[0, -1]))
+            opened = config.states_width(ids[0, before:]).nonzero()[:1, 0].tolist()
+            if opened:  # what was guessed of its tokens, with `prompt_lookup_num_tokens`, is drawn anew, guided
+                ids = ids[:, : before + opened[0] + 1]
             text = self.processor.decode(ids[0, before:], skip_special_tokens=True)
             if text:
                 yield {"type": "text", "text": text}
@@ -194,8 +206,6 @@ class ArmInterleavedPipeline(ArmImagePipeline):
             ids, drawn = self.drawn({"input_ids": ids[:, :-3]}, grid, [pictures], **of_pictures)
             pictures += 1
             yield {"type": "image", "image": drawn[0]}
-        if text_streamer is not None:
-            text_streamer.end()
 
 
 def several(chat) -> bool:

@@ -92,8 +92,8 @@ class ArmImagePipeline(Pipeline):
 
     Args:
         model, processor: an `ArmForCausalLM` and its `ArmProcessor`.
-        detokenizer: renders the tokens; None loads the one in the model's folder, in the model's dtype. It is moved to
-            where the model computes, unless offloading places it.
+        detokenizer: renders the tokens; None takes the model's `detokenizer`, or loads the one in its folder, in the
+            model's dtype. It is moved to where the model computes, unless offloading places it.
         device: as in transformers. A model that a device map or offloading places stays, and computes where that says.
         local_files_only: take that one from the cache, as `pipeline` takes the rest.
         kwargs: transformers' pipeline arguments; and defaults for those of a call.
@@ -129,7 +129,8 @@ class ArmImagePipeline(Pipeline):
         else:
             super().__init__(model, processor=processor, device=device, **kwargs)
         hub = {**model.hub_options, **({"local_files_only": True} if local_files_only else {})}
-        self.detokenizer = detokenizer or load_detokenizer(model.name_or_path, model.dtype, **hub)
+        own = detokenizer or model.detokenizer
+        self.detokenizer = own or load_detokenizer(model.name_or_path, model.dtype, **hub)
         moved(self.detokenizer, self.device)
 
     @staticmethod
@@ -159,7 +160,7 @@ class ArmImagePipeline(Pipeline):
     def _sanitize_parameters(self, height=None, width=None, image_grid=None, num_images_per_prompt=None, **kwargs):
         whom = ("generate", "detokenizer", "preview")
         forward = {name: value for each in whom for name, value in self._of(each, kwargs, kept=True).items()}
-        check_previews(self.model, forward)
+        check_previews(self.model, forward, getattr(self, "_forward_params", None))
         if unknown := set(kwargs) - set(forward):
             raise TypeError(
                 f"Unknown argument {', '.join(sorted(unknown))}; this pipeline takes {', '.join(self._arguments)}."
@@ -256,7 +257,7 @@ class ArmImagePipeline(Pipeline):
         preprocess, entries = dict(preprocess), {}
         stated = preprocess.pop("grid", None)
         grids = [stated or self.own_grid(each, **preprocess) for each in requests]
-        for grid in dict.fromkeys(grids):
+        for grid in dict.fromkeys(grids if forward.get("preview") is not None else ()):
             check_rows(forward.get("preview_every") or 1, grid)
         for grid in dict.fromkeys(grids):
             places = [place for place, each in enumerate(grids) if each == grid]

@@ -17,17 +17,22 @@ PREVIEW_STEPS = 4  # of the detokenizer, unless a call says how many
 SETTINGS = ("preview_every", "preview_steps")
 
 
-def check_previews(model: torch.nn.Module, settings: dict) -> None:
+def check_previews(model: torch.nn.Module, given: dict, defaults: dict | None = None) -> None:
     """Refuses `preview`, `preview_every` and `preview_steps` of a call where they are no such thing.
+
+    Args:
+        given: what the call states.
+        defaults: what holds where it states nothing.
 
     Raises:
         TypeError: what should get previews cannot be called.
         ValueError: numbers below 1, or for no previews; or a model that leaves its device while a picture is rendered.
     """
+    settings = {**(defaults or {}), **given}
     stated = {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
     if settings.get("preview") is None:
-        if stated:
-            raise ValueError(f"{', '.join(stated)} is for previews, but nothing gets them: pass preview= as well.")
+        if unseen := [name for name in stated if name in given]:
+            raise ValueError(f"{', '.join(unseen)} is for previews, but nothing gets them: pass preview= as well.")
         return
     if not callable(settings["preview"]):
         raise TypeError(
@@ -61,12 +66,9 @@ class Previews(BaseStreamer):
         numbers: of each picture of the batch, for `preview`.
         streamer: another one, which gets what this one gets.
         preview: is called with number (of the picture, from 0), rows (that are drawn) and the picture.
-        preview_every: rows between previews, at most H; default 1.
+        preview_every: rows between previews; default 1. More than H give none.
         preview_steps: of the detokenizer; default `PREVIEW_STEPS`.
         rendering: what else the detokenizer's call takes.
-
-    Raises:
-        ValueError: as `check_rows`.
     """
 
     def __init__(
@@ -82,10 +84,8 @@ class Previews(BaseStreamer):
         preview_steps: int | None = None,
         **rendering,
     ):
-        preview_every = 1 if preview_every is None else preview_every
-        check_rows(preview_every, grid)
         self.model, self.detokenizer, self.grid, self.numbers = model, detokenizer, grid, numbers
-        self.streamer, self.preview, self.every = streamer, preview, preview_every
+        self.streamer, self.preview, self.every = streamer, preview, preview_every or 1
         steps = PREVIEW_STEPS if preview_steps is None else preview_steps
         self.rendering = {**rendering, "num_inference_steps": steps}
         self.puts, self.rows = 0, []

@@ -221,7 +221,7 @@ def default_grid(config: ArmConfig, input_ids: torch.LongTensor) -> tuple[int, i
     heights, widths = config.shape_token_offset, config.width_token_offset
     grids = set()
     for ids in input_ids:
-        places = ((ids[1:] >= widths) & (ids[1:] < config.grid_token_end)).nonzero()[-1:, 0].tolist()
+        places = config.states_width(ids[1:]).nonzero()[-1:, 0].tolist()
         grids |= {(int(ids[place]) - heights + 1, int(ids[place + 1]) - widths + 1) for place in places}
     if len(grids) > 1:
         grids = ", ".join(f"{height}x{width}" for height, width in sorted(grids))

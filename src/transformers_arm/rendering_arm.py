@@ -45,11 +45,11 @@ def last_codes(config: ArmConfig, sequences: torch.LongTensor) -> torch.LongTens
     Raises:
         ValueError: a sequence without a whole image, or images of several grids or places.
     """
-    first = config.width_token_offset
-    widths = (sequences >= first) & (sequences < config.grid_token_end)
-    places = torch.where(widths, torch.arange(sequences.shape[1], device=sequences.device), 0).amax(-1)
+    positions = torch.arange(sequences.shape[1], device=sequences.device)
+    places = torch.where(config.states_width(sequences), positions, 0).amax(-1)
     place = int(places[0])
-    height, width = (sequences[:, [place - 1, place]] - sequences.new_tensor([config.shape_token_offset, first])).T + 1
+    offsets = sequences.new_tensor([config.shape_token_offset, config.width_token_offset])
+    height, width = (sequences[:, [place - 1, place]] - offsets).T + 1
     tokens = sequences[:, place + 1 : place + 1 + int(height[0] * width[0])]
     one_grid = bool(((places == place) & (height == height[0]) & (width == width[0])).all())
     whole = place > 0 and tokens.shape[1] == int(height[0] * width[0]) and config.image_token_follows(tokens).all()
@@ -64,7 +64,7 @@ def last_codes(config: ArmConfig, sequences: torch.LongTensor) -> torch.LongTens
 class RenderingMixin:
     """For a model that was loaded from a folder with a detokenizer: what transformers' any-to-any pipeline asks for.
 
-    `detokenizer` is that one once it was needed, or what is set there before.
+    `detokenizer` is that one once it was needed here, or what is set there before; our pipelines take it too.
     """
 
     detokenizer = None
