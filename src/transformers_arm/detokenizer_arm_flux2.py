@@ -14,7 +14,8 @@ REFERENCE_TIME = 10  # where FLUX.2 puts the first picture that it is shown, on 
 class ArmFlux2Detokenizer(ArmLatentDetokenizer):
     """Renders `z_q`, or codes when `vq_model` is attached, by FLUX.2's transformer in its VAE's latents.
 
-    Tokens take the slot of the text, at the places of their patches, and are added to the latents there.
+    Tokens take the slot of the text, at the places of their patches. A connector with `latent_size` adds them to the
+    latents there as well, which was measured to bring nothing (docs/renderers.md).
     """
 
     parts = {"transformer": Flux2Transformer2DModel, "vae": AutoencoderKLFlux2}
@@ -22,10 +23,7 @@ class ArmFlux2Detokenizer(ArmLatentDetokenizer):
 
     @classmethod
     def connector_sizes(cls, transformer_config) -> dict:
-        return {
-            "token_size": transformer_config.joint_attention_dim,
-            "latent_size": transformer_config.in_channels,
-        }
+        return {"token_size": transformer_config.joint_attention_dim}
 
     def shift(self, sample: torch.Tensor, steps: int) -> float:
         return compute_empirical_mu(sample.shape[-2] * sample.shape[-1], steps)

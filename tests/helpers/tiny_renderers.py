@@ -103,11 +103,14 @@ FAMILIES = {
 
 
 def new_renderer(family: str, condition_size: int = 12, **settings):
-    """A renderer with random weights, its connector's nulls and what begins at zero too."""
+    """A renderer with random weights, its connector's nulls too; FLUX.2's also adds `z_q` to the latents."""
     torch.manual_seed(0)
     made, parts, _ = FAMILIES[family]
     parts = parts()
-    connector = ArmConnector(condition_size=condition_size, **made.connector_sizes(parts["transformer"].config))
+    sizes = made.connector_sizes(parts["transformer"].config)
+    if family == "flux2":
+        sizes["latent_size"] = parts["transformer"].config.in_channels
+    connector = ArmConnector(condition_size=condition_size, **sizes)
     with torch.no_grad():
         for name, parameter in connector.named_parameters():
             if "null" in name or "latents" in name:
