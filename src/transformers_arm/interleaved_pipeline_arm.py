@@ -59,8 +59,8 @@ class ArmInterleavedPipeline(ArmImagePipeline):
         >>> import transformers_arm
         >>> tell = pipeline("interleaved", model="checkpoints/arm-tiny")
         >>> parts = tell("tell a story of a red circle above a blue square")
-        >>> parts[0]["type"], parts[1]["type"]
-        ('image', 'text')
+        >>> [part["type"] for part in parts[:2]]
+        ['image', 'text']
     """
 
     _arguments = {
