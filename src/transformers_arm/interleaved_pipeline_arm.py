@@ -58,9 +58,7 @@ class ArmInterleavedPipeline(ArmImagePipeline):
         >>> from transformers import pipeline
         >>> import transformers_arm
         >>> tell = pipeline("interleaved", model="checkpoints/arm-tiny")
-        >>> parts = tell("tell a story of a red circle above a blue square")
-        >>> [part["type"] for part in parts[:2]]
-        ['image', 'text']
+        >>> picture, text, *others = tell("tell a story of a red circle above a blue square")
     """
 
     _arguments = {
