@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from mixture_sources import DRAWN, drawn
-from renderer_training import train, weights
+from renderer_training import train, train_killed, weights
 from safetensors.torch import load_file, save_file
-from short_trainings import Killed
 from transformers.trainer_callback import TrainerState
 
 from transformers_arm.training.latent_cache import CachedLatents, encode_once
@@ -53,17 +52,7 @@ def test_a_streamed_training_goes_on_with_the_pictures_it_would_have_seen(stream
     logs = history(tmp_path / "whole")
     assert any("eval_pairs_loss" in log for log in logs) and any("eval_psnr" in log for log in logs)
     assert max(log.get("skipped/pairs", 0) for log in logs) >= 1
-    plain_step, taken = LatentTraining.forward, []
-
-    def dies(self, *args, **kwargs):
-        taken.append(self.training)
-        if sum(taken) == 4:
-            raise Killed
-        return plain_step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(LatentTraining, "forward", dies)
-        train(streamed(tmp_path / "killed", **sections))
+    train_killed(streamed(tmp_path / "killed", **sections), monkeypatch)
     resumed = weights(train(streamed(tmp_path / "killed", **sections)))
     for name, value in expected.items():
         assert torch.equal(resumed[name], value), name

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from renderer_training import train, weights
+from renderer_training import train, train_killed, weights
 from safetensors.torch import load_file
-from short_trainings import Killed
 from tiny_renderers import FAMILIES, new_renderer
 
 from transformers_arm.detokenizer_arm_pixel import ArmPixelDetokenizer
@@ -13,7 +12,7 @@ from transformers_arm.modeling_arm_vq import ArmVQModel
 from transformers_arm.pixel_transformer_arm import ArmPixelTransformer
 from transformers_arm.training.averages import AveragingMixin
 from transformers_arm.training.recipe import RecipeError, parse
-from transformers_arm.training.renderer import LatentTraining, RendererRecipe, latent_flow_errors
+from transformers_arm.training.renderer import RendererRecipe, latent_flow_errors
 
 EACH = pytest.mark.parametrize("family", FAMILIES)
 LORA = {"lora": {"r": 2, "lora_alpha": 8}}
@@ -35,17 +34,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_ended(lora, recipe, tm
     sections = {"ema_decay": 0.9, "condition_dropout": 0.5, "validation": {"rows": 2, "every": 3}, **lora}
     sections["evaluation"] = {"every": 2, "pictures": 2, "steps": 2}
     expected = weights(train(recipe(tmp_path / "whole", **sections)))
-    plain_step, taken = LatentTraining.forward, []
-
-    def dies(self, *args, **kwargs):
-        taken.append(self.training)
-        if sum(taken) == 4:
-            raise Killed
-        return plain_step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(LatentTraining, "forward", dies)
-        train(recipe(tmp_path / "killed", **sections))
+    train_killed(recipe(tmp_path / "killed", **sections), monkeypatch)
     torch.manual_seed(99)
     resumed = weights(train(recipe(tmp_path / "killed", **sections)))
     for name, value in expected.items():
