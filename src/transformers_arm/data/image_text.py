@@ -19,7 +19,7 @@ import torch
 from ..image_processing_arm import ArmImageProcessor
 from .aspect_buckets import AspectBuckets
 from .collators import ImageTextCollator
-from .conversations import NO_DROPOUT, is_codes
+from .conversations import is_codes
 from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
@@ -188,9 +188,8 @@ class ImageTextMixture(MixtureRows):
             streams: how many share the rows out, a multiple of processes times rows a step times workers.
             max_skipped: share of a source's rows that may be unusable.
         """
-        sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
-        mixture = Mixture.from_recipe(sources, seed=seed, **fields)
+        mixture = Mixture.from_recipe(sources, seed=seed, complete=True, **fields)
         limits = {"pixel_budget": pixel_budget, "lookahead": lookahead, "waiting_rows": waiting_rows}
         return cls(mixture, image_processor, collator, buckets=buckets, **limits)
 

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -144,11 +143,13 @@ class _Share(Dataset):
         return {**self.batches[len(self.batches) - 1], "weight": 0}
 
 
-def pictures_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[np.ndarray]:
-    """The pictures of held-out pairs, uint8 [H, W, 3] as the model is given them, in turns of each source."""
+def samples_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[dict]:
+    """Held-out pairs in turns of each source, as `World.pictures` gives them: `image` uint8 [H, W, 3], as the model is
+    given it, and `caption`.
+    """
     for turn in zip_longest(*(each.samples() for each in sets.values())):
         for sample in filter(None, turn):
-            yield sample.pixels.permute(1, 2, 0).numpy()
+            yield {"image": sample.pixels.permute(1, 2, 0).numpy(), "caption": sample.caption}
 
 
 def validation_sets(rows: MixtureRows) -> dict[str, ValidationRows]:

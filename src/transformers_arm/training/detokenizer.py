@@ -18,20 +18,18 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from ..pixel_transformer_arm import by_noise, flow_matching_errors
 from .callbacks import ReconstructionCallback
+from .picture_data import RenderingRecipe, new_trainer
 from .pushing import raise_failed_pushes
-from .recipe import Section, section
+from .recipe import section
 from .saving import save_folder
-from .sections import PicturesOfWorld, Training, Validation
-from .tokenizer import Reconstructions
-from .trainer import ArmTrainer, adamw, train, training_arguments
-from .validation import sets_of_world, when
+from .trainer import train, training_arguments
+from .validation import when
 from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
-from .world_data import world_pictures
 
 PARTS = ("transformer", "scheduler", "vq_model")  # of the pipeline
 
 
-class DetokenizerRecipe(Section):
+class DetokenizerRecipe(RenderingRecipe):
     """The pixel detokenizer."""
 
     output_dir: str = Field(description="Folder to write.")
@@ -39,14 +37,6 @@ class DetokenizerRecipe(Section):
     regression_share: float = Field(description="Share of the samples at pure noise; see `flow_matching_loss`.")
     condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
     pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
-    data: PicturesOfWorld
-    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
-    evaluation: Reconstructions = Field(Reconstructions(), description="Reconstructions on the way.")
-    training: Training
-
-    def problems(self):
-        if self.validation is not None:
-            yield from self.validation.problems_beside(self.data, self.training)
 
 
 class DetokenizerTraining(nn.Module):
@@ -91,15 +81,12 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     set_seed(arguments.seed)
     pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
     model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
-    trainer = ArmTrainer(
-        model,
-        arguments,
-        train_dataset=world_pictures(recipe.data, arguments),
-        eval_dataset=sets_of_world(recipe.validation, recipe.data, arguments),
-        data_collator=ImageTextCollator(),
-        optimizers=(adamw(model, arguments), None),
-    )
-    trainer.add_callback(ReconstructionCallback(trainer, recipe.data.of, **recipe.evaluation.plain()))
+    sizing = recipe.sizing(recipe.pretraining)
+    trainer, looked_at = new_trainer(recipe, model, arguments, sizing, ImageTextCollator())
+    if recipe.evaluation is not None:
+        trainer.add_callback(ReconstructionCallback(trainer, looked_at, **recipe.evaluation.plain()))
+    if arguments.process_index:
+        set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)
     defaults = recipe.pipeline_defaults.plain()
     detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **defaults)
