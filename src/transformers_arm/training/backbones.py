@@ -2,8 +2,8 @@
 
 1. `siglip`: a SiglipModel (patch 16) by SigLIP's sigmoid loss and a dense pixel objective, which stands for the
    dense objectives of SigLIP2: without one its patch features keep the caption and nothing else.
-2. `qwen2`: a Qwen2ForCausalLM on words alone: a world's documents, or whatever rows of one's own have of words, such as
-   the captions of pictures.
+2. `qwen2`: a Qwen2ForCausalLM on words alone: a world's documents, or the words of rows of one's own, such as the
+   captions of pictures.
 
 Each has its tokenizer: a byte-level BPE in Qwen2's format, with Qwen2.5's special tokens. Later stages load the
 folders exactly as they would load google/siglip2-so400m-patch16-512 and Qwen/Qwen2.5-7B.
