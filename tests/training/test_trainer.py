@@ -76,7 +76,7 @@ def test_checkpoints_hold_what_learns_and_the_final_folder_all(new_trainer, unin
     model.save_pretrained(tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     checkpoint = load_file(Path(uninterrupted.args.output_dir) / "checkpoint-6" / "model.safetensors")
-    frozen = ("vq_model.vision_model.", "text_model.", "pooling_head.", "captioner.", "pixel_transformer.null_")
+    frozen = ("vq_model.vision_model.", "text_model.", "pooling_head.", "captioner.")
     assert checkpoint.keys() == {name for name in whole if not name.startswith(frozen)}
     assert {"vq_model.channel_norm.running_mean", "logit_scale", "caption_connector.weight"} <= checkpoint.keys()
     size, less = (sum(tensor.nbytes for tensor in tensors.values()) for tensors in (whole, checkpoint))

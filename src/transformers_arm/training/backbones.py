@@ -241,12 +241,11 @@ def siglip_tokenizer(recipe: SiglipRecipe) -> Qwen2Tokenizer:
 
 def train_siglip(recipe: SiglipRecipe, output: Path) -> None:
     tokenizer = siglip_tokenizer(recipe)
-    config = SiglipConfig(**recipe.model.plain())
-    vision, text = config.vision_config, config.text_config
-    text.vocab_size = len(tokenizer)
-    text.pad_token_id = text.eos_token_id = text.bos_token_id = tokenizer.pad_token_id
-    settings = when(recipe.validation)
-    arguments = training_arguments(recipe.training.plain(), output_dir=str(run_dir(output)), **settings)
+    towers, end = recipe.model.plain(), tokenizer.pad_token_id
+    of_tokenizer = {"vocab_size": len(tokenizer), "pad_token_id": end, "eos_token_id": end, "bos_token_id": end}
+    config = SiglipConfig(**{**towers, "text_config": {**towers["text_config"], **of_tokenizer}})
+    vision, text, validation = config.vision_config, config.text_config, recipe.validation
+    arguments = training_arguments(recipe.training.plain(), output_dir=str(run_dir(output)), **when(validation))
     set_seed(arguments.seed)
     model = DenseSiglip(config, pixel_weight=recipe.pixel_weight)
     sizes = {"size": {"height": vision.image_size, "width": vision.image_size}, **recipe.image_processor.plain()}

@@ -22,6 +22,7 @@ from .picture_data import RenderingRecipe, new_trainer
 from .pushing import raise_failed_pushes
 from .recipe import section
 from .saving import save_folder
+from .tokenizer import TokenizerBackbones
 from .trainer import train, training_arguments
 from .validation import when
 from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
@@ -33,7 +34,10 @@ class DetokenizerRecipe(RenderingRecipe):
     """The pixel detokenizer."""
 
     output_dir: str = Field(description="Folder to write.")
-    pretraining: str = Field(description="`pretraining/` of the tokenizer that it renders.")
+    pretraining: str = Field(description="`pretraining/` of the tokenizer that it renders, or one of its checkpoints.")
+    backbones: TokenizerBackbones | None = Field(
+        None, description="Of a checkpoint whose backbones are no longer where its training had them."
+    )
     regression_share: float = Field(description="Share of the samples at pure noise; see `flow_matching_loss`.")
     condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
     pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
@@ -79,7 +83,8 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     output = Path(recipe.output_dir)
     arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
-    pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
+    elsewhere = {} if recipe.backbones is None else {"backbones": recipe.backbones.plain()}
+    pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32, **elsewhere)
     model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
     sizing = recipe.sizing(recipe.pretraining)
     trainer, looked_at = new_trainer(recipe, model, arguments, sizing, ImageTextCollator())

@@ -25,14 +25,17 @@ from .validation import when
 
 TOWERS = ("vision_config", "text_config", "captioner_config", "backbones")  # which come with the backbones
 ModelSettings = section("TokenizerSettings", ArmVQConfig, without=(*arguments_of(PreTrainedConfig), *TOWERS))
+TokenizerBackbones = section("TokenizerBackbones", ArmVQForPreTraining.from_backbones, without=("dtype",))
 
 
 class TokenizerRecipe(PicturesRecipe):
     """The visual tokenizer, with the four losses of the paper."""
 
     output_dir: str = Field(description="Folder to write.")
-    start_from: str | None = Field(None, description="`pretraining/` of a phase before, whose weights go on learning.")
-    backbones: section("TokenizerBackbones", ArmVQForPreTraining.from_backbones, without=("dtype",))
+    start_from: str | None = Field(
+        None, description="`pretraining/` of a phase before, or a checkpoint of it, whose weights go on learning."
+    )
+    backbones: TokenizerBackbones
     model: ModelSettings = Field(ModelSettings(), description="Replace the defaults, or what `start_from` has.")
     image_processor: ImageSettings = Field(ImageSettings(), description="Replace those of the vision backbone.")
 
@@ -54,7 +57,8 @@ def train_tokenizer(recipe: TokenizerRecipe) -> None:
     arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
     if recipe.start_from is not None:  # a further phase: another model section on the weights of the one before
-        model = ArmVQForPreTraining.from_pretrained(recipe.start_from, dtype=torch.float32, **recipe.model.plain())
+        settings = {"backbones": recipe.backbones.plain(), **recipe.model.plain()}
+        model = ArmVQForPreTraining.from_pretrained(recipe.start_from, dtype=torch.float32, **settings)
     else:
         model = ArmVQForPreTraining.from_backbones(**recipe.backbones.plain(), **recipe.model.plain())
     image_processor = ArmImageProcessor.from_pretrained(recipe.backbones.vision, **recipe.image_processor.plain())
