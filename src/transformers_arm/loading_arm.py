@@ -82,7 +82,7 @@ class CompleteCheckpointMixin(SafetensorsOnlyMixin):
                 brings the tensors as `state_dict`.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        info["missing_keys"] = missing = model.take_missing(info["missing_keys"], pretrained_model_name_or_path)
+        missing = sorted(info["missing_keys"])
         if missing and not output_loading_info and kwargs.get("state_dict") is None:
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ValueError(
@@ -91,14 +91,6 @@ class CompleteCheckpointMixin(SafetensorsOnlyMixin):
                 "all the same."
             )
         return (model, info) if output_loading_info else model
-
-    def take_missing(self, missing: Iterable[str], folder: str | os.PathLike) -> list[str]:
-        """For models that know where to take tensors from that their checkpoint leaves out.
-
-        Returns:
-            The names of those that are missing still.
-        """
-        return sorted(missing)
 
 
 class HubOptionsMixin:

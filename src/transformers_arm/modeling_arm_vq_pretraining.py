@@ -7,7 +7,7 @@ Knows nothing about optimizers and checkpoints. What is frozen comes from the ba
 """
 
 import os
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 
 import torch
@@ -124,9 +124,7 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     """The tokenizer with its training-only parts: SigLIP's text tower and pooling head and a captioning Qwen2, all
     frozen, a linear connector into the captioner, and the pixel-space diffusion transformer.
 
-    The pooling head stays SigLIP's own, so that `z_q` can stand wherever SigLIP's features can. `from_pretrained` of a
-    training's checkpoint reads what is frozen from where the training had it, or from `backbones`, a dict of
-    `take_frozen`'s keywords.
+    The pooling head stays SigLIP's own, so that `z_q` can stand wherever SigLIP's features can.
 
     In several processes the mean of their gradients is that of one process with the whole batch for the sigmoid and
     the feature loss, if batches are equally large or `num_items_in_batch` is told. What still sees a process's own
@@ -172,8 +170,31 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 num_attention_heads=config.pixel_num_heads,
                 patch_size=config.patch_size,
             )
+        if config.backbones is not None:  # from which `from_pretrained` takes what is frozen
+            self._keys_to_ignore_on_load_missing = [f"^{re.escape(start)}" for start in FROZEN_TENSORS]
         self.train(self.training)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`; of a training's checkpoint too, which leaves out what is frozen.
+
+        Args:
+            backbones: what is frozen is taken from these, a dict of `take_frozen`'s keywords; None takes what the
+                checkpoint names, and of a whole folder its own.
+
+        Raises:
+            ValueError: a folder that a checkpoint names is gone; says how to name another.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        named, model.config.backbones = model.config.backbones, None
+        if named is None:
+            model.backbones = {"pretraining": str(pretrained_model_name_or_path)}
+        else:
+            folder = pretrained_model_name_or_path
+            model.take_frozen(**{name: _seen_from(folder, path) for name, path in named.items() if path is not None})
+        return loaded
 
     @classmethod
     def from_backbones(
@@ -261,21 +282,6 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         """`backbones`, folders as they are seen from another one: both may move together, and no machine is named."""
         found = (self.backbones or {}).items()
         return {name: os.path.relpath(path, folder) if os.path.isdir(path) else path for name, path in found} or None
-
-    def take_missing(self, missing: Iterable[str], folder: str | os.PathLike) -> list[str]:
-        """Takes what a training's checkpoint leaves out from where `config.backbones` says, which is then forgotten.
-
-        Raises:
-            ValueError: a folder is gone; says how to name another.
-        """
-        named, self.config.backbones = self.config.backbones or {}, None
-        frozen = self.frozen_names() & set(missing)
-        if not frozen:
-            self.backbones = {"pretraining": str(folder)}
-        elif named:
-            self.take_frozen(**{name: _seen_from(folder, path) for name, path in named.items()})
-            missing = set(missing) - frozen
-        return sorted(missing)
 
     def _take_vision(self, path: str) -> None:
         tower = read_backbone(SiglipVisionModel, path)

@@ -241,5 +241,6 @@ def only_row(rows: list[dict]) -> dict:
             f"A batch has {len(rows)} rows of pictures, of different sizes; state per_device_train_batch_size: 1 and "
             "the pixels of a row as pixel_budget."
         )
-    batch = dict(rows[0])
-    return {**batch, "states": {batch.pop("stream"): batch.pop("state")}}
+    (row,) = rows
+    batch = {name: value for name, value in row.items() if name not in ("stream", "state")}
+    return {**batch, "states": {row["stream"]: row["state"]}}

@@ -61,14 +61,22 @@ class DetokenizerTraining(nn.Module):
         self.vq_model.eval()
         return self
 
-    def forward(self, pixel_values: torch.Tensor) -> dict:
+    def forward(
+        self, pixel_values: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **kwargs
+    ) -> dict:
+        """The loss of pictures [B, 3, H, W] in -1..1.
+
+        Args:
+            num_items_in_batch: pictures of the whole step, as of `ArmVQForPreTraining`.
+        """
         z_q = self.vq_model.encode(pixel_values).z_q
         share, dropout = self.regression_share, self.condition_dropout
         errors, at_noise = flow_matching_errors(
             self.pixel_transformer, pixel_values, z_q, regression_share=share, condition_dropout=dropout
         )
         losses, counts = by_noise(errors, at_noise) if share else ({}, {})
-        return {"loss": errors.mean(), "losses": losses, "loss_counts": {"all": len(errors), **counts}}
+        loss = errors.mean() if num_items_in_batch is None else errors.sum() / num_items_in_batch
+        return {"loss": loss, "losses": losses, "loss_counts": {"all": len(errors), **counts}}
 
 
 @register_work
