@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from transformers_arm.data.columns import row_conversation
 from transformers_arm.data.conversations import document, message
 from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.validation import validation_sets
 from transformers_arm.data.words import WordMixture, sampled_words, words_of
 
 
@@ -91,6 +92,16 @@ def test_long_texts_are_learnt_in_parts(tokenizer, tmp_path):
     assert [label for batch in batches for label in batch["labels"][0].tolist() if label != -100] == ids[1:]
     with pytest.raises(ValueError, match="max_tokens is 1; it must be 2 or more"):
         mixture_of(tokenizer, sources, max_tokens=1)
+
+
+def test_batches_count_by_what_is_learnt_of_them(tokenizer, tmp_path):
+    captions = [f"picture {'very ' * number}long" for number in range(9)]
+    rows = mixture_of(tokenizer, {"own": of_folder(captioned_folder(tmp_path / "own", captions))}, held_out=4)
+    tokens = [len(tokenizer(caption).input_ids) for caption in captions]  # the first is not learnt, but the end is
+    (held,) = validation_sets(rows).values()
+    assert sum(batch["weight"] for batch in held) == sum(tokens[5:])
+    batch = next(iter(rows.loader(batch_size=2)))
+    assert rows.items(batch) == batch["attention_mask"].sum() - 2
 
 
 def test_training_goes_on_behind_the_last_row(tokenizer, tmp_path):

@@ -58,14 +58,19 @@ def test_a_detokenizer_learns_from_own_pictures_and_shows_what_it_makes_of_held_
     assert detokenizer(codes=torch.zeros(1, 3, 3, dtype=torch.long)).images[0].size == (48, 48)
 
 
-def test_it_goes_on_from_its_checkpoint_with_the_rows_behind_it(tokenizer, pictures, tmp_path):
-    whole = detokenizer_recipe(tokenizer / "pretraining", tmp_path / "whole", pictures)
-    train_detokenizer(whole)
+def test_it_goes_on_from_its_checkpoint_with_the_rows_behind_it_and_no_further_than_its_end(
+    tokenizer, pictures, tmp_path
+):
+    def trained(name):
+        training = {"training": TRAINING | {"lr_scheduler_type": "constant"}}
+        train_detokenizer(detokenizer_recipe(tokenizer / "pretraining", tmp_path / name, pictures, **training))
+        return (tmp_path / name / "detokenizer/transformer/diffusion_pytorch_model.safetensors").read_bytes()
+
+    whole = trained("whole")
     (tmp_path / "resumed").mkdir()
     (tmp_path / "whole" / "checkpoint-1").rename(tmp_path / "resumed" / "checkpoint-1")
-    train_detokenizer(detokenizer_recipe(tokenizer / "pretraining", tmp_path / "resumed", pictures))
-    weights = "detokenizer/transformer/diffusion_pytorch_model.safetensors"
-    assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "resumed" / weights).read_bytes()
+    assert trained("resumed") == whole
+    assert trained("whole") == whole  # there is nothing left to train
 
 
 def test_a_short_row_counts_by_its_pictures(tokenizer):

@@ -96,15 +96,15 @@ class ValidationRows(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> dict:
-        """A batch, and as its `weight` how many samples it has.
+        """A batch, and as its `weight` what its loss is a mean over, as the rows count it, or else its samples.
 
         Raises:
             ValueError: no row can be read any more.
         """
-        samples, weight = self.samples_of(number), None
+        samples, counts = self.samples_of(number), True
         if not samples:  # another batch keeps processes in step, and counts for nothing
             others = (self.samples_of(other) for other in range(len(self)) if other != number)
-            samples, weight = next(filter(None, others), None), 0
+            samples, counts = next(filter(None, others), None), False
         if not samples:
             raise ValueError(f"Validation of source '{self.name}': none of its rows can be read any more.")
         first = next(iter(self.rows.mixture.sources))  # a source of another set has no number
@@ -112,7 +112,8 @@ class ValidationRows(Dataset):
         row = self.rows.row([(name, sample) for sample in samples])
         batch = self.rows.collator()([{**row, "stream": 0, "state": None}])
         del batch["states"]
-        return {**batch, "weight": len(samples) if weight is None else weight}
+        items = self.rows.items(batch)
+        return {**batch, "weight": counts * (len(samples) if items is None else items)}
 
     def loader(self, *, process_index: int = 0, processes: int = 1, **options) -> DataLoader:
         """This process's share: as many batches as any other has, some of `weight` 0 to keep it in step.

@@ -149,6 +149,10 @@ class WordMixture(MixtureRows):
     def row_budget(self) -> int:
         return self.max_tokens
 
+    def items(self, batch: dict) -> int:
+        """The tokens that are learnt."""
+        return int((batch["labels"] != -100).sum())
+
     def row(self, samples: list[tuple[str, Document]]) -> dict:
         return {"documents": [sample for _, sample in samples]}
 
