@@ -66,7 +66,9 @@ WAYS = {
     "samples": lambda folder: load_rows(dataset_of(folder)["dataset"]),
     "grpo": lambda folder: requests_of_run(
         read_stage(
-            "grpo", "arm_tiny/grpo_text_to_image", [f"data={json.dumps(dataset_of(folder))}", "evaluation=null"]
+            "grpo",
+            "arm_tiny/grpo_text_to_image",
+            [f"data={json.dumps(dataset_of(folder))}", "evaluation=null", "rewards=[{reward: 'json:dumps'}]"],
         ),
         None,
     ),
