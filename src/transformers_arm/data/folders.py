@@ -138,18 +138,21 @@ def load_files(path: str, *, split: str | None = "train", **arguments) -> Datase
     """
     arguments = stated_files({"path": path, **arguments}, split)
     dataset = load_dataset(**arguments, split=split)
-    if unnamed := unnamed_pictures(dataset, arguments, split):
-        logger.warning("%s", said_of(unnamed))
+    told_unnamed(dataset, arguments, split)
     return dataset
 
 
-def said_of(unnamed: list[str]) -> str:
-    """`unnamed_pictures` in a sentence."""
-    shown = ", ".join(map(repr, unnamed[:SHOWN_ROWS])) + (", ..." if len(unnamed) > SHOWN_ROWS else "")
-    return (
-        f"{len(unnamed)} pictures are in no row: no metadata names them, or they have '::' in their names, which "
-        f"`datasets` takes for a place in an archive. Add their lines, rename them, or move them elsewhere: {shown}"
-    )
+def told_unnamed(dataset: Dataset | IterableDataset, arguments: Mapping, split: str | None) -> list[str]:
+    """`unnamed_pictures`, and a warning of them."""
+    if unnamed := unnamed_pictures(dataset, arguments, split):
+        logger.warning(
+            "%d pictures are in no row: no metadata names them, or they have '::' in their names, which `datasets` "
+            "takes for a place in an archive. Add their lines, rename them, or move them elsewhere: %s%s",
+            len(unnamed),
+            ", ".join(map(repr, unnamed[:SHOWN_ROWS])),
+            ", ..." if len(unnamed) > SHOWN_ROWS else "",
+        )
+    return unnamed
 
 
 def unnamed_pictures(dataset: Dataset | IterableDataset, arguments: Mapping, split: str | None) -> list[str]:

@@ -43,7 +43,7 @@ from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
-from .folders import load_files, stated_files
+from .folders import load_files, stated_files, told_unnamed
 from .pictures import FROM_TRUSTED, fetcher_for, sources_of, steps_before
 from .renaming import BROKEN, BROKEN_FILE
 from .row_errors import file_error
@@ -376,6 +376,7 @@ class InputFile:
     name: str
     builder: str
     content: str | Dataset  # the path of a file, or the dataset
+    unnamed: tuple[str, ...] = ()  # pictures that lie there and are in no row
 
     def made_of(self) -> list:
         """What tells a file from another of its name: see `of_files`; of a dataset how many rows it has."""
@@ -433,6 +434,7 @@ def find_sources(dataset: str, config: str | None, split: str) -> list[InputFile
         kind = builder.name
         return [InputFile(os.path.relpath(file, folder) if folder else file, kind, file) for file in files[split]]
     try:
-        return [InputFile(dataset, builder.name, load_files(**arguments, split=split))]
+        rows = load_dataset(**arguments, split=split)
     except DatasetGenerationError as error:  # it says no more than that there was one
         raise ValueError(f"{dataset} cannot be loaded: {error.__cause__}") from error
+    return [InputFile(dataset, builder.name, rows, tuple(told_unnamed(rows, arguments, split)))]
