@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from glob import escape
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -138,8 +139,19 @@ def load_files(path: str, *, split: str | None = "train", **arguments) -> Datase
     """
     arguments = stated_files({"path": path, **arguments}, split)
     dataset = load_dataset(**arguments, split=split)
+    if isinstance(dataset, IterableDataset):
+        _put_in_order(dataset)
     told_unnamed(dataset, arguments, split)
     return dataset
+
+
+def _put_in_order(dataset: IterableDataset) -> None:
+    """Has a stream read the metadata of a folder's folders by name: `datasets` keeps them in a set, so that each
+    process would have another order, and rows that streams share out would be lost and doubled.
+    """
+    kwargs = getattr(dataset._ex_iterable, "kwargs", {})
+    if isinstance(kwargs.get("metadata_files"), set):
+        kwargs["metadata_files"] = sorted(kwargs["metadata_files"], key=itemgetter(-1))  # (..., the file)
 
 
 def told_unnamed(dataset: Dataset | IterableDataset, arguments: Mapping, split: str | None) -> list[str]:
