@@ -59,12 +59,6 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 	fi
 	$(PYTEST) --numprocesses 2 -m "" tests/transformers_suite
 
-# Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
-# faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
-train-tiny train-tiny-rl ablation: export MALLOC_MMAP_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl ablation: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl ablation: export MALLOC_TOP_PAD_ := 67108864
-
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config arm_tiny/backbones
 	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer

@@ -60,22 +60,25 @@ def test_packed_rows_take_flex_attention_on_a_gpu_unless_the_recipe_states_anoth
 
 
 @pytest.mark.parametrize(
-    ("fields", "attention", "filled"),
+    ("fields", "attention", "filled", "padded"),
     [
-        ({}, "sdpa", False),
-        ({"attn_implementation": "eager"}, "eager", False),
-        ({"attn_implementation": "flex_attention"}, "flex_attention", True),
-        ({"training": {"torch_compile": True}}, "sdpa", True),
-        ({"training": {"torch_compile": True}, "data": PACKED | {"fill_rows": False}}, "sdpa", False),
-        ({"data": PACKED | {"fill_rows": True}}, "sdpa", True),
+        ({}, "sdpa", False, True),
+        ({"attn_implementation": "eager"}, "eager", False, True),
+        ({"attn_implementation": "flex_attention"}, "flex_attention", True, False),
+        ({"training": {"torch_compile": True}}, "sdpa", True, False),
+        ({"training": {"torch_compile": True}, "data": PACKED | {"fill_rows": False}}, "sdpa", False, False),
+        ({"data": PACKED | {"fill_rows": True}}, "sdpa", True, False),
+        ({"data": PACKED | {"padded": False, "fill_rows": None}}, "sdpa", False, False),
     ],
     ids=str,
 )
-def test_rows_are_filled_where_something_is_compiled_for_their_length(recipe_of, fields, attention, filled):
+def test_rows_are_filled_where_something_is_compiled_for_their_length_and_padded_elsewhere_on_a_cpu(
+    recipe_of, fields, attention, filled, padded
+):
     with flex_on_cpu():
         trainer, _ = new_trainer(recipe_of(**{"data": PACKED, **fields}))
     assert trainer.model.config._attn_implementation == attention
-    assert trainer.train_dataset.fill_rows == filled
+    assert (trainer.train_dataset.fill_rows, trainer.train_dataset.padded) == (filled, padded)
 
 
 def test_an_attention_that_there_is_not_is_named(recipe_of):

@@ -109,9 +109,9 @@ class Source:
         """A source as a recipe states it.
 
         Args:
-            section: fields of this class, with `dataset` the arguments of `datasets.load_dataset` (split "train"
-                unless it says otherwise); or in its place `world`, the name of one, and `arguments` of its `tasks`:
-                endless, in the world's own order, what it states in steps stated in conversations.
+            section: fields of this class, with `dataset` the arguments of `load_files`, those of `load_dataset` (split
+                "train" unless it says otherwise); or in its place `world`, the name of one, and `arguments` of its
+                `tasks`: endless, in the world's own order, what it states in steps stated in conversations.
             seed: of the world.
 
         Raises:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageOps
 from transformers import Trainer, TrainerCallback
@@ -22,6 +21,7 @@ from transformers import Trainer, TrainerCallback
 from ..data.collators import to_pixel_values
 from ..data.columns import SOURCES, read_picture, read_text, undecoded
 from ..data.conversations import is_codes, message
+from ..data.folders import load_files
 from ..data.pictures import fetcher_for
 from ..data.row_errors import row_error
 from ..data.world import World
@@ -195,13 +195,13 @@ def load_rows(rows: list | str | dict) -> Iterable[Mapping]:
     """The `rows` of a recipe's `samples` section.
 
     Args:
-        rows: the rows themselves, the name of a JSON or YAML file that lists them, or arguments of `load_dataset`.
+        rows: the rows themselves, the name of a JSON or YAML file that lists them, or arguments of `load_files`.
 
     Raises:
         ValueError: what the file holds is no list.
     """
     if isinstance(rows, dict):
-        return undecoded(load_dataset(**rows))
+        return undecoded(load_files(**rows))
     if isinstance(rows, list):
         return rows
     text = Path(rows).read_text(encoding="utf-8")

@@ -134,8 +134,9 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
         return trainer, processor
     compiles = arm.config._attn_implementation == "flex_attention" or arguments.torch_compile
     settings = {"seed": arguments.seed, "held_out": held_out(validation), "fill_rows": compiles}
-    stated = {name: value for name, value in recipe.data.plain().items() if (name, value) != ("fill_rows", None)}
-    data = PackedMixture.from_recipe(processor, arm.config, **{**settings, **stated})
+    settings |= {name: value for name, value in recipe.data.plain().items() if value is not None}
+    settings.setdefault("padded", arguments.device.type == "cpu" and not (compiles or settings["fill_rows"]))
+    data = PackedMixture.from_recipe(processor, arm.config, **settings)
     sets = sets_of_rows(validation, data)
     return MixtureTrainer(model, arguments, train_dataset=data, eval_dataset=sets), processor
 

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
+from .freed_memory import FreedMemoryMixin
 from .logs import RunLogsMixin
 from .preemption import STATUS, PreemptionCallback
 from .routed_loss import RoutedLossMixin
@@ -82,7 +83,9 @@ class FrozenPartsMixin:
             model._keys_to_ignore_on_save, model.config.backbones = before, None
 
 
-class ArmTrainer(AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer):
+class ArmTrainer(
+    FreedMemoryMixin, AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer
+):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """
