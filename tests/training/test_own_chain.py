@@ -1,8 +1,10 @@
 """From a folder of pictures with captions to a model that draws: every stage by its command and its shipped recipe."""
 
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from picture_rows import captioned_folder
@@ -11,6 +13,7 @@ from transformers import pipeline
 
 import transformers_arm  # noqa: F401  registers the pipelines
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_pictures.py"
 CAPTIONS = [f"a {color} {thing}" for thing in ("cat", "dog", "house") for color in ("red", "green", "blue", "gold")]
 FEW = ["training.max_steps=2", "training.save_steps=2", "training.warmup_steps=0"]
 SMALL = "hidden_size=32 intermediate_size=32 num_hidden_layers=1 num_attention_heads=2".split()
@@ -67,3 +70,15 @@ def test_a_folder_of_captioned_pictures_becomes_a_model_that_draws(tmp_path, mon
     asked = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
     answer = pipeline("interleaved", model=str(runs / "sft" / "model"))
     assert isinstance(answer([{"role": "user", "content": asked}], max_new_tokens=4), list)
+
+
+@pytest.mark.slow  # stages at their own size
+def test_the_example_goes_from_a_folder_to_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    captioned_folder(tmp_path / "my pictures", CAPTIONS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["", "my pictures", "my_run", "--trial", "--held-out", "4"])
+    runpy.run_path(str(EXAMPLE))
+    assert f"drew {CAPTIONS[0]!r}" in capsys.readouterr().out
+    for name in ("drawn", "edited"):
+        assert Image.open(tmp_path / "my_run" / f"{name}.png").size == (64, 64)
