@@ -82,7 +82,18 @@ class Tokenizer:
         """Loads what `trainers/tokenizer.py` wrote, in fp32; pictures are rendered by the pixel transformer of the
         training itself, in so many Euler steps and without guidance, whose null it never learnt.
         """
-        trained = ArmVQForPreTraining.from_pretrained(Path(folder) / "pretraining", dtype=torch.float32).eval()
+        return cls.of_pretraining(
+            ArmVQForPreTraining.from_pretrained(Path(folder) / "pretraining", dtype=torch.float32),
+            ArmImageProcessor.from_pretrained(Path(folder) / "vq_model"),
+            steps=steps,
+        )
+
+    @classmethod
+    def of_pretraining(
+        cls, trained: ArmVQForPreTraining, image_processor: ArmImageProcessor, *, steps: int
+    ) -> "Tokenizer":
+        """The same, of a model that is at hand: one that still learns, or a checkpoint of it."""
+        trained.eval()
         detokenizer = ArmPixelDetokenizer(
             trained.pixel_transformer,
             FlowMatchEulerDiscreteScheduler(),
@@ -91,7 +102,7 @@ class Tokenizer:
         )
         detokenizer.vq_model = trained.vq_model
         detokenizer.set_progress_bar_config(disable=True)
-        return cls(trained.vq_model, ArmImageProcessor.from_pretrained(Path(folder) / "vq_model"), detokenizer)
+        return cls(trained.vq_model, image_processor, detokenizer)
 
     @classmethod
     def from_parts(

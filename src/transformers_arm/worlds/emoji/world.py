@@ -1,4 +1,4 @@
-"""The emoji world behind the interface that trainers, rewards, the hub and the command line know: `data.world.World`."""
+"""The emoji world as a plug: what `data.world.World` asks for, each from its own file."""
 
 from collections.abc import Sequence
 
