@@ -1,6 +1,6 @@
 """Means with what chance may have added: bootstrap intervals. Knows nothing about what is measured."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,3 +43,14 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
     means = [sums[chosen].sum() / sizes[chosen].sum() for chosen in drawn]
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def mean_intervals(
+    scores: Sequence[Mapping[str, float]], groups: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Interval]:
+    """`mean_interval` of each score by its name, over those items that have it."""
+    of = {}
+    for each, group in zip(scores, groups, strict=True):
+        for name, value in each.items():
+            of.setdefault(name, []).append((value, group))
+    return {name: mean_interval(*zip(*pairs, strict=True), seed=seed) for name, pairs in of.items()}

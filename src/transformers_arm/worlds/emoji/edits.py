@@ -15,12 +15,10 @@ from .pictures import Drawn
 from .splits import TRAIN, TWIN
 from .traits import TRAITS, traits_but
 
-COLORS = (
-    *("red", "orange", "yellow", "green", "blue", "light blue", "purple", "brown", "black", "grey", "pink", "white"),
-)
-HOURS = (*("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),)
-_COLORED = re.compile(rf"({'|'.join(COLORS)}) (heart|circle|square|book)")
-_CLOCK = re.compile(rf"({'|'.join(HOURS)})( o’clock|-thirty)")
+_COLORS = "red|orange|yellow|green|blue|light blue|purple|brown|black|grey|pink|white"
+_HOURS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+_COLORED = re.compile(rf"({_COLORS}) (heart|circle|square|book)")
+_CLOCK = re.compile(rf"({_HOURS})( o’clock|-thirty)")
 _HIM = {"woman": "her", "man": "him", "person": "the person"}
 
 

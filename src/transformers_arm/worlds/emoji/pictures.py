@@ -39,13 +39,18 @@ class Drawn(NamedTuple):
     split: str
 
 
+def pictures_folder(folder: str | os.PathLike | None = None) -> str:
+    """Where pictures lie: in a folder that is named, or else where the variable or `make emoji-data` has them."""
+    return str(folder or os.environ.get("ARM_EMOJI_DATA", FOLDER))
+
+
 def read_pictures(folder: str | os.PathLike | None = None) -> tuple[Drawn, ...]:
     """All pictures of a folder, in its order; read once.
 
     Raises:
         FileNotFoundError: there are none; says what makes them.
     """
-    return _read(str(folder or os.environ.get("ARM_EMOJI_DATA", FOLDER)))
+    return _read(pictures_folder(folder))
 
 
 @lru_cache(maxsize=2)

@@ -4,18 +4,31 @@ The nearest of all originals in pixels is what a picture shows; pictures that lo
 models.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
+from ...evaluation.intervals import Interval, mean_intervals
 from .edits import Edit
-from .pictures import Drawn
-from .traits import TRAITS
+from .pictures import Drawn, pictures_folder, read_pictures
+from .traits import TRAITS, choices, name_of
 
 BLOCK = 1024  # pictures that are compared at once with as many: 50 MB of float32 each
 CANDIDATES = 8  # the nearest by float32, which are compared exactly
 SCORED = ("concept", "tone", "gender", "style")
+
+
+def read_originals(folder: str | os.PathLike | None = None) -> "Originals":
+    """The `Originals` of a folder, made once; raises as `read_pictures`."""
+    return _originals(pictures_folder(folder))
+
+
+@lru_cache(maxsize=1)
+def _originals(folder: str) -> "Originals":
+    return Originals(read_pictures(folder), folder)
 
 
 class Originals:
@@ -23,30 +36,39 @@ class Originals:
 
     Args:
         drawn: all of a world, in any order.
+        folder: where they are from, if anywhere.
     """
 
-    def __init__(self, drawn: Sequence[Drawn]):
-        self.drawn = tuple(drawn)
+    def __init__(self, drawn: Sequence[Drawn], folder: str | None = None):
+        self.folder, self.drawn = folder, tuple(drawn)
         self.pixels = np.stack([each.image for each in self.drawn]).reshape(len(self.drawn), -1)
         self.norms = np.concatenate([np.square(_centred(block)).sum(1) for _, block in _blocks(self.pixels)])
         self.members: dict[int, list[Drawn]] = defaultdict(list)
-        values: dict[tuple[str, str], set] = defaultdict(set)
+        self.by_name = {name_of(each): each for each in self.drawn}
         for each in self.drawn:
             self.members[each.twins].append(each)
-            for name, value in TRAITS.items():
-                values[name, each.emoji.concept].add(value(each))
-        self.chosen = {key for key, found in values.items() if len(found) > 1}
+        self.chosen = choices(self.drawn)
 
-    def nearest(self, images: Sequence[np.ndarray]) -> list[Drawn]:
-        """The original that each picture, uint8 [64, 64, 3], is nearest to in squared differences of pixels.
+    def named(self, name: str) -> Drawn:
+        """The picture that `name_of` calls so.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.by_name:
+            raise ValueError(f"No original is called {name!r}; names are code points and a style, '1F680 noto'.")
+        return self.by_name[name]
+
+    def nearest(self, images: Sequence) -> list[Drawn]:
+        """The original that each picture, RGB or uint8 [64, 64, 3], is nearest to in squared differences of pixels.
 
         Raises:
             ValueError: a picture is of another size.
         """
-        side = self.drawn[0].image.shape
-        if wrong := {np.shape(image) for image in images} - {side}:
+        images, side = [np.asarray(image) for image in images], self.drawn[0].image.shape
+        if wrong := {image.shape for image in images} - {side}:
             raise ValueError(f"Pictures of {wrong.pop()} have no nearest among originals of {side}; resize them.")
-        rows = np.stack([np.asarray(image, np.uint8) for image in images]).reshape(len(images), -1)
+        rows = np.stack(images).reshape(len(images), -1)
         return [self.drawn[place] for _, block in _blocks(rows) for place in self._nearest(block)]
 
     def _nearest(self, rows: np.ndarray) -> Iterator[int]:
@@ -71,6 +93,11 @@ class Originals:
         """
         scored = [name for name in SCORED if name == "concept" or (name, wanted.emoji.concept) in self.chosen]
         return {"right": found.twins == wanted.twins, **{name: self.shows(found, wanted, name) for name in scored}}
+
+    def means(self, images: Sequence, wanted: Sequence[Drawn]) -> dict[str, Interval]:
+        """Means of `picture_scores` of pictures; those of one concept hang together."""
+        scores = [self.picture_scores(*pair) for pair in zip(self.nearest(images), wanted, strict=True)]
+        return mean_intervals(scores, [each.emoji.concept for each in wanted])
 
     def edit_scores(self, found: Drawn, edit: Edit) -> dict[str, bool]:
         """`target`: it is the edit's target; `copied`: it is still the source; `attribute`: what was to change is as

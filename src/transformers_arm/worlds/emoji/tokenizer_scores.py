@@ -11,11 +11,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ...data.collators import to_pixel_values
-from ...evaluation.intervals import Interval, mean_interval
+from ...evaluation.intervals import Interval, mean_interval, mean_intervals
 from ...evaluation.tokenizer import Tokenizer
 from ...metrics.arm_codebook.arm_codebook import code_counts, usage_scores
 from ...metrics.arm_fidelity.arm_fidelity import psnr
-from .edits import edits
+from .edits import Edit, edits
 from .pictures import Drawn
 from .scores import Originals
 from .splits import HELD_OUT, TRAIN
@@ -58,27 +58,42 @@ def rebuilt(tokenizer: Tokenizer, drawn: Sequence[Drawn], *, seed: int) -> list[
     return returned
 
 
+def _kept(originals: Originals, wanted: Sequence[Drawn], returned: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    return [
+        {"psnr": psnr(picture, each.image), **originals.picture_scores(found, each)}
+        for each, picture, found in zip(wanted, returned, originals.nearest(returned), strict=True)
+    ]
+
+
+def kept_means(
+    tokenizer: Tokenizer, originals: Originals, wanted: Sequence[Drawn], *, seed: int
+) -> dict[str, Interval]:
+    """Means of PSNR and `Originals.picture_scores` of what comes back of pictures."""
+    kept = _kept(originals, wanted, rebuilt(tokenizer, wanted, seed=seed))
+    return mean_intervals(kept, [each.emoji.concept for each in wanted])
+
+
 def retrieval_cells(originals: Originals, wanted: Sequence[Drawn], returned: Sequence[np.ndarray]) -> Cells:
     """Means of `Originals.picture_scores` and PSNR, by split and then by split and part: "tone", "tone people", ...
 
     Pictures of one concept hang together in the intervals.
     """
-    values = defaultdict(lambda: defaultdict(list))
-    for each, picture, found in zip(wanted, returned, originals.nearest(returned), strict=True):
-        scores = {"psnr": psnr(picture, each.image), **originals.picture_scores(found, each)}
+    of = defaultdict(list)
+    for each, scores in zip(wanted, _kept(originals, wanted, returned), strict=True):
         for cell in (each.split, f"{each.split} {part_of(each)}"):
-            for name, value in scores.items():
-                values[cell][name].append((value, each.emoji.concept))
-    return {
-        cell: {name: mean_interval(*zip(*pairs, strict=True)) for name, pairs in scores.items()}
-        for cell, scores in sorted(values.items(), key=lambda item: SPLITS.index(item[0].partition(" ")[0]))
-    }
+            of[cell].append((scores, each.emoji.concept))
+    in_order = sorted(of, key=lambda cell: (SPLITS.index(cell.partition(" ")[0]), cell))
+    return {cell: mean_intervals(*zip(*of[cell], strict=True)) for cell in in_order}
 
 
 def weakest(cells: Cells, score: str = "right") -> tuple[str, float]:
     """Of the cells of a split and a part the one with the lowest mean of a score, and the mean of all these cells."""
     means = {cell: scores[score].mean for cell, scores in cells.items() if " " in cell}
     return min(means, key=means.get), sum(means.values()) / len(means)
+
+
+def _ends(edit: Edit) -> tuple[Drawn, Drawn]:
+    return edit.source, edit.target
 
 
 def code_scores(codes: np.ndarray, drawn: Sequence[Drawn], codebook_size: int) -> dict[str, float | Interval]:
@@ -89,7 +104,7 @@ def code_scores(codes: np.ndarray, drawn: Sequence[Drawn], codebook_size: int) -
 
     Returns:
         `codes_used`, `codes_used_once`, `code_perplexity`; of pairs that differ in tone or gender alone the share of
-        positions with the same code, `tone_codes_shared`, `gender_codes_shared`, and with ` unseen` behind the name of
+        positions with the same code, `tone_codes_shared`, `gender_codes_shared`, and with `_unseen` behind the name of
         concepts that are held out.
     """
     counts = code_counts(codes, codebook_size)
@@ -101,12 +116,14 @@ def code_scores(codes: np.ndarray, drawn: Sequence[Drawn], codebook_size: int) -
     place = {id(each): number for number, each in enumerate(drawn)}
     for kind in ALIKE:
         pairs = list(edits(drawn, kind))
-        for name, of in (("", pairs), (" unseen", [edit for edit in pairs if edit.split == "unseen"])):
+        for name, of in (("", pairs), ("_unseen", [edit for edit in pairs if edit.split == "unseen"])):
             if of:
-                same = (
-                    codes[[place[id(edit.source)] for edit in of]] == codes[[place[id(e.target)] for e in of]]
-                ).mean((1, 2))
-                scores[f"{kind}_codes_shared{name}"] = mean_interval(same, [edit.target.emoji.concept for edit in of])
+                first, second = (
+                    codes[[place[id(each)] for each in ends]] for ends in zip(*map(_ends, of), strict=True)
+                )
+                shared = (first == second).mean((1, 2))
+                concepts = [edit.target.emoji.concept for edit in of]
+                scores[f"{kind}_codes_shared{name}"] = mean_interval(shared, concepts)
     return scores
 
 

@@ -1,6 +1,7 @@
 """What can differ between two pictures of emoji, by name: what edits change, questions ask for, scores tell apart."""
 
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
 
 from .pictures import Drawn
 
@@ -14,6 +15,11 @@ TRAITS: dict[str, Callable[[Drawn], Hashable]] = {
 }
 
 
+def name_of(drawn: Drawn) -> str:
+    """The name of a picture where only words can say which it is: its code points and style."""
+    return f"{drawn.emoji.hexcode} {drawn.style}"
+
+
 def traits_but(drawn: Drawn, *left_out: str) -> tuple[Hashable, ...]:
     """The values of all other traits."""
     return tuple(value(drawn) for name, value in TRAITS.items() if name not in left_out)
@@ -22,3 +28,12 @@ def traits_but(drawn: Drawn, *left_out: str) -> tuple[Hashable, ...]:
 def is_people(drawn: Drawn) -> bool:
     """Whether it is of the factorial part, people and hands, in which tones and genders vary."""
     return drawn.emoji.group == "people"
+
+
+def choices(drawn: Iterable[Drawn]) -> set[tuple[str, str]]:
+    """(trait, concept) of all traits in which the pictures of a concept differ."""
+    values: dict[tuple[str, str], set] = defaultdict(set)
+    for each in drawn:
+        for name, value in TRAITS.items():
+            values[name, each.emoji.concept].add(value(each))
+    return {key for key, found in values.items() if len(found) > 1}
