@@ -73,6 +73,7 @@ LINK_HOSTS = {
     "127.0.0.1",
     "169.254.169.254",
     "arxiv.org",
+    "creativecommons.org",
     "example.com",
     "github.com",
     "huggingface.co",
@@ -80,6 +81,7 @@ LINK_HOSTS = {
     "localhost",
     "semver.org",
     "www.apache.org",
+    "www.w3.org",
 }
 # Hosts with a dot, behind a user and password; names under example.com are nobody's.
 LINK = re.compile(r"https?://(?:[^/\s\"'`@]*@)?(?![\w.-]*\.example\.com\b)([\w-]+(?:\.[\w-]+)+)")
@@ -149,7 +151,7 @@ def test_installed_version_is_the_package_version():
 
 def test_extras_are_the_documented_ones():
     extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
-    assert set(extras) == {"train", "rl", "metrics", "flash", "qlora", "dev"}
+    assert set(extras) == {"train", "rl", "metrics", "emoji", "flash", "qlora", "dev"}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers.models"])

@@ -1,7 +1,7 @@
 """What an emoji is called and what it is made of, read from its code points and its names in emojibase's data.
 
-An emoji of people is a product: a concept ("astronaut"), the tones of its skins, a gender, a hair, a direction. Each is
-read from the code points, which are exact, and never from the name. Knows no picture.
+An emoji of people is a product: a concept ("astronaut"), the tones of its skins, a gender, a hair, a direction. Each
+is read from the code points, which are exact, and never from the name. Knows no picture.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +42,7 @@ class Emoji:
         gender: among `GENDERS`, or None where the concept has no such choice.
         hair: among `HAIRS`, or None.
         faces_right: whether it is the mirrored one of two.
+        names: what it is called elsewhere, tones and all, as pairs of a language and a name.
     """
 
     hexcode: str
@@ -53,6 +54,7 @@ class Emoji:
     gender: str | None = None
     hair: str | None = None
     faces_right: bool = False
+    names: tuple[tuple[str, str], ...] = ()
 
 
 def plain_hexcode(hexcode: str) -> str:
@@ -60,25 +62,29 @@ def plain_hexcode(hexcode: str) -> str:
     return "-".join(code for code in hexcode.upper().split("-") if code != VARIANT)
 
 
+def tones_of(hexcode: str) -> tuple[str, ...]:
+    """The tones that code points, as `plain_hexcode` gives them, choose: two only where they differ. A tone by itself,
+    which is an emoji too, is of none.
+    """
+    tones = tuple(TONE_OF[code] for code in hexcode.split("-")[1:] if code in TONE_OF)
+    return tones[:1] if len(set(tones)) == 1 else tones
+
+
 @dataclass(frozen=True)
 class Made:
-    """What the code points of an emoji say: `key` is what is left of them, the same for all of a concept."""
+    """What the code points of an emoji without tones say: `key` is what is left, the same for all of a concept."""
 
     key: tuple[str, ...]
-    tones: tuple[str, ...]
     gender: str | None
     hair: str | None
     faces_right: bool
 
 
 def made_of(hexcode: str) -> Made:
-    """Reads code points, as `plain_hexcode` gives them."""
-    joined = [part.split("-") for part in hexcode.split(f"-{JOINER}-")]
-    tones = tuple(TONE_OF[code] for part in joined for code in part if code in TONE_OF)
-    tones = tones[:1] if len(set(tones)) == 1 else tones
-    parts = ["-".join(code for code in part if code not in TONE_OF) for part in joined]
+    """Reads code points without tones, as `plain_hexcode` gives them."""
+    parts = hexcode.split(f"-{JOINER}-")
     hair = next((HAIR_OF[part] for part in parts[1:] if part in HAIR_OF), None)
-    key = [part for place, part in enumerate(parts) if not place or (part != RIGHT and part not in HAIR_OF)]
+    key = [parts[0], *(part for part in parts[1:] if part != RIGHT and part not in HAIR_OF)]
     gender, people = None, [part for part in key if part in GENDER_OF_PERSON or part in ALONE]
     if people == key[:1] and key[0] in GENDER_OF_PERSON:  # of several people none has the gender of all
         key[0], gender = "1F9D1", GENDER_OF_PERSON[key[0]]
@@ -86,45 +92,63 @@ def made_of(hexcode: str) -> Made:
         key[0], gender = ALONE[key[0]]
     elif signs := [part for part in key[1:] if part in GENDER_OF_SIGN]:
         key, gender = [part for part in key if part not in signs], GENDER_OF_SIGN[signs[0]]
-    return Made(tuple(key), tones, gender, hair, RIGHT in parts[1:])
+    return Made(tuple(key), gender, hair, RIGHT in parts[1:])
 
 
-def without_tones(label: str) -> str:
-    """A label of emojibase, as "person: dark skin tone, red hair", without its tones: "person: red hair"."""
-    name, _, details = label.partition(": ")
-    kept = [detail for detail in details.split(", ") if detail and not detail.endswith("skin tone")]
-    return f"{name}: {', '.join(kept)}" if kept else name
-
-
-def read_catalog(entries: Sequence[Mapping]) -> Iterator[Emoji]:
-    """All emojis of emojibase's `data.json`, those with tones too, in its order.
+def every_one(entries: Sequence[Mapping]) -> Iterator[tuple[Mapping, str, str]]:
+    """All emojis of emojibase's `data.json`, in its order: the entry of an emoji, its own hexcode and its own label,
+    which tells of tones. An entry holds the emoji without tones, and those with tones as its `skins`.
 
     Raises:
         KeyError: an entry lacks its hexcode or label.
     """
-    read = [(entry, each) for entry in entries for each in (entry, *entry.get("skins", ()))]
-    made = [made_of(plain_hexcode(each["hexcode"])) for _, each in read]
-    gendered = {each.key for each in made if each.gender in ("woman", "man")}
+    for entry in entries:
+        for each in (entry, *entry.get("skins", ())):
+            yield entry, plain_hexcode(each["hexcode"]), each["label"]
+
+
+def read_catalog(entries: Sequence[Mapping], elsewhere: Mapping[str, Sequence[Mapping]] | None = None) -> list[Emoji]:
+    """All emojis of emojibase's `data.json`, those with tones too, in its order.
+
+    What an emoji with tones is but for them is read from the one without: two people of different tones are joined by
+    other code points than two of one tone.
+
+    Args:
+        entries: the English ones.
+        elsewhere: those of other languages, by language; an emoji that one of them lacks has no name there.
+
+    Raises:
+        KeyError: an entry lacks its hexcode or label.
+    """
+    made = {entry["hexcode"]: made_of(plain_hexcode(entry["hexcode"])) for entry in entries}
+    gendered = {each.key for each in made.values() if each.gender in ("woman", "man")}
     concepts: dict[tuple[str, ...], str] = {}
-    for (_, each), parts in sorted(zip(read, made, strict=True), key=_plainness):
-        concepts.setdefault(parts.key, without_tones(each["label"]))
-    for (entry, each), parts in zip(read, made, strict=True):
-        yield Emoji(
-            hexcode=plain_hexcode(each["hexcode"]),
-            label=without_tones(each["label"]),
+    for entry in sorted(entries, key=lambda entry: _plainness(made[entry["hexcode"]])):
+        concepts.setdefault(made[entry["hexcode"]].key, entry["label"])
+    names = {
+        language: {code: label for _, code, label in every_one(theirs)}
+        for language, theirs in (elsewhere or {}).items()
+    }
+    return [
+        Emoji(
+            hexcode=hexcode,
+            label=entry["label"],
             concept=concepts[parts.key],
             group=GROUPS[
                 entry.get("group", GROUPS.index("components"))
             ],  # letters that flags are spelt with have none
             tags=tuple(entry.get("tags", ())),
-            tones=parts.tones,
-            gender=parts.gender or ("person" if parts.key in gendered else None),
+            tones=tones_of(hexcode),
+            gender=(parts.gender or "person") if parts.key in gendered else None,
             hair=parts.hair,
             faces_right=parts.faces_right,
+            names=tuple((language, known[hexcode]) for language, known in names.items() if hexcode in known),
         )
+        for entry, hexcode, _ in every_one(entries)
+        for parts in [made[entry["hexcode"]]]
+    ]
 
 
-def _plainness(each) -> tuple:
-    """The plainest emoji of a concept comes first: of no gender, no tone, no hair, as it always looked."""
-    parts = each[1]
-    return parts.gender in ("woman", "man"), len(parts.tones), parts.hair is not None, parts.faces_right
+def _plainness(made: Made) -> tuple:
+    """The plainest emoji of a concept comes first: of no gender, no hair, as it always looked."""
+    return made.gender in ("woman", "man"), made.hair is not None, made.faces_right

@@ -1,8 +1,15 @@
-"""The emoji that `prepare` left in a folder, with their splits, and samples of them for the tokenizer."""
+"""The emoji that `prepare` left in a folder, with their splits, and samples of them for the tokenizer.
 
+    python -m transformers_arm.worlds.emoji.pictures runs/emoji/data
+
+prints how many there are of each split.
+"""
+
+import argparse
 import io
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
@@ -14,10 +21,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .captions import caption
-from .catalog import Emoji
+from .captions import ENGLISH, caption, languages_of
+from .catalog import GROUPS, Emoji
 from .prepare import PICTURES
-from .splits import SEEN_BY_TOKENIZER, splits
+from .splits import SEEN_BY_TOKENIZER, SPLITS, splits
+from .twins import twin_classes
 
 FOLDER = "runs/emoji/data"
 """Where `make emoji-data` writes; the variable `ARM_EMOJI_DATA` names another folder."""
@@ -28,7 +36,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         image: uint8 [64, 64, 3].
-        twins: number of its class, the same for pictures that look alike.
+        twins: number of its class, the same for pictures that look alike (`twins.twin_classes`).
         split: one of `splits`.
     """
 
@@ -49,6 +57,7 @@ def read_pictures(folder: str | os.PathLike | None = None) -> tuple[Drawn, ...]:
 
     Raises:
         FileNotFoundError: there are none; says what makes them.
+        ValueError: they are of another version of this package.
     """
     return _read(pictures_folder(folder))
 
@@ -58,17 +67,27 @@ def _read(folder: str) -> tuple[Drawn, ...]:
     file = Path(folder) / PICTURES
     if not file.exists():
         raise FileNotFoundError(
-            f"{file} is not there: the pictures of the emoji world are fetched, not shipped. `make emoji-data` does it "
-            "in a minute; where they lie elsewhere, name their folder in the variable ARM_EMOJI_DATA."
+            f"{file} is not there: the pictures of the emoji world are fetched, not shipped. `make emoji-data` does "
+            "it in a minute; where they lie elsewhere, name their folder in the variable ARM_EMOJI_DATA."
         )
-    rows, classes, read = pq.read_table(file).to_pylist(), {}, []
-    for row in rows:
-        image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
-        known = {field.name: row[field.name] for field in fields(Emoji)}
-        emoji = Emoji(**{**known, "tags": tuple(known["tags"]), "tones": tuple(known["tones"])})
-        read.append((emoji, row["style"], image, classes.setdefault(image.tobytes(), len(classes))))
-    found = splits((emoji, style, twins) for emoji, style, _, twins in read)
-    return tuple(Drawn(*each, split) for each, split in zip(read, found, strict=True))
+    table = pq.read_table(file)
+    if missing := {field.name for field in fields(Emoji)} - set(table.column_names):
+        raise ValueError(
+            f"{file} has no column {', '.join(sorted(missing))}: another version of this package wrote it. "
+            "`make emoji-data` writes it anew."
+        )
+    rows = table.to_pylist()
+    images = np.stack([Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in rows])
+    styles, twins = [row["style"] for row in rows], twin_classes(images)
+    emojis = [_emoji(row) for row in rows]
+    found = splits(zip(emojis, styles, twins, strict=True))
+    return tuple(Drawn(*each) for each in zip(emojis, styles, images, twins, found, strict=True))
+
+
+def _emoji(row: dict) -> Emoji:
+    known = {field.name: row[field.name] for field in fields(Emoji)}
+    lists = {"tags": tuple(row["tags"]), "tones": tuple(row["tones"]), "names": tuple(map(tuple, row["names"]))}
+    return Emoji(**known | lists)
 
 
 class EmojiDataset(Dataset):
@@ -78,7 +97,12 @@ class EmojiDataset(Dataset):
         length: number of samples.
         seed: of the choice and of the captions' words.
         of: splits that are drawn from.
+        languages: that captions are in, each as often as the others. Beside English they must have been prepared
+            (`prepare --languages`); emojis without a name in one of them are not drawn.
         folder: as `read_pictures` takes it.
+
+    Raises:
+        ValueError: there is no such split, or no picture is left.
     """
 
     def __init__(
@@ -86,13 +110,22 @@ class EmojiDataset(Dataset):
         length: int,
         seed: int,
         of: Sequence[str] = SEEN_BY_TOKENIZER,
+        languages: Sequence[str] = (ENGLISH,),
         folder: str | os.PathLike | None = None,
     ):
-        self.length, self.seed, self.of = length, seed, tuple(of)
-        self.drawn = [each for each in read_pictures(folder) if each.split in self.of]
+        self.length, self.seed, self.of, self.languages = length, seed, tuple(of), tuple(languages)
+        if unknown := set(self.of) - set(SPLITS):
+            raise ValueError(f"There is no split {', '.join(sorted(unknown))}, but {', '.join(SPLITS)}.")
+        self.drawn = [
+            each
+            for each in read_pictures(folder)
+            if each.split in self.of and not set(self.languages) - set(languages_of(each.emoji))
+        ]
         if not self.drawn:
             raise ValueError(
-                f"No picture is of the splits {', '.join(self.of)}; there are {', '.join(SEEN_BY_TOKENIZER)}."
+                f"No picture of the splits {', '.join(self.of) or '()'} has a name in all of the languages "
+                f"{', '.join(self.languages)}. `python -m transformers_arm.worlds.emoji.prepare {FOLDER} --languages "
+                "...` adds names."
             )
 
     def __len__(self) -> int:
@@ -103,4 +136,23 @@ class EmojiDataset(Dataset):
             raise IndexError(f"Sample {index} of {self.length}.")
         rng = random.Random(f"emoji/{self.seed}/{index}")
         each = rng.choice(self.drawn)
-        return {"image": each.image, "caption": caption(each.emoji, each.style, rng)}
+        return {"image": each.image, "caption": caption(each.emoji, each.style, rng, rng.choice(self.languages))}
+
+
+def counts(drawn: Sequence[Drawn]) -> str:
+    """How many pictures there are of each group and split, as a table in Markdown, and how many look alike."""
+    groups = [group for group in GROUPS if any(each.emoji.group == group for each in drawn)]
+    found = Counter((each.emoji.group, each.split) for each in drawn)
+    lines = [f"| | {' | '.join(SPLITS)} | all |", f"|---|{'---:|' * (len(SPLITS) + 1)}"]
+    for name, some in (*((group, [group]) for group in groups), ("all", groups)):
+        numbers = [sum(found[group, split] for group in some) for split in SPLITS]
+        lines.append(f"| {name} | {' | '.join(f'{number:,}' for number in (*numbers, sum(numbers)))} |")
+    sizes = Counter(each.twins for each in drawn)
+    alike = sum(size for size in sizes.values() if size > 1)
+    return "\n".join([*lines, "", f"{len(sizes):,} look different; {alike:,} have a twin."])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", help="that `prepare` wrote")
+    print(counts(read_pictures(parser.parse_args().folder)))

@@ -4,11 +4,12 @@ A concept is drawn in up to six tones, three genders and three styles. Held out 
 
 - `unseen`: concepts whole, which the tokenizer has not seen either;
 - `gender`: one gender of a concept, in all tones and styles;
-- `tone`: one tone of a concept, in all genders and styles;
+- `tone`: one tone of a concept, in all genders and styles; of two people, wherever one of them has it;
 - `style`: one style of a concept whole, a hard diagnostic: how an artist drew a thing cannot be known.
 
-Pictures that look alike are twins: where one of them is held out, those that would be learnt from are left out, as
-`twin`. All follows from the names alone, so that it is the same everywhere.
+What is of two splits is of the first. Pictures that look alike are twins: where one of them is held out, those that
+would be learnt from are left out, as `twin`. All follows from the names and the twins alone, so that it is the same
+everywhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from .catalog import GENDERS, TONES, Emoji
 STYLES = ("noto", "twemoji", "fluent")
 HELD_OUT = ("unseen", "gender", "tone", "style")
 TRAIN, TWIN = "train", "twin"
+SPLITS = (TRAIN, *HELD_OUT, TWIN)
 SEEN_BY_TOKENIZER = (TRAIN, "gender", "tone", "style")
 SHARES = {"unseen": 0.05, "gender": 0.2, "tone": 0.4, "style": 0.06}
 """Of the concepts that have the choice."""
@@ -43,7 +45,7 @@ def split_of(emoji: Emoji, style: str) -> str:
         return "unseen"
     if emoji.gender is not None and _chosen("gender", concept, GENDERS) == emoji.gender:
         return "gender"
-    if len(emoji.tones) == 1 and _chosen("tone", concept, TONES) == emoji.tones[0]:
+    if _chosen("tone", concept, TONES) in emoji.tones:
         return "tone"
     return "style" if _chosen("style", concept, STYLES) == style else TRAIN
 
