@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from transformers_arm.worlds.emoji.catalog import GENDERS, HAIRS, TONES, Emoji
+from transformers_arm.worlds.emoji.catalog import HAIRS, TONES, Emoji
 from transformers_arm.worlds.emoji.prepare import PICTURES
 from transformers_arm.worlds.emoji.splits import STYLES, chance
 

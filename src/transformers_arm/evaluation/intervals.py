@@ -38,10 +38,8 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     of = np.array([numbers[name] for name in names])
     sums, sizes = np.bincount(of, values), np.bincount(of)
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(len(sizes), size=len(sizes)) for _ in range(RESAMPLES))
-    means = [sums[chosen].sum() / sizes[chosen].sum() for chosen in drawn]
-    low, high = np.percentile(means, (2.5, 97.5))
+    chosen = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
+    low, high = np.percentile(sums[chosen].sum(1) / sizes[chosen].sum(1), (2.5, 97.5))
     return Interval(float(values.mean()), float(low), float(high), len(values))
 
 

@@ -20,6 +20,8 @@ _HOURS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _COLORED = re.compile(rf"({_COLORS}) (heart|circle|square|book)")
 _CLOCK = re.compile(rf"({_HOURS})( o’clock|-thirty)")
 _HIM = {"woman": "her", "man": "him", "person": "the person"}
+_SEVERAL = {"woman": "women", "man": "men", "person": "people"}
+_CHILD = {"woman": "a girl", "man": "a boy", "person": "a child"}
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,12 @@ def _tone_words(source: Drawn, target: Drawn) -> tuple[str, ...]:
 
 
 def _gender_words(source: Drawn, target: Drawn) -> tuple[str, ...]:
-    him, wanted = _HIM[source.emoji.gender], target.emoji.gender
-    return f"change {him} to a {wanted}", f"make {him} a {wanted}", f"a {wanted} instead"
+    gender, name = target.emoji.gender, target.emoji.label.split()[0]
+    if name in _SEVERAL.values():
+        him, wanted = "them", _SEVERAL[gender]
+    else:
+        him, wanted = _HIM[source.emoji.gender], _CHILD[gender] if target.emoji.concept == "child" else f"a {gender}"
+    return f"change {him} to {wanted}", f"make {him} {wanted}", f"{wanted} instead"
 
 
 def _hair_words(source: Drawn, target: Drawn) -> tuple[str, ...]:

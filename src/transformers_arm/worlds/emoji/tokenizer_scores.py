@@ -22,7 +22,7 @@ from .splits import HELD_OUT, TRAIN
 from .traits import is_people
 
 BATCH = 100
-SPLITS = (TRAIN, *HELD_OUT)
+IN_ORDER = (TRAIN, *HELD_OUT)
 ALIKE = ("tone", "gender")  # kinds of edits whose two pictures should share codes
 Cells = dict[str, dict[str, Interval]]
 
@@ -32,12 +32,12 @@ def part_of(drawn: Drawn) -> str:
 
 
 def sample_of_each_split(drawn: Iterable[Drawn], count: int, *, seed: int) -> list[Drawn]:
-    """At most `count` pictures of each of `SPLITS`."""
+    """At most `count` pictures of each of `IN_ORDER`."""
     of = defaultdict(list)
     for each in drawn:
         of[each.split].append(each)
     rng = random.Random(f"{seed}/sample of each split")
-    return [each for split in SPLITS for each in rng.sample(of[split], min(count, len(of[split])))]
+    return [each for split in IN_ORDER for each in rng.sample(of[split], min(count, len(of[split])))]
 
 
 def all_codes(tokenizer: Tokenizer, drawn: Sequence[Drawn]) -> np.ndarray:
@@ -82,7 +82,7 @@ def retrieval_cells(originals: Originals, wanted: Sequence[Drawn], returned: Seq
     for each, scores in zip(wanted, _kept(originals, wanted, returned), strict=True):
         for cell in (each.split, f"{each.split} {part_of(each)}"):
             of[cell].append((scores, each.emoji.concept))
-    in_order = sorted(of, key=lambda cell: (SPLITS.index(cell.partition(" ")[0]), cell))
+    in_order = sorted(of, key=lambda cell: (IN_ORDER.index(cell.partition(" ")[0]), cell))
     return {cell: mean_intervals(*zip(*of[cell], strict=True)) for cell in in_order}
 
 
