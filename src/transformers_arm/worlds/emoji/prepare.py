@@ -85,9 +85,10 @@ def fetch(package: Package, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
-        got = subprocess.run([npm, "pack", wanted], cwd=aside, capture_output=True, text=True, check=False)
+        command = [npm, "pack", wanted, "--loglevel=error"]
+        got = subprocess.run(command, cwd=aside, capture_output=True, text=True, check=False)
         if got.returncode:
-            raise RuntimeError(f"npm cannot get {wanted}: {got.stderr.strip()[-500:]}")
+            raise RuntimeError(f"npm cannot get {wanted}: {' '.join(got.stderr.split())[:500]}")
         (archive,) = Path(aside).glob("*.tgz")
         with tarfile.open(archive) as files:
             files.extractall(aside, filter="data")
