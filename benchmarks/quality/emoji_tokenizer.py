@@ -13,13 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 
 from transformers_arm.evaluation.intervals import Interval
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
-from transformers_arm.image_processing_arm import ArmImageProcessor
-from transformers_arm.modeling_arm_vq_pretraining import ArmVQForPreTraining
 from transformers_arm.worlds.emoji.pictures import read_pictures
 from transformers_arm.worlds.emoji.scores import SCORED, Originals
 from transformers_arm.worlds.emoji.tokenizer_scores import Cells, tokenizer_scores, weakest
@@ -35,11 +32,7 @@ def load(options: argparse.Namespace) -> Tokenizer:
     """
     if not options.pretraining:
         return Tokenizer.from_parts(options.tokenizer, options.detokenizer)
-    # What the losses of meaning need is left out: it renders nothing.
-    lean = {"sigmoid_loss_weight": 0.0, "caption_loss_weight": 0.0}
-    trained = ArmVQForPreTraining.from_pretrained(options.pretraining, dtype=torch.float32, **lean)
-    processor = ArmImageProcessor(patch_size=trained.config.patch_size)
-    return Tokenizer.of_pretraining(trained, processor, steps=options.steps)
+    return Tokenizer.from_training(options.pretraining, steps=options.steps)
 
 
 def table(cells: Cells) -> str:
@@ -61,7 +54,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tokenizer", help="folder or Hub id of an ArmVQModel; with --detokenizer")
-    which.add_argument("--pretraining", help="`pretraining/` of a training, or a checkpoint")
+    which.add_argument("--pretraining", help="folder of a training, its `pretraining/`, or a checkpoint")
     parser.add_argument("--detokenizer", help="folder or Hub id of what renders for --tokenizer")
     parser.add_argument("--steps", type=int, default=1, help="Euler steps with --pretraining (default: %(default)s)")
     parser.add_argument("--data", help="folder of the pictures (default: runs/emoji/data, or $ARM_EMOJI_DATA)")

@@ -10,7 +10,6 @@ import pytest
 from vq_pretraining import new_model
 
 from transformers_arm.evaluation.tokenizer import Tokenizer
-from transformers_arm.image_processing_arm import ArmImageProcessor
 from transformers_arm.worlds.emoji.edits import edits
 from transformers_arm.worlds.emoji.scores import read_originals
 from transformers_arm.worlds.emoji.tokenizer_scores import (
@@ -107,9 +106,10 @@ def test_the_command_says_what_it_lacks(originals, tmp_path, monkeypatch, capsys
         command(monkeypatch, "--pretraining", tmp_path / "nowhere")
 
 
-def test_a_training_s_own_renderer_takes_one_step(tiny_backbones):
-    model = new_model(tiny_backbones)
-    tokenizer = Tokenizer.of_pretraining(model, ArmImageProcessor(patch_size=16), steps=1)
-    assert not model.training and tokenizer.detokenizer.config.default_steps == 1
+@pytest.mark.parametrize("part", ["", "pretraining"])
+def test_a_training_s_own_renderer_takes_as_many_steps_as_asked(part, tiny_backbones, tmp_path):
+    new_model(tiny_backbones).save_pretrained(tmp_path / "pretraining")
+    tokenizer = Tokenizer.from_training(tmp_path / part, steps=1)
+    assert not tokenizer.model.training and tokenizer.detokenizer.config.default_steps == 1
     codes, (picture,) = tokenizer.reconstruct([np.zeros((64, 64, 3), np.uint8)])
     assert codes.shape == (1, 4, 4) and picture.size == (64, 64)
