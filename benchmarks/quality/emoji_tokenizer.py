@@ -13,7 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-
 from transformers_arm.evaluation.intervals import Interval
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
