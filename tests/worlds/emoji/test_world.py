@@ -2,6 +2,7 @@
 
 import pytest
 from transformers import AutoTokenizer, TrainingArguments
+from world_training import ONE_STEP, logged, run
 
 from transformers_arm.data.collators import TextCollator
 from transformers_arm.data.world import find_world
@@ -49,3 +50,44 @@ def test_every_stage_gets_its_data(tmp_path, tiny_backbones):
 
 def test_it_has_rewards_by_name():
     assert set(find_world("emoji").rewards) == {"emoji_match", "emoji_attribute", "emoji_kept"}
+
+
+# --- a step of each stage ---------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_s_training_tells_what_is_found_again(tiny_backbones, tmp_path):
+    small = {"num_projection_layers": 1, "pixel_num_layers": 1, "pixel_hidden_size": 32, "pixel_num_heads": 2}
+    recipe = {
+        "backbones": tiny_backbones,
+        "model": {**small, "fsq_levels": [2] * 10},
+        "data": {"world": "emoji"},
+        "evaluation": {"every": 1, "pictures": 8, "steps": 1},
+        "training": {**ONE_STEP, "per_device_train_batch_size": 4},
+    }
+    log = run("tokenizer.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"eval_{name}") <= 1 for name in ("right", "concept", "tone", "gender", "style"))
+
+
+@pytest.mark.slow
+def test_the_language_model_learns_all_tasks_and_is_looked_at(arm_folder, tmp_path):
+    recipe = {
+        "start_from": arm_folder,
+        "data": {"world": "emoji", "arguments": {"mixture": MIXTURE}},
+        "evaluation": {"detokenizer": f"{arm_folder}/detokenizer", "every": 1, "count": 2},
+        "training": {**ONE_STEP, "per_device_train_batch_size": 2},
+    }
+    log = run("sft.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"eval_{name}") <= 1 for name in ("generation", "editing", "copied", "understanding"))
+
+
+@pytest.mark.slow
+def test_reinforcement_learning_knows_what_is_wanted(arm_folder, tmp_path):
+    recipe = {
+        "start_from": arm_folder,
+        "data": {"world": "emoji", "arguments": {"editing": 1.0}},
+        "rewards": [{"reward": name} for name in find_world("emoji").rewards],
+        "prompts_per_step": 2,
+        "training": {**ONE_STEP, "bf16": False, "per_device_train_batch_size": 4, "num_generations": 2},
+    }
+    log = run("grpo.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"rewards/{name}/mean") <= 1 for name in find_world("emoji").rewards)
