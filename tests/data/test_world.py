@@ -94,7 +94,7 @@ def test_the_demo_shows_and_scores_it(arm_folder, tmp_path, capsys):
 
 def test_an_unknown_world_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match="no world 'shapse', but shapes, toy. .* of the group transformers_arm.worlds"
+        ValueError, match="no world 'shapse', but emoji, shapes, toy. .* of the group transformers_arm.worlds"
     ):
         find_world("shapse")
 

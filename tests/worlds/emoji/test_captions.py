@@ -46,39 +46,16 @@ def test_full_captions(of, told):
 @pytest.mark.parametrize(
     "right",
     [
-        *(
-            "a unicorn",
-            "an axe",
-            "an hourglass done",
-            "a ewe",
-            "an x-ray",
-            "an OK hand",
-            "an SOS button",
-            "an ear of corn",
-        ),
-        *("grapes", "scissors", "a bus", "an octopus", "a dress", "glasses", "a wine glass", "women holding hands"),
-        *(
-            "bread",
-            "baguette bread",
-            "Santa Claus",
-            "a person lifting weights",
-            "a face with rolling eyes",
-            "a cactus",
-        ),
-        *("a one-piece swimsuit", "a heart with arrow", "a globe showing Americas", "twelve o’clock", "three-thirty"),
-        *(
-            "an alarm clock",
-            "flexed biceps",
-            "a rhinoceros",
-            "money with wings",
-            "a man in steamy room",
-            "meat on bone",
-        ),
+        *("a unicorn", "an axe", "an hourglass done", "a ewe", "an x-ray", "an OK hand", "an SOS button", "grapes"),
+        *("an ear of corn", "scissors", "a bus", "an octopus", "a dress", "glasses", "a wine glass", "bread"),
+        *("women holding hands", "Santa Claus", "a person lifting weights", "a face with rolling eyes", "a cactus"),
+        *("a one-piece swimsuit", "a heart with arrow", "a globe showing Americas", "three-thirty", "meat on bone"),
+        *("an alarm clock", "a flexed biceps", "a rhinoceros", "money with wings", "a man in steamy room"),
+        *("baguette bread", "twelve o’clock", "a regional indicator S", "heart hands", "thumbs up"),
     ],
 )
 def test_articles(right):
-    name = re.sub(r"^(?:an?) ", "", right)
-    assert with_article(name) == right or (right == "flexed biceps" and with_article(name) == "a flexed biceps")
+    assert with_article(re.sub(r"^an? ", "", right)) == right
 
 
 def test_what_is_said_in_other_words_names_all_of_it():

@@ -59,12 +59,12 @@ def read_pictures(folder: str | os.PathLike | None = None) -> tuple[Drawn, ...]:
         FileNotFoundError: there are none; says what makes them.
         ValueError: they are of another version of this package.
     """
-    return _read(pictures_folder(folder))
+    return _read(Path(pictures_folder(folder)).resolve())
 
 
 @lru_cache(maxsize=2)
-def _read(folder: str) -> tuple[Drawn, ...]:
-    file = Path(folder) / PICTURES
+def _read(folder: Path) -> tuple[Drawn, ...]:
+    file = folder / PICTURES
     if not file.exists():
         raise FileNotFoundError(
             f"{file} is not there: the pictures of the emoji world are fetched, not shipped. `make emoji-data` does "
