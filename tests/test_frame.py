@@ -64,8 +64,11 @@ ROOMS = (
     "__main__",
     "__init__",
 )
-# Which draw the world and read it back, and know nothing of models.
-DRAWING = ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__")
+# Which draw a world, read it back or tell of it, and know nothing of models.
+PLAIN = {
+    "shapes": ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__"),
+    "emoji": ("catalog", "twins", "splits", "articles", "captions", "__init__"),
+}
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 
 # Links may lead to these hosts only, so that no mirror, package registry or machine slips in.
@@ -203,9 +206,10 @@ def test_at_the_root_lies_only_what_a_hub_repo_carries():
     assert all(path.match("*_arm*.py") or path.name in others for path in PACKAGE.glob("*.py"))
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "worlds" / "shapes" / f"{name}.py" for name in DRAWING], ids=source_id)
-def test_drawing_and_reading_shapes_needs_only_numpy_and_pillow(path):
-    siblings = {f"{PACKAGE.name}.worlds.shapes.{name}" for name in DRAWING}
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, names in PLAIN.items() for name in names])
+def test_drawing_reading_and_telling_of_a_world_needs_only_numpy_and_pillow(world, name):
+    path = PACKAGE / "worlds" / world / f"{name}.py"
+    siblings = {f"{PACKAGE.name}.worlds.{world}.{each}" for each in PLAIN[world]}
     assert {module for module in imported_modules(path) if module.startswith(PACKAGE.name)} <= siblings
     assert imported_libraries(path) <= {"numpy", "PIL"}
 
