@@ -6,18 +6,17 @@ models.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from ...evaluation.intervals import Interval, mean_intervals
+from ...evaluation.retrieval import PictureIndex
 from .edits import Edit
 from .pictures import Drawn, pictures_folder, read_pictures
 from .traits import TRAITS, choices, name_of
 
-BLOCK = 1024  # pictures that are compared at once with as many: 50 MB of float32 each
-CANDIDATES = 8  # the nearest by float32, which are compared exactly
 SCORED = ("concept", "tone", "gender", "style")
 
 
@@ -41,8 +40,7 @@ class Originals:
 
     def __init__(self, drawn: Sequence[Drawn], folder: str | None = None):
         self.folder, self.drawn = folder, tuple(drawn)
-        self.pixels = np.stack([each.image for each in self.drawn]).reshape(len(self.drawn), -1)
-        self.norms = np.concatenate([np.square(_centred(block)).sum(1) for _, block in _blocks(self.pixels)])
+        self.index = PictureIndex([each.image for each in self.drawn])
         self.members: dict[int, list[Drawn]] = defaultdict(list)
         self.by_name = {name_of(each): each for each in self.drawn}
         for each in self.drawn:
@@ -65,22 +63,7 @@ class Originals:
         Raises:
             ValueError: a picture is of another size.
         """
-        images, side = [np.asarray(image) for image in images], self.drawn[0].image.shape
-        if wrong := {image.shape for image in images} - {side}:
-            raise ValueError(f"Pictures of {wrong.pop()} have no nearest among originals of {side}; resize them.")
-        rows = np.stack(images).reshape(len(images), -1)
-        return [self.drawn[place] for _, block in _blocks(rows) for place in self._nearest(block)]
-
-    def _nearest(self, rows: np.ndarray) -> Iterator[int]:
-        centred = _centred(rows)
-        distances = np.empty((len(rows), len(self.drawn)), np.float32)
-        for start, block in _blocks(self.pixels):
-            np.matmul(centred, -2 * _centred(block).T, out=distances[:, start : start + len(block)])
-        distances += self.norms
-        kept = min(CANDIDATES, len(self.drawn))
-        for row, places in zip(rows, np.argpartition(distances, kept - 1)[:, :kept], strict=True):
-            errors = np.square(self.pixels[places].astype(np.int64) - row).sum(1)
-            yield min(zip(errors, places, strict=True))[1]
+        return [self.drawn[place] for place in self.index.nearest([np.asarray(image) for image in images])]
 
     def shows(self, found: Drawn, wanted: Drawn, trait: str) -> bool:
         """Whether what was found, or a twin of it, has the trait of what was wanted."""
@@ -109,12 +92,3 @@ class Originals:
             "attribute": all(self.shows(found, edit.target, trait) for trait in edit.changes),
             "kept": all(self.shows(found, edit.target, trait) for trait in edit.keeps),
         }
-
-
-def _blocks(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    return ((start, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
-
-
-def _centred(rows: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 about 0: distances stay, and are rounded less."""
-    return rows.astype(np.float32) - 128
