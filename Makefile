@@ -8,7 +8,7 @@ TOOLS := .cache/tools
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint
+.PHONY: help install demo test test-slow test-transformers emoji-data train-tiny train-tiny-rl cards ablation lint
 .PHONY: dist test-quantized test-versions test-wheel test-sdist docs clean
 
 help: ## Print this list
@@ -58,6 +58,10 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 		touch $$sources/.fetched; \
 	fi
 	$(PYTEST) --numprocesses 2 -m "" tests/transformers_suite
+
+emoji-data: install ## Fetch emoji of three styles with npm, and draw them into runs/emoji/data
+	$(PYTHON) -m transformers_arm.worlds.emoji.prepare runs/emoji/data
+	$(PYTHON) -m transformers_arm.worlds.emoji.pictures runs/emoji/data
 
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config arm_tiny/backbones

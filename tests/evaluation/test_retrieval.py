@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transformers_arm.evaluation import retrieval as module
-from transformers_arm.evaluation.retrieval import nearest, retrieval
+from transformers_arm.evaluation.retrieval import PictureIndex, nearest, retrieval
 
 
 def pictures(count, height=16, width=16, seed=0):
@@ -40,3 +40,16 @@ def test_sizes_are_looked_for_apart():
     assert nearest(returned, originals).tolist() == [2, 1, 0, 3, 4, 5]
     with pytest.raises(ValueError, match=r"Picture 1 is \(8, 32, 3\), but its own is \(16, 16, 3\)"):
         nearest([square[0], wide[0]], square)
+
+
+def test_a_single_level_of_a_single_pixel_decides_among_any_number():
+    candidates = [np.full((16, 16, 3), 200, np.uint8) for _ in range(2)]
+    candidates[1][15, 15, 2] += 1
+    index = PictureIndex(candidates + pictures(20))
+    assert index.nearest([candidates[1], candidates[0], index.pixels[7].reshape(16, 16, 3)]).tolist() == [1, 0, 7]
+    assert index.errors(candidates[1], [0, 1]).tolist() == [1, 0]
+
+
+def test_an_index_refuses_pictures_of_another_size():
+    with pytest.raises(ValueError, match=r"Pictures of \(8, 32, 3\) have no nearest among those of \(16, 16, 3\)"):
+        PictureIndex(pictures(2)).nearest(pictures(1, 8, 32))
