@@ -98,7 +98,9 @@ def main() -> None:
                 figures = f"{documents:.1f} | {layout} | {found['ms']:.2f} | {found['faults']:.0f}"
                 print(f"| {memory} | {budget} | {figures} |", flush=True)
     if arguments.output:
-        write_result(arguments.output, **vars(arguments), rows=rows, torch=torch.__version__)
+        write_result(
+            arguments.output, steps=arguments.steps, threads=arguments.threads, rows=rows, torch=torch.__version__
+        )
 
 
 if __name__ == "__main__":

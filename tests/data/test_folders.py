@@ -163,6 +163,8 @@ def test_folders_called_as_splits_that_hold_all_are_splits(tmp_path, below):
     tell(draw(folder / below / "train", ["a.png", "test.png"]), ["a.png", "test.png"])
     tell(draw(folder / below / "test", ["c.png"]), ["c.png"])
     (folder / "README.md").write_text("Pictures of mine.\n")
+    (folder / "LICENSE").write_text("mine")
+    (folder / "classes.txt").write_text("a")
     for way in ("load_files", "a folder", "a stream"):
         assert sorted(row["prompt"] for row in WAYS[way](folder)) == ["a.png", "test.png"]
         assert [row["prompt"] for row in WAYS[way](folder, split="test")] == ["c.png"]
@@ -206,6 +208,15 @@ def test_names_of_files_of_rows_are_splits_if_they_leave_none_out(tmp_path, kind
     assert texts() == [["train-00000"]] * 2 and texts(split="test") == [["test"]] * 2
     write("cat")
     assert texts() == [["cat", "test", "train-00000"]] * 2
+
+
+def test_tars_of_any_ending_are_read(tmp_path):
+    (draw(tmp_path / "a", ["a.png"]) / "a.txt").write_text("a")
+    for ending, kind in (("tar", "tar"), ("tar.gz", "gztar"), ("tgz", "gztar")):
+        made = shutil.make_archive(tmp_path / "made" / ending, kind, tmp_path / "a")
+        (tmp_path / "tars").mkdir(exist_ok=True)
+        shutil.move(made, tmp_path / "tars" / f"test.{ending}")
+    assert len(list(open_dataset(path="webdataset", data_dir=str(tmp_path / "tars"), streaming=True))) == 3
 
 
 def test_tars_called_as_splits_are_read_with_the_others(tmp_path):

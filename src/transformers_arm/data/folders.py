@@ -24,6 +24,7 @@ from datasets import Dataset, IterableDataset, StreamingDownloadManager, load_da
 from datasets.data_files import SPLIT_KEYWORDS, DataFilesDict, DataFilesList, get_data_patterns, resolve_pattern
 from datasets.load import infer_module_for_data_files
 from datasets.packaged_modules import _MODULE_TO_EXTENSIONS, _PACKAGED_DATASETS_MODULES
+from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub import DatasetCard
 
 from .columns import undecoded
@@ -51,25 +52,30 @@ def stated_files(arguments: Mapping, split: str | None = "train") -> dict:
     if data_files is not None:
         return arguments | {"data_files": _literal(data_files, os.path.join(root, arguments.get("data_dir") or ""))}
     folder = Path(root, arguments.get("data_dir") or "").expanduser().resolve()
-    if not folder.is_dir() or packaged and not arguments.get("data_dir") or not packaged and not os.path.isdir(root):
-        return arguments
-    if not packaged and (arguments.get("name") or _states_configs(Path(root))):
+    names_one = arguments.get("data_dir") if packaged else os.path.isdir(root) and not arguments.get("name")
+    if not names_one or not folder.is_dir() or not packaged and _states_configs(Path(root)):
         return arguments
     try:
-        files = _listed(resolve_pattern("**", escape(str(folder))))
+        found = _listed(resolve_pattern("**", escape(str(folder))))
     except FileNotFoundError:  # there are none, as `datasets` will say
         return arguments
-    kind = arguments["path"] if packaged else infer_module_for_data_files(DataFilesDict(train=files), str(folder))[0]
+    kind = arguments["path"] if packaged else infer_module_for_data_files(DataFilesDict(train=found), str(folder))[0]
     pictures = kind.endswith("folder")
-    files = files if pictures else files.filter(extensions=_MODULE_TO_EXTENSIONS.get(kind, [""]))
-    splits = _splits_by_folder(folder, files) if pictures else _splits_by_name(folder, files)
+    metadata = arguments.get("metadata_filenames") or FolderBasedBuilder.METADATA_FILENAMES if pictures else ()
+    files = [file for file in found if _is_data(file, kind) or os.path.basename(file) in metadata]
+    splits = (_splits_by_folder if pictures else _splits_by_name)(folder, files)
     asked = {each.partition("[")[0].strip() for each in str(split).split("+")} if split is not None else set()
-    left_out = set(files).difference(*splits.values())
-    if left_out or not splits or not asked <= set(splits):
-        splits = {"train": files}
+    if not files or set(files).difference(*splits.values()) or not asked <= set(splits):
+        splits = {"train": files or found}
     arguments.pop("data_dir", None)
     of_pictures = {"path": kind} if pictures else {}  # which leaves none out for how its ending is written
-    return arguments | of_pictures | {"data_files": DataFilesDict(splits)}
+    return arguments | of_pictures | {"data_files": DataFilesDict({name: _listed(splits[name]) for name in splits})}
+
+
+def _is_data(file: str, kind: str) -> bool:
+    """Whether a file's endings are those of a module of `datasets`, or of an archive that it opens."""
+    endings = {ending.lower() for ending in (*_MODULE_TO_EXTENSIONS.get(kind, ()), ".zip", ".tgz")}
+    return any(f".{each.lower()}" in endings for each in os.path.basename(file).split(".")[1:])
 
 
 def _literal(data_files, base: str):
@@ -92,14 +98,14 @@ def _states_configs(folder: Path) -> bool:
 
 
 def _listed(files: Iterable[str]) -> DataFilesList:
-    """Files with what tells them from others of their name, as `datasets` has it, which takes :: in a name for a
-    place within an archive.
+    """Files with what tells them from others of their name, as `datasets` would find it but for names with ::, which
+    it takes for places in archives.
     """
     files = sorted(files)
     return DataFilesList(files, [(str(os.stat(file).st_mtime),) for file in files])
 
 
-def _splits_by_folder(folder: Path, files: list[str]) -> dict[str, DataFilesList]:
+def _splits_by_folder(folder: Path, files: list[str]) -> dict[str, list[str]]:
     """The splits after which the folders at the top, or in `data/` if all is there, are called."""
     paths = {file: Path(file).relative_to(folder).parts[:-1] for file in files}
     if all(parts[:1] == ("data",) for parts in paths.values()):
@@ -108,18 +114,16 @@ def _splits_by_folder(folder: Path, files: list[str]) -> dict[str, DataFilesList
     for file, parts in paths.items():
         if parts and parts[0] in SPLITS:
             splits.setdefault(SPLITS[parts[0]], []).append(file)
-    return {name: _listed(each) for name, each in splits.items()}
+    return splits
 
 
-def _splits_by_name(folder: Path, files: list[str]) -> dict[str, DataFilesList]:
+def _splits_by_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
     """The splits that `datasets` reads in names of files."""
-    base, among = escape(str(folder)), set(files)
-    found = {}
+    base, among, splits = escape(str(folder)), set(files), {}
     for name, patterns in get_data_patterns(base).items():
-        resolved = DataFilesList.from_patterns(patterns, base_path=base)
-        if of_split := among & set(resolved):
-            found[str(name)] = _listed(of_split)
-    return found
+        found = set(DataFilesList.from_patterns(patterns, base_path=base))
+        splits |= {str(name): list(among & found)} if among & found else {}
+    return splits
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

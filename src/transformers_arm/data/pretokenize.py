@@ -1,7 +1,7 @@
 """Pictures -> codes, once and before training: what `transformers-arm tokenize` does.
 
     pretokenize("my_pictures", "my_codes", "checkpoints/arm-tiny")
-    dataset = load_dataset("parquet", data_dir="my_codes", split="train")  # goes straight into ArmSFTTrainer
+    dataset = load_files("parquet", data_dir="my_codes")  # goes straight into ArmSFTTrainer
 
 Each input file is cut into windows of rows, and each window becomes one parquet file, written aside and renamed. What
 a file holds depends on the input alone: however many workers there are and however often they are killed, the folder
