@@ -8,7 +8,7 @@ TOOLS := .cache/tools
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers train-tiny train-tiny-rl cards ablation lint
+.PHONY: help install demo test test-slow test-transformers emoji-data train-tiny train-tiny-rl cards ablation lint
 .PHONY: dist test-quantized test-versions test-wheel test-sdist docs clean
 
 help: ## Print this list
@@ -59,11 +59,9 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 	fi
 	$(PYTEST) --numprocesses 2 -m "" tests/transformers_suite
 
-# Training on CPU frees and allocates large buffers every step. By default glibc hands each back to the kernel, and
-# faulting the pages in again costs about a fifth of a step; these keep up to 1 GiB at hand.
-train-tiny train-tiny-rl ablation: export MALLOC_MMAP_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl ablation: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-train-tiny train-tiny-rl ablation: export MALLOC_TOP_PAD_ := 67108864
+emoji-data: install ## Fetch emoji of three styles with npm, and draw them into runs/emoji/data
+	$(PYTHON) -m transformers_arm.worlds.emoji.prepare runs/emoji/data
+	$(PYTHON) -m transformers_arm.worlds.emoji.pictures runs/emoji/data
 
 train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export it
 	$(PYTHON) trainers/backbones.py --config arm_tiny/backbones

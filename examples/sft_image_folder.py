@@ -8,10 +8,10 @@ docs/data.md says what stands in my_pictures/metadata.csv, and ArmSFTConfig what
 import argparse
 
 import torch
-from datasets import load_dataset
 
 from transformers_arm import ArmForCausalLM
 from transformers_arm.data.columns import check_dataset
+from transformers_arm.data.folders import load_files
 from transformers_arm.training.parts import detokenizer_of, processor_of
 from transformers_arm.training.sft_trl import ArmSFTConfig, ArmSFTTrainer
 
@@ -22,7 +22,7 @@ parser.add_argument("--model", default="checkpoints/arm-tiny", help="complete AR
 parser.add_argument("--steps", type=int, default=200)
 options = parser.parse_args()
 
-dataset = load_dataset("imagefolder", data_dir=options.pictures, split="train")
+dataset = load_files("imagefolder", data_dir=options.pictures)
 model = ArmForCausalLM.from_pretrained(options.model, dtype=torch.float32)
 processor, detokenizer = processor_of(model), detokenizer_of(model)
 print("Rows of each task:", dict(check_dataset(dataset, processor.image_processor)))

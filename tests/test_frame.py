@@ -64,8 +64,11 @@ ROOMS = (
     "__main__",
     "__init__",
 )
-# Which draw the world and read it back, and know nothing of models.
-DRAWING = ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__")
+# Which draw a world, read it back or tell of it, and know nothing of models.
+PLAIN = {
+    "shapes": ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__"),
+    "emoji": ("catalog", "twins", "splits", "articles", "captions", "__init__"),
+}
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}
 
 # Links may lead to these hosts only, so that no mirror, package registry or machine slips in.
@@ -73,6 +76,7 @@ LINK_HOSTS = {
     "127.0.0.1",
     "169.254.169.254",
     "arxiv.org",
+    "creativecommons.org",
     "example.com",
     "github.com",
     "huggingface.co",
@@ -80,6 +84,7 @@ LINK_HOSTS = {
     "localhost",
     "semver.org",
     "www.apache.org",
+    "www.w3.org",
 }
 # Hosts with a dot, behind a user and password; names under example.com are nobody's.
 LINK = re.compile(r"https?://(?:[^/\s\"'`@]*@)?(?![\w.-]*\.example\.com\b)([\w-]+(?:\.[\w-]+)+)")
@@ -149,7 +154,7 @@ def test_installed_version_is_the_package_version():
 
 def test_extras_are_the_documented_ones():
     extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
-    assert set(extras) == {"train", "rl", "metrics", "flash", "qlora", "dev"}
+    assert set(extras) == {"train", "rl", "metrics", "emoji", "flash", "qlora", "dev"}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers.models"])
@@ -201,9 +206,10 @@ def test_at_the_root_lies_only_what_a_hub_repo_carries():
     assert all(path.match("*_arm*.py") or path.name in others for path in PACKAGE.glob("*.py"))
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "worlds" / "shapes" / f"{name}.py" for name in DRAWING], ids=source_id)
-def test_drawing_and_reading_shapes_needs_only_numpy_and_pillow(path):
-    siblings = {f"{PACKAGE.name}.worlds.shapes.{name}" for name in DRAWING}
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, names in PLAIN.items() for name in names])
+def test_drawing_reading_and_telling_of_a_world_needs_only_numpy_and_pillow(world, name):
+    path = PACKAGE / "worlds" / world / f"{name}.py"
+    siblings = {f"{PACKAGE.name}.worlds.{world}.{each}" for each in PLAIN[world]}
     assert {module for module in imported_modules(path) if module.startswith(PACKAGE.name)} <= siblings
     assert imported_libraries(path) <= {"numpy", "PIL"}
 

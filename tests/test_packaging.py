@@ -51,10 +51,11 @@ def known_to_git(*options: str) -> set[str]:
     return {name for name in listing.stdout.split("\0") if (ROOT / name).is_file()}
 
 
-def test_the_command_and_the_world_are_registered():
+def test_the_command_and_the_worlds_are_registered():
     entries = {(entry.group, entry.name): entry for entry in metadata.distribution(DISTRIBUTION).entry_points}
     assert entries["console_scripts", "transformers-arm"].load().__module__ == "transformers_arm.cli"
     assert entries["transformers_arm.worlds", "shapes"].load().__name__ == "ShapesWorld"
+    assert entries["transformers_arm.worlds", "emoji"].load().__name__ == "EmojiWorld"
 
 
 def test_every_recipe_is_found_by_its_name_and_in_the_wheel(sources):

@@ -1,4 +1,4 @@
-"""Trains the backbones of a world: a SigLIP and a Qwen2.
+"""Trains backbones, on a world or on data of your own: a SigLIP and a Qwen2.
 
     python trainers/backbones.py --config arm_tiny/backbones
 

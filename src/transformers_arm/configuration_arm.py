@@ -76,6 +76,8 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
         fsq_activation: what bounds a channel before it is quantized, "tanh" or "ifsq" (arXiv 2601.17124), which uses
             the levels more evenly; with 2 levels both are the sign. See `FiniteScalarQuantizer`.
         text_config, captioner_config: the frozen text tower and captioner; only `ArmVQForPreTraining` has them.
+        backbones: in checkpoints of a training, which leave out what is frozen: where that is, as keywords of
+            `ArmVQForPreTraining.take_frozen`, folders as seen from the checkpoint's.
         pixel_num_layers, pixel_hidden_size, pixel_num_heads: the pixel-space diffusion transformer, 24 layers in the
             paper. Ours: it is as wide as a patch of 16 px has numbers, 3 * 16^2, so that no layer must compress.
         caption_loss_weight, pixel_loss_weight, sigmoid_loss_weight, feature_loss_weight: the four losses; what only
@@ -94,6 +96,7 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     captioner_config: dict | PreTrainedConfig | None = None
+    backbones: dict[str, str] | None = None
     num_projection_layers: int = 6
     fsq_levels: list[int] | tuple[int, ...] = (2,) * 16
     fsq_activation: str = "tanh"
@@ -131,6 +134,10 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
         if self.fsq_activation not in FSQ_ACTIVATIONS:
             raise ValueError(f"fsq_activation {self.fsq_activation!r} is not one of {', '.join(FSQ_ACTIVATIONS)}.")
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict:
+        fields = super().to_dict()
+        return {name: value for name, value in fields.items() if (name, value) != ("backbones", None)}
 
     @property
     def codebook_size(self) -> int:

@@ -10,6 +10,7 @@ EXTRAS = {
     "rl": ("accelerate", "docstring_parser", "peft", "pydantic", "yaml", "trl"),
     "qlora": ("peft", "bitsandbytes"),
     "metrics": ("skimage", "torchmetrics"),
+    "emoji": ("resvg_py",),
 }
 """Modules that each extra of pyproject.toml brings and this package imports."""
 

@@ -6,6 +6,8 @@ correlated channels. A loss of weight 0 costs nothing: what only it needs is nei
 Knows nothing about optimizers and checkpoints. What is frozen comes from the backbones and has no gradients.
 """
 
+import os
+import re
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,7 @@ from .loading_arm import CompleteCheckpointMixin
 from .modeling_arm_vq import ArmVQModel, ArmVQPreTrainedModel
 
 FROZEN_PARTS = ("text_model", "pooling_head", "captioner")  # beside the vision tower, which ArmVQModel freezes
+FROZEN_TENSORS = tuple(f"{name}." for name in ("vq_model.vision_model", *FROZEN_PARTS))  # how their names begin
 
 
 @dataclass
@@ -104,6 +107,19 @@ def read_backbone(kind: type[PreTrainedModel], path: str) -> dict[str, torch.Ten
     return type(kind.__name__, (CompleteCheckpointMixin, kind), others_are_welcome).from_pretrained(path).state_dict()
 
 
+def _seen_from(checkpoint: str | os.PathLike, path: str) -> str:
+    """What a checkpoint calls a backbone: a folder as seen from its own, or as it is, or else the id of a repo."""
+    here = os.path.normpath(os.path.join(checkpoint, path))
+    found = here if os.path.isdir(here) else path
+    if not os.path.isdir(found) and path.startswith((".", os.sep)):
+        raise ValueError(
+            f"{checkpoint} leaves out what is frozen, and {here}, where that was, is gone. Say where it is now: "
+            "ArmVQForPreTraining.from_pretrained(..., backbones={'vision': ..., 'captioner': ...}), or `backbones` of "
+            "a recipe."
+        )
+    return found
+
+
 class ArmVQForPreTraining(ArmVQPreTrainedModel):
     """The tokenizer with its training-only parts: SigLIP's text tower and pooling head and a captioning Qwen2, all
     frozen, a linear connector into the captioner, and the pixel-space diffusion transformer.
@@ -118,7 +134,8 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     """
 
     base_model_prefix = "vq_model"
-    frozen_from_backbones = True  # for trainers: checkpoints to go on from need not hold what is frozen
+    frozen_from_backbones = True  # for trainers: checkpoints need not hold what is frozen
+    backbones: dict[str, str] | None = None  # where that was taken from, as keywords of `take_frozen`
     # Of a checkpoint trained with a loss that has weight 0 now.
     _keys_to_ignore_on_load_unexpected = [
         *(r"^text_model\.", r"^pooling_head\.", r"^logit_(scale|bias)$"),
@@ -153,8 +170,31 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 num_attention_heads=config.pixel_num_heads,
                 patch_size=config.patch_size,
             )
+        if config.backbones is not None:  # from which `from_pretrained` takes what is frozen
+            self._keys_to_ignore_on_load_missing = [f"^{re.escape(start)}" for start in FROZEN_TENSORS]
         self.train(self.training)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`; of a training's checkpoint too, which leaves out what is frozen.
+
+        Args:
+            backbones: what is frozen is taken from these, a dict of `take_frozen`'s keywords; None takes what the
+                checkpoint names, and of a whole folder its own.
+
+        Raises:
+            ValueError: a folder that a checkpoint names is gone; says how to name another.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        named, model.config.backbones = model.config.backbones, None
+        if named is None:
+            model.backbones = {"pretraining": str(pretrained_model_name_or_path)}
+        else:
+            folder = pretrained_model_name_or_path
+            model.take_frozen(**{name: _seen_from(folder, path) for name, path in named.items() if path is not None})
+        return loaded
 
     @classmethod
     def from_backbones(
@@ -205,12 +245,43 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
                 )
             config.captioner_config = backbone_config(captioner, "qwen2")
         model = cls._from_config(config, dtype=dtype)
-        model._take_vision(vision)
+        model.take_frozen(vision=vision, text=text, captioner=captioner)
         if config.sigmoid_loss_weight:
-            model._take_text(text)
-        if config.caption_loss_weight:
-            model.captioner.load_state_dict(read_backbone(Qwen2ForCausalLM, captioner))
+            siglip = read_backbone(SiglipModel, text)
+            for name in ("logit_scale", "logit_bias"):
+                model.get_parameter(name).data.copy_(siglip[name])
         return model
+
+    def take_frozen(
+        self,
+        *,
+        vision: str | None = None,
+        text: str | None = None,
+        captioner: str | None = None,
+        pretraining: str | None = None,
+    ) -> None:
+        """Takes what is frozen from backbones, as `from_backbones` names them, or from a folder of this class."""
+        if pretraining is not None:
+            whole = type(self).from_pretrained(pretraining)
+            self.load_state_dict({name: whole.state_dict()[name] for name in self.frozen_names()}, strict=False)
+            self.backbones = whole.backbones
+            return
+        self._take_vision(vision)
+        if self.config.sigmoid_loss_weight:
+            self._take_text(text or vision)
+        if self.config.caption_loss_weight:
+            self.captioner.load_state_dict(read_backbone(Qwen2ForCausalLM, captioner))
+        named = {"vision": vision, "text": text, "captioner": captioner}
+        self.backbones = {name: str(path) for name, path in named.items() if path is not None}
+
+    def frozen_names(self) -> set[str]:
+        """The names of the tensors that come from the backbones and never learn."""
+        return {name for name in self.state_dict() if name.startswith(FROZEN_TENSORS)}
+
+    def backbones_from(self, folder: str | os.PathLike) -> dict[str, str] | None:
+        """`backbones`, folders as they are seen from another one: both may move together, and no machine is named."""
+        found = (self.backbones or {}).items()
+        return {name: os.path.relpath(path, folder) if os.path.isdir(path) else path for name, path in found} or None
 
     def _take_vision(self, path: str) -> None:
         tower = read_backbone(SiglipVisionModel, path)
@@ -223,8 +294,6 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         siglip, prefix = read_backbone(SiglipModel, path), "text_model."
         tower = {name.removeprefix(prefix): value for name, value in siglip.items() if name.startswith(prefix)}
         self.text_model.load_state_dict(tower)
-        for name in ("logit_scale", "logit_bias"):
-            self.get_parameter(name).data.copy_(siglip[name])
 
     def train(self, mode: bool = True):
         super().train(mode)

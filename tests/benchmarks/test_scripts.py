@@ -32,6 +32,18 @@ def test_heads_are_measured_on_the_same_sequences(tmp_path, monkeypatch, capsys)
     assert "| mixed | 64 |" in capsys.readouterr().out
 
 
+def test_layouts_train_on_the_same_documents(arm_folder, tmp_path, monkeypatch, capsys):
+    command = ["layouts.py", "--model", arm_folder, "--budgets", "256", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "speed.json")])
+    runpy.run_path(str(BENCHMARKS / "speed" / "layouts.py"), run_name="__main__")
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    for packed, padded in zip(rows[::2], rows[1::2], strict=True):
+        assert (packed["layout"], padded["layout"]) == ("packed", "padded") and packed["ms"] > 0 < padded["ms"]
+        assert packed["documents"] == padded["documents"]
+        assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-5)
+    assert "| handed back | 256 |" in capsys.readouterr().out
+
+
 def test_on_a_mixed_sequence_at_arm_7b_s_width_the_routed_head_was_faster_or_smaller_and_never_slower():
     rows = json.loads((BENCHMARKS / "results" / "speed_heads.json").read_text())["rows"]
     mixed = [row["ratios"] for row in rows if row["mix"] == "mixed"]

@@ -2,25 +2,19 @@
 
 import importlib
 import json
-import runpy
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
+from world_training import ONE_STEP, logged, run
 
 from transformers_arm import cli
 from transformers_arm.data.world import World, find_world
 from transformers_arm.evaluation.results import EVALUATION_SEED
 
 ROOT = Path(__file__).parents[2]
-TRAINERS = ROOT / "trainers"
-ONE_STEP = {
-    **{"seed": 0, "use_cpu": True, "max_steps": 1, "logging_steps": 1, "save_steps": 1, "report_to": "none"},
-    **{"disable_tqdm": True, "learning_rate": 1e-3},
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,21 +32,6 @@ def toy(tmp_path_factory):
         patch.syspath_prepend(site)
         yield importlib.import_module("toy_world")
         sys.modules.pop("toy_world")
-
-
-def run(trainer: str, recipe: dict, folder: Path) -> list[dict]:
-    """Runs a trainer's command line; gives its log."""
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": str(folder / "run")}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [trainer, "--config", str(folder / "recipe.yaml")])
-        runpy.run_path(str(TRAINERS / trainer), run_name="__main__")
-    state = folder / "run" / "checkpoint-1" / "trainer_state.json"
-    return json.loads(state.read_text())["log_history"]
-
-
-def logged(log: list[dict], name: str) -> float:
-    (value,) = (entry[name] for entry in log if name in entry)
-    return value
 
 
 def test_it_trains_and_scores_the_tokenizer(tiny_backbones, tmp_path):
@@ -115,7 +94,7 @@ def test_the_demo_shows_and_scores_it(arm_folder, tmp_path, capsys):
 
 def test_an_unknown_world_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match="no world 'shapse', but shapes, toy. .* of the group transformers_arm.worlds"
+        ValueError, match="no world 'shapse', but emoji, shapes, toy. .* of the group transformers_arm.worlds"
     ):
         find_world("shapse")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emoji_packages import PACKAGES
 from PIL import Image
 from pydantic import create_model
 from sybil import Document, Region
@@ -177,6 +178,8 @@ def furnish(folder):
     """Puts into a folder what lies in a checkout, as links, and pictures of a user."""
     for name in ("checkpoints", "trainers", "examples", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "runs" / "emoji").mkdir(parents=True)
+    (folder / "runs" / "emoji" / "packages").symlink_to(PACKAGES)  # as if npm had fetched them
     sizes = {"my_pictures/cat.png": (64, 48), "my_pictures/dog.jpg": (100, 80), "my_questions/cat.png": (64, 48)}
     sizes |= {"my_edits/before/1.png": (48, 48), "my_edits/after/1.png": (48, 48)}
     for name, size in sizes.items():
@@ -189,6 +192,7 @@ def place(tmp_path, monkeypatch):
     """The folder of a page, where this process works, and the environment of its commands."""
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARM_EMOJI_DATA", raising=False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".huggingface" / "datasets")
     torch.manual_seed(0)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -58,7 +58,7 @@ def test_what_is_named_is_there(page):
     text = page.read_text()
     commands = {module.__name__.rpartition(".")[-1] for module in COMMANDS}
     assert set(re.findall(r"(?:^|`)transformers-arm ([a-z]+)", text, re.MULTILINE)) <= commands
-    assert set(re.findall(r"\b(arm_(?:tiny|7b)/[a-z_]*[a-z])\b(?!\.py)", text)) <= set(shipped_recipes())
+    assert set(re.findall(r"\b(arm_(?:tiny|7b|emoji)/[a-z_]*[a-z])\b(?!\.py)", text)) <= set(shipped_recipes())
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     scripts = re.findall(r"\b((?:trainers|benchmarks|examples|tests)/[\w/]+\.(?:py|yaml|json))", text)

@@ -1,5 +1,6 @@
 """Rows of pictures of random pixels, and what was made of them."""
 
+import csv
 import json
 import shutil
 from io import BytesIO
@@ -49,6 +50,17 @@ def folder_dataset(folder, metadata, pictures=("a.png", "b.png", "before/a.png",
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metadata))
     cache = str(folder.with_name("cache"))
     return load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=cache, **options)
+
+
+def captioned_folder(folder, captions, height=64, width=64):
+    """A folder of pictures, named 00.png and so on, with their captions as people keep them: metadata.csv."""
+    folder.mkdir(parents=True)
+    names = [f"{number:02}.png" for number in range(len(captions))]
+    for number, name in enumerate(names):
+        drawing(height, width, seed=number).save(folder / name)
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "prompt"), *zip(names, captions, strict=True)])
+    return str(folder)
 
 
 def pictures_in_folder_and_archive(folder, count=3):

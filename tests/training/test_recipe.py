@@ -139,7 +139,7 @@ def test_all_stages_have_a_shipped_recipe():
         ("arm_tiny/sft", "lora.rr=1", "lora.rr: there is no such field"),
         ("arm_tiny/sft", "data.argument={}", "data.argument: there is no such field; did you mean arguments?"),
         ("arm_tiny/sft", "data.arguments.questionz=1", "data.arguments.questionz: there is no such field; did"),
-        ("arm_tiny/sft", "data.world=shape", "data.world: There is no world 'shape', but shapes"),
+        ("arm_tiny/sft", "data.world=shape", "data.world: There is no world 'shape', but emoji, shapes"),
         ("arm_tiny/sft", "generation.max_new_token=1", "generation.max_new_token: generate does not know it; did"),
         (
             *("arm_tiny/sft", "generation.image_generation.top_q=1"),

@@ -76,7 +76,7 @@ def test_checkpoints_hold_what_learns_and_the_final_folder_all(new_trainer, unin
     model.save_pretrained(tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     checkpoint = load_file(Path(uninterrupted.args.output_dir) / "checkpoint-6" / "model.safetensors")
-    frozen = ("vq_model.vision_model.", "text_model.", "pooling_head.", "captioner.", "pixel_transformer.null_")
+    frozen = ("vq_model.vision_model.", "text_model.", "pooling_head.", "captioner.")
     assert checkpoint.keys() == {name for name in whole if not name.startswith(frozen)}
     assert {"vq_model.channel_norm.running_mean", "logit_scale", "caption_connector.weight"} <= checkpoint.keys()
     size, less = (sum(tensor.nbytes for tensor in tensors.values()) for tensors in (whole, checkpoint))
@@ -91,6 +91,14 @@ def test_checkpoints_hold_what_learns_and_the_final_folder_all(new_trainer, unin
     finally:
         logger.removeHandler(caplog.handler)
     assert "missing keys" not in caplog.text  # what is left out is no surprise
+
+
+def test_checkpoints_find_all_that_is_frozen_in_the_backbones(uninterrupted):
+    checkpoint = Path(uninterrupted.args.output_dir) / "checkpoint-6"
+    loaded, info = ArmVQForPreTraining.from_pretrained(checkpoint, output_loading_info=True)
+    expected = uninterrupted.model.state_dict()
+    assert not info["missing_keys"] and loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
 
 
 def test_an_older_checkpoint_with_what_is_frozen_still_goes_on(new_trainer, uninterrupted, tmp_path):
@@ -147,6 +155,7 @@ def test_the_reconstruction_callback_looks_without_leaving_a_trace(new_trainer, 
     looks = [log for log in trainer.state.log_history if "eval_psnr" in log]
     assert [log["step"] for log in looks] == [3, 6]
     assert all(0 < log["eval_psnr"] < 50 and 1 <= log["eval_codes_used"] <= 36 for log in looks)
+    assert all(log["eval_retrieval"] in (0, 0.25, 0.5, 0.75, 1) for log in looks)
     sheets = sorted(path.name for path in (tmp_path / "reconstructions").iterdir())
     assert sheets == ["step-0000003.png", "step-0000006.png"]
 

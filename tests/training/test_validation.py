@@ -148,7 +148,7 @@ def test_a_tokenizer_s_own_pictures_are_held_out_and_looked_at(tiny_backbones, t
         assert steps_with(history, name) == [2, 4], name
     sheet = Image.open(tmp_path / "run" / "reconstructions" / "step-0000004.png")
     assert sheet.size == (4 * 384, 2 * 384)  # of several shapes, each as it is
-    assert steps_with(history, "eval_codes_used") == [2, 4]
+    assert steps_with(history, "eval_codes_used") == steps_with(history, "eval_retrieval") == [2, 4]
 
 
 def test_a_world_s_pictures_are_held_out_in_whole_batches(tiny_backbones, tmp_path, histories):

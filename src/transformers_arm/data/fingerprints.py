@@ -115,8 +115,13 @@ def of_processing(image_processor, *tokenizers) -> dict:
     """What becomes of pictures and texts: the settings of an image processor, and digests of tokenizers, or None."""
     return {
         "image_processor": json.loads(image_processor.to_json_string()),
-        "tokenizers": [tokenizer and digest(_of_tokenizer(tokenizer)) for tokenizer in tokenizers],
+        "tokenizers": of_tokenizers(*tokenizers),
     }
+
+
+def of_tokenizers(*tokenizers) -> list[str | None]:
+    """What becomes of texts: digests of tokenizers, or None."""
+    return [tokenizer and digest(_of_tokenizer(tokenizer)) for tokenizer in tokenizers]
 
 
 def _of_tokenizer(tokenizer) -> list:

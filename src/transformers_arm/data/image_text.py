@@ -19,7 +19,7 @@ import torch
 from ..image_processing_arm import ArmImageProcessor
 from .aspect_buckets import AspectBuckets
 from .collators import ImageTextCollator
-from .conversations import NO_DROPOUT, is_codes
+from .conversations import is_codes
 from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
@@ -188,9 +188,8 @@ class ImageTextMixture(MixtureRows):
             streams: how many share the rows out, a multiple of processes times rows a step times workers.
             max_skipped: share of a source's rows that may be unusable.
         """
-        sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
-        mixture = Mixture.from_recipe(sources, seed=seed, **fields)
+        mixture = Mixture.from_recipe(sources, seed=seed, complete=True, **fields)
         limits = {"pixel_budget": pixel_budget, "lookahead": lookahead, "waiting_rows": waiting_rows}
         return cls(mixture, image_processor, collator, buckets=buckets, **limits)
 
@@ -242,5 +241,6 @@ def only_row(rows: list[dict]) -> dict:
             f"A batch has {len(rows)} rows of pictures, of different sizes; state per_device_train_batch_size: 1 and "
             "the pixels of a row as pixel_budget."
         )
-    batch = dict(rows[0])
-    return {**batch, "states": {batch.pop("stream"): batch.pop("state")}}
+    (row,) = rows
+    batch = {name: value for name, value in row.items() if name not in ("stream", "state")}
+    return {**batch, "states": {row["stream"]: row["state"]}}

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from io import TextIOWrapper
 from itertools import chain, groupby, islice
 from operator import itemgetter
@@ -42,6 +43,7 @@ from ..fetching_arm import FROM_OUTSIDE, Fetcher
 from .columns import undecoded
 from .file_errors import Fault, fault_of, read_on
 from .fingerprints import of_files, of_step
+from .folders import load_files, stated_files, told_unnamed
 from .pictures import FROM_TRUSTED, fetcher_for, sources_of, steps_before
 from .renaming import BROKEN, BROKEN_FILE
 from .row_errors import file_error
@@ -237,7 +239,7 @@ def downloading(builder: DatasetBuilder) -> DownloadConfig:
 def open_dataset(
     *, split: str = "train", streaming: bool = False, **arguments
 ) -> Dataset | IterableDataset | IndexedRaw:
-    """What `datasets.load_dataset` opens, but for tars and JSON lines, of which nothing bad costs more than its row.
+    """What `load_files` loads, but for tars and JSON lines, of which nothing bad costs more than its row.
 
     Args:
         split, streaming, arguments: as for `load_dataset`; of tars a split is whole, or several joined by +.
@@ -246,11 +248,12 @@ def open_dataset(
         ValueError: there is no such split, or no row in it; or a tar ends early and is not streamed.
     """
     loading = {name: arguments.pop(name) for name in LOADING if name in arguments}
+    arguments = stated_files(arguments, split)
     builder = load_dataset_builder(**arguments)
     lines, files = line_files(builder, str(split)), dict(builder.config.data_files or {})
     if not lines and builder.name != "webdataset":
         try:
-            return load_dataset(**arguments, **loading, split=split, streaming=streaming)
+            return load_files(**arguments, **loading, split=split, streaming=streaming)
         except ValueError as error:
             if "corresponds to no data" not in str(error):
                 raise
@@ -373,6 +376,7 @@ class InputFile:
     name: str
     builder: str
     content: str | Dataset  # the path of a file, or the dataset
+    unnamed: tuple[str, ...] = ()  # pictures that lie there and are in no row
 
     def made_of(self) -> list:
         """What tells a file from another of its name: see `of_files`; of a dataset how many rows it has."""
@@ -410,16 +414,18 @@ def find_sources(dataset: str, config: str | None, split: str) -> list[InputFile
         ValueError: there is no such split, it cannot be loaded, or nobody knows what kind the files are of.
     """
     folder = os.path.abspath(dataset) if os.path.isdir(dataset) else None
-    arguments = {"path": folder or dataset, "name": config}
+    arguments = {"path": folder or dataset, **({"name": config} if config else {})}
     if folder is None and (os.path.isfile(dataset) or FILES.search(dataset)):
         kind, options = "webdataset", {}
         if not dataset.endswith(".tgz"):  # which `datasets` does not know by its name
             try:
-                kind, options = infer_module_for_data_files(DataFilesDict.from_patterns({split: [dataset]}))
+                file = escape(dataset) if os.path.isfile(dataset) else dataset
+                kind, options = infer_module_for_data_files(DataFilesDict.from_patterns({split: [file]}))
             except DataFilesNotFoundError as error:
                 problem = "is of no kind that `datasets` knows. Name parquet files, tars, JSON or a folder"
                 raise ValueError(f"{dataset} {problem}.") from error
         arguments = {"path": kind, "data_files": {split: dataset}, **options}
+    arguments = stated_files(arguments, split)
     builder = load_dataset_builder(**arguments)
     files = {str(name): paths for name, paths in builder.config.data_files.items()}
     if split not in files:
@@ -428,6 +434,7 @@ def find_sources(dataset: str, config: str | None, split: str) -> list[InputFile
         kind = builder.name
         return [InputFile(os.path.relpath(file, folder) if folder else file, kind, file) for file in files[split]]
     try:
-        return [InputFile(dataset, builder.name, load_dataset(**arguments, split=split))]
+        rows = load_dataset(**arguments, split=split)
     except DatasetGenerationError as error:  # it says no more than that there was one
         raise ValueError(f"{dataset} cannot be loaded: {error.__cause__}") from error
+    return [InputFile(dataset, builder.name, rows, tuple(told_unnamed(rows, arguments, split)))]

@@ -109,9 +109,9 @@ class Source:
         """A source as a recipe states it.
 
         Args:
-            section: fields of this class, with `dataset` the arguments of `datasets.load_dataset` (split "train"
-                unless it says otherwise); or in its place `world`, the name of one, and `arguments` of its `tasks`:
-                endless, in the world's own order, what it states in steps stated in conversations.
+            section: fields of this class, with `dataset` the arguments of `load_files`, those of `load_dataset` (split
+                "train" unless it says otherwise); or in its place `world`, the name of one, and `arguments` of its
+                `tasks`: endless, in the world's own order, what it states in steps stated in conversations.
             seed: of the world.
 
         Raises:
@@ -196,8 +196,14 @@ class Mixture:
         self.readers = {name: source.reader(f"{name}/{seed}", held_out) for name, source in sources.items()}
 
     @classmethod
-    def from_recipe(cls, sources: Mapping[str, Mapping], *, seed: int, **fields) -> "Mixture":
-        """A mixture of sources as `Source.from_recipe` takes them, and fields of this class."""
+    def from_recipe(cls, sources: Mapping[str, Mapping], *, seed: int, complete: bool = False, **fields) -> "Mixture":
+        """A mixture of sources as `Source.from_recipe` takes them, and fields of this class.
+
+        Args:
+            complete: whether conversations keep all their conditions, whatever the sources say.
+        """
+        if complete:
+            sources = {name: {**section, "condition_dropout": NO_DROPOUT} for name, section in sources.items()}
         return cls({name: Source.from_recipe(each, seed=seed) for name, each in sources.items()}, seed=seed, **fields)
 
     def draw(

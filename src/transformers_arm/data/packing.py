@@ -12,10 +12,12 @@ come as pixels stand as placeholders that the model's forward fills. Knows nothi
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
@@ -163,6 +165,7 @@ class PackedMixture(MixtureRows):
         token_budget: most tokens in a row.
         lookahead: documents of a stream that wait for a place where they fit.
         fill_rows: whether rows are padded at the end, so that all have `token_budget` tokens.
+        padded: whether batches hold a document a row, padded (`PaddedCollator`): what they train is the same.
 
     Raises:
         ValueError: a budget or lookahead below 1.
@@ -177,13 +180,14 @@ class PackedMixture(MixtureRows):
         token_budget: int,
         lookahead: int = 32,
         fill_rows: bool = False,
+        padded: bool = False,
     ):
         super().__init__(mixture)
         for name, value in (("token_budget", token_budget), ("lookahead", lookahead)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
         self.processor, self.config = processor, config
-        self.token_budget, self.lookahead, self.fill_rows = token_budget, lookahead, fill_rows
+        self.token_budget, self.lookahead, self.fill_rows, self.padded = token_budget, lookahead, fill_rows, padded
 
     @classmethod
     def from_recipe(
@@ -199,6 +203,7 @@ class PackedMixture(MixtureRows):
         lookahead: int = 32,
         held_out: int = 0,
         fill_rows: bool | None = None,
+        padded: bool | None = None,
     ) -> "PackedMixture":
         """The mixture that a recipe's section states: `sources` as `Source.from_recipe` says, the rest as here.
 
@@ -208,11 +213,13 @@ class PackedMixture(MixtureRows):
             fill_rows: whether rows are padded at the end, so that all are of one length and what is compiled for it
                 is compiled once. Unless stated, a training does so with flex attention or `torch_compile`; elsewhere
                 padding costs its share of a row and brings nothing.
+            padded: whether batches hold a document a row, padded, in place of all in one row. Unless stated, a
+                training does so on a CPU, where no attention skips the pairs of tokens that are of two documents.
         """
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
         mixture = Mixture.from_recipe(sources, seed=seed, **fields)
         limits = {"token_budget": token_budget, "lookahead": lookahead}
-        return cls(mixture, processor, config, **limits, fill_rows=bool(fill_rows))
+        return cls(mixture, processor, config, **limits, fill_rows=bool(fill_rows), padded=bool(padded))
 
     def encoder(self) -> DocumentEncoder:
         return DocumentEncoder(self.processor, self.config, self.token_budget)
@@ -249,6 +256,8 @@ class PackedMixture(MixtureRows):
         }
 
     def collator(self) -> "PackedCollator":
+        if self.padded:
+            return PaddedCollator(self.mixture.sources, self.processor.tokenizer.pad_token_id)
         return PackedCollator(self.mixture.sources)
 
     def made_of(self) -> dict:
@@ -278,3 +287,27 @@ class PackedCollator:
             "use_cache": False,  # a cache would join the documents
             "states": {row["stream"]: row["state"] for row in rows},
         }
+
+
+class PaddedCollator(PackedCollator):
+    """Rows -> their documents, each in a row of its own, padded at the end to the longest: `input_ids`, `labels`,
+    `sources` and `attention_mask` [documents, T]. What fills rows of a budget is left out.
+
+    Args:
+        source_names: as there.
+        pad_token_id: stands behind a document.
+    """
+
+    def __init__(self, source_names: Iterable[str], pad_token_id: int):
+        super().__init__(source_names)
+        self.padding = {"input_ids": pad_token_id, "labels": -100, "sources": -1}
+
+    def __call__(self, rows: list[dict]) -> dict:
+        batch = super().__call__(rows)
+        lengths = (batch.pop("position_ids")[0] == 0).nonzero()[:, 0].tolist() + [batch["labels"].shape[1]]
+        lengths = [after - before for before, after in pairwise(lengths)]
+        real = [part[0] >= 0 for part in batch["sources"][0].split(lengths)]
+        for name, value in self.padding.items():
+            parts = compress(batch[name][0].split(lengths), real)
+            batch[name] = pad_sequence(list(parts), batch_first=True, padding_value=value)
+        return batch | {"attention_mask": (batch["sources"] >= 0).long()}

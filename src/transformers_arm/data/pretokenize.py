@@ -1,7 +1,7 @@
 """Pictures -> codes, once and before training: what `transformers-arm tokenize` does.
 
     pretokenize("my_pictures", "my_codes", "checkpoints/arm-tiny")
-    dataset = load_dataset("parquet", data_dir="my_codes", split="train")  # goes straight into ArmSFTTrainer
+    dataset = load_files("parquet", data_dir="my_codes")  # goes straight into ArmSFTTrainer
 
 Each input file is cut into windows of rows, and each window becomes one parquet file, written aside and renamed. What
 a file holds depends on the input alone: however many workers there are and however often they are killed, the folder
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from multiprocessing import get_context, parent_process
@@ -33,12 +34,13 @@ from tqdm.auto import tqdm
 from ..fetching_arm import Fetcher
 from ..whole_files import whole_file, write_whole
 from .columns import COLUMNS, SOURCES, TASKS, is_plain, read_list, row_conversation, row_task
-from .conversations import encoded_by_size, is_codes, pictures_of, pixel_values_of
+from .conversations import is_codes, pictures_of, pixel_values_of
 from .file_errors import until_broken
 from .fingerprints import digest
 from .input_files import InputFile, find_sources
+from .picture_codes import PictureCodes
 from .renaming import arranged, check_rename
-from .row_errors import RowError, Tally, as_row_error, check_share, row_error
+from .row_errors import SHOWN_ROWS, RowError, Tally, as_row_error, check_share, row_error
 from .signals import starting_processes
 from .visual_tokenizer import describe_tokenizer, load_tokenizer
 
@@ -61,7 +63,7 @@ TAR_COLUMNS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image",
 DTYPES = ("float32", "bfloat16", "float16")
 ROWS_AT_ONCE = 128  # whose pictures are in memory together
 ROWS_BEFORE_JUDGING = 1000  # a share of skipped rows says little before
-REPORT, METADATA = "report.json", b"transformers_arm"
+REPORT, KNOWN, METADATA = "report.json", ".pictures.sqlite", b"transformers_arm"
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------
@@ -147,6 +149,13 @@ class Job:
         return self.output / f"train-{source:05d}-{part:05d}.parquet"
 
 
+@dataclass
+class WindowTally(Tally):
+    """What became of a window's rows, and how often those that are written name a picture."""
+
+    pictures: int = 0
+
+
 class Tokenizing:
     """A worker: windows of sources -> files.
 
@@ -162,6 +171,7 @@ class Tokenizing:
         self.vq_model, self.image_processor = load_tokenizer(job.tokenizer, job.dtype)
         device = f"cuda:{number % torch.cuda.device_count()}" if job.device == "cuda" else job.device
         self.vq_model.to(device)
+        self.codes = PictureCodes(job.output / KNOWN)
 
     def pixel_values(self, picture) -> torch.Tensor:
         """`pixel_values_of` a picture."""
@@ -191,9 +201,9 @@ class Tokenizing:
             raise row_error(index, "image", "holds codes already, of whichever tokenizer. Give the picture.", "codes")
         return row, None if row.get("messages") is not None else row_task(row, index), messages
 
-    def window(self, source: InputFile, rows: Iterable[dict], start: int) -> tuple[list[dict], Tally]:
+    def window(self, source: InputFile, rows: Iterable[dict], start: int) -> tuple[list[dict], WindowTally]:
         """Rows from the `start`-th on -> those that can be used, with codes for pictures."""
-        results, tally, numbered = [], Tally(), enumerate(rows, start)
+        results, tally, numbered = [], WindowTally(), enumerate(rows, start)
         fetcher = source.fetcher(self.job.local_files)
         while chunk := list(islice(numbered, ROWS_AT_ONCE)):
             usable = []
@@ -204,9 +214,10 @@ class Tokenizing:
                 except RowError as error:
                     tally.skip(source.name, error)
             pictures = [picture for _, _, messages in usable for picture in pictures_of(messages)]
-            codes = iter(encoded_by_size(pictures, self.encode))
+            codes = iter(self.codes.of(pictures, self.encode))
             results += [tokenized(*each, codes) for each in usable]
             tally.tasks.update(task or "messages" for _, task, _ in usable)
+            tally.pictures += len(pictures)
             tally.rows += len(chunk)
             tally.written += len(usable)
             self.report(tally, len(chunk), len(chunk) - len(usable))
@@ -310,16 +321,31 @@ def open_output(output: Path, begun: dict) -> None:
 
 def write_report(output: Path, begun: dict, sources: list[InputFile]) -> dict:
     """Sums up the files of a folder in its `report.json`, and returns that."""
-    files, tally, ended_early = written_files(output), Tally(), []
+    files, tally, ended_early, named = written_files(output), Tally(), [], 0
     for (number, _), about in files.items():
         tally.add(about)
+        named += about.get("pictures", 0)  # earlier versions did not count them
         if about["problem"]:
             rows = sum(each["rows"] for (source, _), each in files.items() if source == number)
             ended_early.append({"file": about["source"], "rows": rows, "problem": about["problem"]})
     finished = sum(is_finished(files, number) for number in range(len(sources)))
+    encoded, unnamed = encoded_pictures(output), [name for source in sources for name in source.unnamed]
+    pictures = {"encoded": encoded, "taken_again": max(named - encoded, 0), "in_no_row": len(unnamed)}
     report = begun | {"complete": finished == len(sources), **vars(tally), "ended_early": ended_early}
+    report |= {"pictures": pictures | {"examples_in_no_row": unnamed[:SHOWN_ROWS]}}
     write_whole(output / REPORT, json.dumps(report, indent=2) + "\n")
+    if report["complete"]:
+        (output / KNOWN).unlink(missing_ok=True)
     return report
+
+
+def encoded_pictures(output: Path) -> int:
+    """How many different pictures of a folder were encoded so far; of a finished one as its report says."""
+    if (output / KNOWN).is_file():
+        with closing(PictureCodes(output / KNOWN)) as known:
+            return len(known)
+    before = json.loads((output / REPORT).read_text()) if (output / REPORT).is_file() else {}
+    return before.get("pictures", {}).get("encoded", 0)
 
 
 def pretokenize(
@@ -365,8 +391,9 @@ def pretokenize(
 
     Returns:
         The report: `tokenizer` and `options` that made the folder, `complete`, how many `rows` were read and
-        `written`, of which `tasks`, how many were `skipped` for which reason with the first `examples`, and
-        `ended_early`, the files that could not be read to their end.
+        `written`, of which `tasks`, how many were `skipped` for which reason with the first `examples`;
+        `ended_early`, the files that could not be read to their end; and of `pictures` how many different ones were
+        `encoded`, how often one was `taken_again`, and how many of an image folder are `in_no_row`.
 
     Raises:
         ValueError: an option, column or split that there is not; a folder that another tokenizer or other options
@@ -452,6 +479,8 @@ def summary(report: dict) -> str:
     lines = [f"{report['written']} of {report['rows']} rows written ({tasks}), {skipped} skipped"]
     lines += [f"  {number} {reason}" for reason, number in report["skipped"].items()]
     lines += [f"  e.g. {example['file']}: {example['problem']}" for example in report["examples"]]
+    pictures = report["pictures"]
+    lines.append(f"{pictures['encoded']} pictures encoded, {pictures['taken_again']} times one was taken again")
     for file in report["ended_early"]:
         lines.append(f"{file['file']} ended early, after {file['rows']} rows: {file['problem']}")
     return "\n".join(lines)

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -97,15 +96,15 @@ class ValidationRows(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> dict:
-        """A batch, and as its `weight` how many samples it has.
+        """A batch, and as its `weight` what its loss is a mean over, as the rows count it, or else its samples.
 
         Raises:
             ValueError: no row can be read any more.
         """
-        samples, weight = self.samples_of(number), None
+        samples, counts = self.samples_of(number), True
         if not samples:  # another batch keeps processes in step, and counts for nothing
             others = (self.samples_of(other) for other in range(len(self)) if other != number)
-            samples, weight = next(filter(None, others), None), 0
+            samples, counts = next(filter(None, others), None), False
         if not samples:
             raise ValueError(f"Validation of source '{self.name}': none of its rows can be read any more.")
         first = next(iter(self.rows.mixture.sources))  # a source of another set has no number
@@ -113,7 +112,8 @@ class ValidationRows(Dataset):
         row = self.rows.row([(name, sample) for sample in samples])
         batch = self.rows.collator()([{**row, "stream": 0, "state": None}])
         del batch["states"]
-        return {**batch, "weight": len(samples) if weight is None else weight}
+        items = self.rows.items(batch)
+        return {**batch, "weight": counts * (len(samples) if items is None else items)}
 
     def loader(self, *, process_index: int = 0, processes: int = 1, **options) -> DataLoader:
         """This process's share: as many batches as any other has, some of `weight` 0 to keep it in step.
@@ -144,11 +144,13 @@ class _Share(Dataset):
         return {**self.batches[len(self.batches) - 1], "weight": 0}
 
 
-def pictures_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[np.ndarray]:
-    """The pictures of held-out pairs, uint8 [H, W, 3] as the model is given them, in turns of each source."""
+def samples_of_sets(sets: Mapping[str, ValidationRows]) -> Iterator[dict]:
+    """Held-out pairs in turns of each source, as `World.pictures` gives them: `image` uint8 [H, W, 3], as the model is
+    given it, and `caption`.
+    """
     for turn in zip_longest(*(each.samples() for each in sets.values())):
         for sample in filter(None, turn):
-            yield sample.pixels.permute(1, 2, 0).numpy()
+            yield {"image": sample.pixels.permute(1, 2, 0).numpy(), "caption": sample.caption}
 
 
 def validation_sets(rows: MixtureRows) -> dict[str, ValidationRows]:

@@ -79,19 +79,18 @@ class Tokenizer:
 
     @classmethod
     def from_training(cls, folder: str | PathLike, *, steps: int) -> "Tokenizer":
-        """Loads what `trainers/tokenizer.py` wrote, in fp32; pictures are rendered by the pixel transformer of the
-        training itself, in so many Euler steps and without guidance, whose null it never learnt.
+        """Loads what `trainers/tokenizer.py` wrote, or a checkpoint of it, in fp32; pictures are rendered by the pixel
+        transformer of the training itself, in so many Euler steps and without guidance, whose null it never learnt.
         """
-        trained = ArmVQForPreTraining.from_pretrained(Path(folder) / "pretraining", dtype=torch.float32).eval()
-        detokenizer = ArmPixelDetokenizer(
-            trained.pixel_transformer,
-            FlowMatchEulerDiscreteScheduler(),
-            default_steps=steps,
-            default_guidance_scale=1.0,
-        )
+        folder, whole = Path(folder), Path(folder) / "pretraining"
+        trained = ArmVQForPreTraining.from_pretrained(whole if whole.is_dir() else folder, dtype=torch.float32).eval()
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        detokenizer = ArmPixelDetokenizer(trained.pixel_transformer, scheduler, steps, default_guidance_scale=1.0)
         detokenizer.vq_model = trained.vq_model
         detokenizer.set_progress_bar_config(disable=True)
-        return cls(trained.vq_model, ArmImageProcessor.from_pretrained(Path(folder) / "vq_model"), detokenizer)
+        if (folder / "vq_model").is_dir():
+            return cls(trained.vq_model, ArmImageProcessor.from_pretrained(folder / "vq_model"), detokenizer)
+        return cls(trained.vq_model, ArmImageProcessor(patch_size=trained.config.patch_size), detokenizer)
 
     @classmethod
     def from_parts(

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageOps
 from transformers import Trainer, TrainerCallback
@@ -22,12 +21,14 @@ from transformers import Trainer, TrainerCallback
 from ..data.collators import to_pixel_values
 from ..data.columns import SOURCES, read_picture, read_text, undecoded
 from ..data.conversations import is_codes, message
+from ..data.folders import load_files
 from ..data.pictures import fetcher_for
 from ..data.row_errors import row_error
 from ..data.world import World
 from ..detokenizer_arm import ArmDetokenizer
 from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..evaluation.arm import Arm
+from ..evaluation.retrieval import retrieval
 from ..evaluation.sheets import picture_sheet
 from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
@@ -75,13 +76,14 @@ class LookCallback(TrainerCallback):
 
 
 class ReconstructionCallback(LookCallback):
-    """Every `every` steps: PSNR, codes in use and, of a world's pictures, what it reads of them, in the log; and a
-    sheet of originals above reconstructions, `reconstructions`.
+    """Every `every` steps: PSNR, retrieval (the share of reconstructions that are nearest to their own original among
+    all of its size), codes in use and, of a world's pictures, what it reads of them, in the log; and a sheet of
+    originals above reconstructions, `reconstructions`.
 
     Args:
         trainer: whose training is looked at; its model has a `vq_model` and a `pixel_transformer`.
         source: a world, which draws pictures, never of the test split, so that no recipe is tuned on it; or held-out
-            pictures, uint8 [H, W, 3], of any sizes that the model takes.
+            samples with `image`, uint8 [H, W, 3], of any sizes that the model takes.
         every: steps between two looks.
         pictures: number of pictures; of held-out ones the first, or all where there are fewer.
         steps: Euler steps of the rendering.
@@ -94,7 +96,7 @@ class ReconstructionCallback(LookCallback):
     def __init__(
         self,
         trainer: Trainer,
-        source: World | Iterable[np.ndarray],
+        source: World | Iterable[Mapping],
         every: int = 500,
         pictures: int = 128,
         steps: int = 4,
@@ -103,10 +105,11 @@ class ReconstructionCallback(LookCallback):
         super().__init__(trainer, every)
         self.world = source if isinstance(source, World) else None
         if self.world is None:
-            self.images = list(islice(source, pictures))
+            self.samples = list(islice(source, pictures))
         else:
             data = source.pictures(pictures, seed=seed, batch_size=pictures)
-            self.images = [data[index]["image"] for index in range(pictures)]
+            self.samples = [data[index] for index in range(pictures)]
+        self.images = [sample["image"] for sample in self.samples]
         if not self.images:
             raise ValueError(
                 f"There are no pictures to reconstruct, of {pictures}; hold out some, or ask for 1 or more."
@@ -116,15 +119,17 @@ class ReconstructionCallback(LookCallback):
     def look(self, model):
         training = model.training
         model.eval()
-        drawn, codes = self._reconstructed(model)
+        drawn, found = self.reconstructed(model)
         model.train(training)
         errors = [np.square(new.astype(float) - old).mean() for new, old in zip(drawn, self.images, strict=True)]
         scores = {
             "eval_psnr": round(float(np.mean(10 * np.log10(255**2 / np.clip(errors, 1e-5, None)))), 2),
-            "eval_codes_used": len(codes.unique()),
+            "eval_retrieval": retrieval(drawn, self.images),
+            **{f"eval_{name}": value for name, value in found.items()},
         }
         read = {} if self.world is None else self.world.reconstruction_scores(np.stack(drawn), np.stack(self.images))
-        log_scores(self.trainer, scores | {f"eval_{name}": round(value, 4) for name, value in read.items()})
+        scores |= {f"eval_{name}": value for name, value in read.items()}
+        log_scores(self.trainer, {name: round(value, 4) for name, value in scores.items()})
         rows = [[Image.fromarray(image) for image in images[:SHEET_COLUMNS]] for images in (self.images, drawn)]
         if len({image.size for image in rows[0]}) > 1:
             rows = [[ImageOps.pad(each, (SAMPLE_SIDE, SAMPLE_SIDE), color="white") for each in row] for row in rows]
@@ -136,8 +141,8 @@ class ReconstructionCallback(LookCallback):
         detokenizer.set_progress_bar_config(disable=True)
         return detokenizer
 
-    def _reconstructed(self, model) -> tuple[list[np.ndarray], torch.Tensor]:
-        """What the pictures become, and all codes of theirs; those of one size together."""
+    def reconstructed(self, model) -> tuple[list[np.ndarray], dict[str, float]]:
+        """What the pictures become, those of one size together, and further scores by name."""
         detokenizer = self.detokenizer_of(model)
         generator, codes = torch.Generator().manual_seed(self.seed), []
 
@@ -148,7 +153,7 @@ class ReconstructionCallback(LookCallback):
                 pictures = detokenizer(encoded.z_q, None, self.steps, 1.0, generator, output_type="np").images
                 yield from (pictures * 255).round().astype(np.uint8)
 
-        return encoded_by_size(self.images, reconstruct), torch.cat(codes)
+        return encoded_by_size(self.images, reconstruct), {"codes_used": len(torch.cat(codes).unique())}
 
 
 class WorldScoresCallback(LookCallback):
@@ -190,13 +195,13 @@ def load_rows(rows: list | str | dict) -> Iterable[Mapping]:
     """The `rows` of a recipe's `samples` section.
 
     Args:
-        rows: the rows themselves, the name of a JSON or YAML file that lists them, or arguments of `load_dataset`.
+        rows: the rows themselves, the name of a JSON or YAML file that lists them, or arguments of `load_files`.
 
     Raises:
         ValueError: what the file holds is no list.
     """
     if isinstance(rows, dict):
-        return undecoded(load_dataset(**rows))
+        return undecoded(load_files(**rows))
     if isinstance(rows, list):
         return rows
     text = Path(rows).read_text(encoding="utf-8")

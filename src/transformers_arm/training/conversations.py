@@ -73,6 +73,10 @@ class ConversationsRecipe(Section):
     data: either(sources=Packed, world=TasksOfWorld) = Field(description="A packed mixture, or a world's tasks.")
     generation: GenerationSettings = Field(GenerationSettings(), description="Saved with the model.")
     validation: Validation | None = Field(None, description="The loss of held-out rows of each source on the way.")
+    detokenizer: str | None = Field(
+        None,
+        description="Folder of the renderer that draws samples and is saved with the model, in place of start_from's.",
+    )
     evaluation: RenderedScores | None = Field(None, description="A world's scores on the way.")
     samples: Samples | None = Field(None, description="What the model makes of requests of your own on the way.")
     training: Training
@@ -130,8 +134,9 @@ def new_trainer(recipe: ConversationsRecipe) -> tuple[Trainer, ArmProcessor]:
         return trainer, processor
     compiles = arm.config._attn_implementation == "flex_attention" or arguments.torch_compile
     settings = {"seed": arguments.seed, "held_out": held_out(validation), "fill_rows": compiles}
-    stated = {name: value for name, value in recipe.data.plain().items() if (name, value) != ("fill_rows", None)}
-    data = PackedMixture.from_recipe(processor, arm.config, **{**settings, **stated})
+    settings |= {name: value for name, value in recipe.data.plain().items() if value is not None}
+    settings.setdefault("padded", arguments.device.type == "cpu" and not (compiles or settings["fill_rows"]))
+    data = PackedMixture.from_recipe(processor, arm.config, **settings)
     sets = sets_of_rows(validation, data)
     return MixtureTrainer(model, arguments, train_dataset=data, eval_dataset=sets), processor
 
@@ -148,15 +153,15 @@ def add_samples(trainer: Trainer, processor: ArmProcessor, samples: Samples, det
 def train_on_conversations(recipe: ConversationsRecipe) -> None:
     """Trains as a recipe says, from the newest checkpoint in `output_dir` if there is one.
 
-    Writes the model, its processor and the detokenizer of `start_from`, if that holds one, to `<output_dir>/model`; of
-    a LoRA training the adapter to `model/adapter`, and the model with the adapter merged beside it, unless its weights
-    are quantized.
+    Writes the model, its processor and its detokenizer, that of the recipe or of `start_from`, if there is one, to
+    `<output_dir>/model`; of a LoRA training the adapter to `model/adapter`, and the model with the adapter merged
+    beside it, unless its weights are quantized.
     """
+    given = recipe.detokenizer and detokenizer_class(recipe.detokenizer).from_pretrained(recipe.detokenizer)
     trainer, processor = new_trainer(recipe)
-    renderer = {}
-    if recipe.start_from is not None and trainer.is_world_process_zero():  # now: later its repo may be out of reach
-        detokenizer = detokenizer_of(trainer.model, required=False)
-        renderer = {} if detokenizer is None else {DETOKENIZER_FOLDER: (detokenizer,)}
+    renderer = given
+    if given is None and recipe.start_from is not None and trainer.is_world_process_zero():
+        renderer = detokenizer_of(trainer.model, required=False)  # now: later its repo may be out of reach
     if recipe.evaluation is not None:
         evaluation = recipe.evaluation
         detokenizer = detokenizer_class(evaluation.detokenizer).from_pretrained(evaluation.detokenizer)
@@ -164,6 +169,7 @@ def train_on_conversations(recipe: ConversationsRecipe) -> None:
         settings = evaluation.plain("world", "detokenizer")
         trainer.add_callback(WorldScoresCallback(trainer, world, processor, detokenizer, **settings))
     if recipe.samples is not None:
-        add_samples(trainer, processor, recipe.samples)
+        add_samples(trainer, processor, recipe.samples, given)
     train(trainer)
-    save_model(trainer, Path(recipe.output_dir) / "model", processor, **renderer)
+    parts = {} if renderer is None else {DETOKENIZER_FOLDER: (renderer,)}
+    save_model(trainer, Path(recipe.output_dir) / "model", processor, **parts)

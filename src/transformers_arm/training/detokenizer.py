@@ -18,35 +18,29 @@ from ..detokenizer_arm_pixel import ArmPixelDetokenizer
 from ..modeling_arm_vq_pretraining import ArmVQForPreTraining
 from ..pixel_transformer_arm import by_noise, flow_matching_errors
 from .callbacks import ReconstructionCallback
+from .picture_data import RenderingRecipe, new_trainer
 from .pushing import raise_failed_pushes
-from .recipe import Section, section
+from .recipe import section
 from .saving import save_folder
-from .sections import PicturesOfWorld, Training, Validation
-from .tokenizer import Reconstructions
-from .trainer import ArmTrainer, adamw, train, training_arguments
-from .validation import sets_of_world, when
+from .tokenizer import TokenizerBackbones
+from .trainer import train, training_arguments
+from .validation import when
 from .work import FORWARD, Work, encoder_flops, grid_of, pixel_transformer_flops, register_work
-from .world_data import world_pictures
 
 PARTS = ("transformer", "scheduler", "vq_model")  # of the pipeline
 
 
-class DetokenizerRecipe(Section):
+class DetokenizerRecipe(RenderingRecipe):
     """The pixel detokenizer."""
 
     output_dir: str = Field(description="Folder to write.")
-    pretraining: str = Field(description="`pretraining/` of the tokenizer that it renders.")
+    pretraining: str = Field(description="`pretraining/` of the tokenizer that it renders, or one of its checkpoints.")
+    backbones: TokenizerBackbones | None = Field(
+        None, description="Of a checkpoint whose backbones are no longer where its training had them."
+    )
     regression_share: float = Field(description="Share of the samples at pure noise; see `flow_matching_loss`.")
     condition_dropout: float = Field(description="Share of the samples without tokens, which guidance compares with.")
     pipeline_defaults: section("PipelineDefaults", ArmPixelDetokenizer, without=PARTS)
-    data: PicturesOfWorld
-    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
-    evaluation: Reconstructions = Field(Reconstructions(), description="Reconstructions on the way.")
-    training: Training
-
-    def problems(self):
-        if self.validation is not None:
-            yield from self.validation.problems_beside(self.data, self.training)
 
 
 class DetokenizerTraining(nn.Module):
@@ -67,14 +61,22 @@ class DetokenizerTraining(nn.Module):
         self.vq_model.eval()
         return self
 
-    def forward(self, pixel_values: torch.Tensor) -> dict:
+    def forward(
+        self, pixel_values: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **kwargs
+    ) -> dict:
+        """The loss of pictures [B, 3, H, W] in -1..1.
+
+        Args:
+            num_items_in_batch: pictures of the whole step, as of `ArmVQForPreTraining`.
+        """
         z_q = self.vq_model.encode(pixel_values).z_q
         share, dropout = self.regression_share, self.condition_dropout
         errors, at_noise = flow_matching_errors(
             self.pixel_transformer, pixel_values, z_q, regression_share=share, condition_dropout=dropout
         )
         losses, counts = by_noise(errors, at_noise) if share else ({}, {})
-        return {"loss": errors.mean(), "losses": losses, "loss_counts": {"all": len(errors), **counts}}
+        loss = errors.mean() if num_items_in_batch is None else errors.sum() / num_items_in_batch
+        return {"loss": loss, "losses": losses, "loss_counts": {"all": len(errors), **counts}}
 
 
 @register_work
@@ -89,17 +91,15 @@ def train_detokenizer(recipe: DetokenizerRecipe) -> None:
     output = Path(recipe.output_dir)
     arguments = training_arguments(recipe.training.plain(), output_dir=str(output), **when(recipe.validation))
     set_seed(arguments.seed)
-    pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32)
+    elsewhere = {} if recipe.backbones is None else {"backbones": recipe.backbones.plain()}
+    pretraining = ArmVQForPreTraining.from_pretrained(recipe.pretraining, dtype=torch.float32, **elsewhere)
     model = DetokenizerTraining(pretraining, recipe.regression_share, recipe.condition_dropout)
-    trainer = ArmTrainer(
-        model,
-        arguments,
-        train_dataset=world_pictures(recipe.data, arguments),
-        eval_dataset=sets_of_world(recipe.validation, recipe.data, arguments),
-        data_collator=ImageTextCollator(),
-        optimizers=(adamw(model, arguments), None),
-    )
-    trainer.add_callback(ReconstructionCallback(trainer, recipe.data.of, **recipe.evaluation.plain()))
+    sizing = recipe.sizing(recipe.pretraining)
+    trainer, looked_at = new_trainer(recipe, model, arguments, sizing, ImageTextCollator())
+    if recipe.evaluation is not None:
+        trainer.add_callback(ReconstructionCallback(trainer, looked_at, **recipe.evaluation.plain()))
+    if arguments.process_index:
+        set_seed(arguments.seed + arguments.process_index)  # or all would draw the same noise for their pictures
     train(trainer)
     defaults = recipe.pipeline_defaults.plain()
     detokenizer = ArmPixelDetokenizer(model.pixel_transformer, FlowMatchEulerDiscreteScheduler(), **defaults)

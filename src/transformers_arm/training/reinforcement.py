@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from pydantic import Field
 
 from .. import rewards as rewards_of_ours
+from ..data.folders import load_files
 from ..data.world import find_world
 from ..modeling_arm import ArmForCausalLM
 from ..sizes.adapters import lora_config
@@ -37,7 +38,7 @@ GRPOTraining = section("GRPOTraining", ArmGRPOConfig, without=("output_dir", *DE
 class RequestsOfDataset(Section):
     """Prompts, and pictures to edit, of your own."""
 
-    dataset: dict[str, Any] = Field(description="Arguments of `load_dataset`; the columns are `ArmGRPOTrainer`'s.")
+    dataset: dict[str, Any] = Field(description="Arguments of `load_files`; the columns are `ArmGRPOTrainer`'s.")
 
 
 class Reward(Section):
@@ -162,7 +163,7 @@ def arguments_of_run(recipe: ReinforcementRecipe) -> ArmGRPOConfig:
 def requests_of_run(recipe: ReinforcementRecipe, arguments: ArmGRPOConfig) -> Dataset:
     """The recipe's prompts; of a world as many as the run draws."""
     if not isinstance(recipe.data, RequestsOfWorld):
-        return load_dataset(**recipe.data.dataset)
+        return load_files(**recipe.data.dataset)
     generations = -(-arguments.max_steps * arguments.gradient_accumulation_steps // arguments.steps_per_generation)
     prompts = generations * arguments.generation_batch_size // arguments.num_generations
     return world_requests(recipe.data, prompts, arguments.seed)

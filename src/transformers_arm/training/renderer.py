@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
@@ -25,25 +24,22 @@ from transformers import set_seed
 from ..connector_arm import ArmConnector
 from ..data.collators import ImageTextCollator
 from ..data.image_text import ImageTextMixture
-from ..data.validation import pictures_of_sets
 from ..data.visual_tokenizer import described_model, load_tokenizer, weights_fingerprint
 from ..data.world import World
 from ..detokenizer_arm_latent import ArmLatentDetokenizer, of_whole_places
-from ..image_processing_arm import ArmImageProcessor
 from ..modeling_arm_vq import ArmVQModel
 from ..renderers_arm import DETOKENIZER_FOLDER, detokenizer_class, detokenizer_class_of_base
 from .averages import AveragingMixin
 from .callbacks import ReconstructionCallback
 from .latent_cache import CachedLatents, encode_once
+from .picture_data import RenderingRecipe, picture_data
 from .pushing import raise_failed_pushes
-from .recipe import Section, either, section
+from .recipe import Section, section
 from .resumable_data import HeldOutRowsMixin, MixtureTrainer
 from .saving import save_folder
-from .sections import PicturesOfWorld, Training, Validation
 from .sharding import take_whole, whole_state_dict
-from .tokenizer import ImageSettings, Pairs, Reconstructions
 from .trainer import ArmTrainer, ArmTrainingArguments, train, training_arguments
-from .validation import held_out, sets_of_rows, sets_of_world, when
+from .validation import when
 from .work import FORWARD, LEARNING, THROUGH, Work, decoder_flops, encoder_flops, register_work
 from .world_data import samples_per_step, world_pictures
 
@@ -59,7 +55,7 @@ class Cache(Section):
     pictures: int = Field(ge=1, description="How many, of which all epochs are.")
 
 
-class RendererRecipe(Section):
+class RendererRecipe(RenderingRecipe):
     """A renderer in latents."""
 
     output_dir: str = Field(description="Folder to write.")
@@ -89,28 +85,16 @@ class RendererRecipe(Section):
     pipeline_defaults: section("RendererDefaults", ArmLatentDetokenizer, without=PARTS) | None = Field(
         None, description="In place of what base or start_from has."
     )
-    image_processor: ImageSettings = Field(ImageSettings(), description="Replace those of the tokenizer.")
-    data: either(world=PicturesOfWorld, sources=Pairs) = Field(description="Pictures, streamed or drawn.")
     cache: Cache | None = Field(None, description="Of the data's first pictures, in place of encoding all on the way.")
-    validation: Validation | None = Field(None, description="The loss of held-out pictures on the way.")
-    evaluation: Reconstructions | None = Field(
-        None, description="Reconstructions on the way, of a world's pictures or of those that validation holds out."
-    )
-    training: Training
 
     def problems(self):
         if (self.base is None) == (self.start_from is None):
             yield "base", "state either base (a published pipeline) or start_from (the folder of a renderer)."
         if self.start_from is not None and self.connector is not None:
             yield "connector", "it is for a new one, and start_from has its own; leave it out."
-        if "image_processor" in self.model_fields_set and isinstance(self.data, PicturesOfWorld):
-            yield "image_processor", "the data are a world's, which says how large its pictures are; leave it out."
         if self.lora is not None and self.dtype != "float32" and not self.training.stated().get("bf16"):
             yield "dtype", "adapters learn in fp32 beside the transformer; add training.bf16, or leave dtype out."
-        if self.evaluation is not None and self.validation is None and not isinstance(self.data, PicturesOfWorld):
-            yield "evaluation", "it looks at held-out pictures of the sources; add validation, which holds them out."
-        if self.validation is not None:
-            yield from self.validation.problems_beside(self.data, self.training)
+        yield from super().problems()
 
 
 class LatentTraining(nn.Module):
@@ -339,25 +323,18 @@ def cached(
 
 def new_trainer(
     recipe: RendererRecipe, model: LatentTraining, learner: LatentTraining | PeftModel, arguments: ArmTrainingArguments
-) -> tuple[ArmTrainer, World | Iterator[np.ndarray]]:
+) -> tuple[ArmTrainer, World | Iterator[Mapping]]:
     """The trainer of a recipe's model on its data, and the pictures that are looked at on the way.
 
     Args:
         learner: the model, or what has put adapters on it.
     """
-    validation, drawn = recipe.validation, isinstance(recipe.data, PicturesOfWorld)
-    if drawn:
-        data, sets = world_pictures(recipe.data, arguments), sets_of_world(validation, recipe.data, arguments)
-    else:
-        settings = {"seed": arguments.seed, "held_out": held_out(validation), **recipe.data.plain()}
-        image_processor = ArmImageProcessor.from_pretrained(recipe.vq_model, **recipe.image_processor.plain())
-        data = ImageTextMixture.from_recipe(image_processor, ImageTextCollator(), **settings)
-        sets = sets_of_rows(validation, data)
+    sizing = recipe.sizing(recipe.vq_model)
+    data, sets, looked_at = picture_data(recipe, arguments, sizing, ImageTextCollator())
     options = {"eval_dataset": sets, "ema_decay": recipe.ema_decay}
-    looked_at = recipe.data.of if drawn else pictures_of_sets(sets or {})
     if recipe.cache is not None:
         data = cached(recipe, model, data, arguments)
-    elif not drawn:
+    elif not recipe.drawn:
         return StreamedRendererTrainer(learner, arguments, train_dataset=data, **options), looked_at
     return RendererTrainer(learner, arguments, train_dataset=data, data_collator=collate, **options), looked_at
 

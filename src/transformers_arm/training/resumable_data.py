@@ -64,6 +64,8 @@ class MixtureTrainer(HeldOutRowsMixin, ArmTrainer):
         """The batches of one step, noted as consumed: checkpoints are written between steps. And what their loss is a
         mean over, over all processes: a model that takes `num_items_in_batch` weighs its batch by it.
         """
+        if self.state.global_step >= self.state.max_steps:  # begun again at its end, where endless rows would go on
+            return [], None
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         items = [self.train_dataset.items(batch) for batch in batches]
         if items and None not in items:

@@ -62,7 +62,7 @@ class RequestsOfWorld(WorldData):
 class MixtureSource(section("MixtureSource", Source, without=("dataset",))):
     """A source of a mixture, as `Source.from_recipe` takes it."""
 
-    dataset: dict[str, Any] | None = Field(None, description='Arguments of `datasets.load_dataset`; split "train".')
+    dataset: dict[str, Any] | None = Field(None, description='Arguments of `load_files`; split "train".')
     world: str | None = Field(None, description="In its place: name of a world, which draws conversations.")
     arguments: dict[str, Any] = Field({}, description="Of the world's tasks.")
 

@@ -41,6 +41,7 @@ from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
+from .freed_memory import FreedMemoryMixin
 from .logs import RunLogsMixin
 from .parts import given_model, processor_of
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
@@ -252,7 +253,14 @@ class ModelLossMixin:
 
 
 class ArmSFTTrainer(
-    AtomicCheckpointMixin, ShardingMixin, CardMixin, RunLogsMixin, RoutedLossMixin, ModelLossMixin, SFTTrainer
+    FreedMemoryMixin,
+    AtomicCheckpointMixin,
+    ShardingMixin,
+    CardMixin,
+    RunLogsMixin,
+    RoutedLossMixin,
+    ModelLossMixin,
+    SFTTrainer,
 ):
     """TRL's `SFTTrainer` for ARM.
 

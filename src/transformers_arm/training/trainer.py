@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
+from .freed_memory import FreedMemoryMixin
 from .logs import RunLogsMixin
 from .preemption import STATUS, PreemptionCallback
 from .routed_loss import RoutedLossMixin
@@ -64,24 +65,27 @@ class CardMixin:
 
 
 class FrozenPartsMixin:
-    """For a `Trainer`: checkpoints of a model that is `frozen_from_backbones` hold only what learns. Going on from one
-    takes the rest from the model at hand, which the recipe has made of its backbones. What is saved after training is
-    whole.
+    """For a `Trainer`: checkpoints of a model that is `frozen_from_backbones` hold only what learns, and say in their
+    config where the rest is, so that they load by themselves. Going on from one takes the rest from the model at hand,
+    which the recipe has made of its backbones. What is saved after training is whole.
     """
 
     def train(self, *args, **kwargs):
-        if not getattr(self.model, "frozen_from_backbones", False):
+        model = self.model
+        if not getattr(model, "frozen_from_backbones", False):
             return super().train(*args, **kwargs)
-        named = self.model.named_parameters(remove_duplicate=False)  # tied ones under each of their names
-        before = self.model._keys_to_ignore_on_save
-        self.model._keys_to_ignore_on_save = {name for name, parameter in named if not parameter.requires_grad}
+        before = model._keys_to_ignore_on_save
+        model._keys_to_ignore_on_save = model.frozen_names()
+        model.config.backbones = model.backbones_from(Path(self.args.output_dir) / "checkpoint")
         try:
             return super().train(*args, **kwargs)
         finally:
-            self.model._keys_to_ignore_on_save = before
+            model._keys_to_ignore_on_save, model.config.backbones = before, None
 
 
-class ArmTrainer(AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer):
+class ArmTrainer(
+    FreedMemoryMixin, AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer
+):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
     """

@@ -7,9 +7,11 @@ from torch.utils.data import Dataset, Subset
 
 from ..data.streams import MixtureRows
 from ..data.validation import OTHER_SEED, ValidationRows, sets_of_sources, validation_sets
-from .sections import PicturesOfWorld, TasksOfWorld, Validation
+from .sections import DocumentsOfWorld, PicturesOfWorld, TasksOfWorld, Validation, WorldData
 from .trainer import ArmTrainingArguments
-from .world_data import samples_per_step, world_pictures, world_tasks
+from .world_data import samples_per_step, world_documents, world_pictures, world_tasks
+
+DRAW = {PicturesOfWorld: world_pictures, DocumentsOfWorld: world_documents, TasksOfWorld: world_tasks}
 
 
 def when(validation: Validation | None) -> dict:
@@ -32,7 +34,7 @@ def sets_of_rows(validation: Validation | None, rows: MixtureRows) -> dict[str, 
 
 
 def sets_of_world(
-    validation: Validation | None, data: PicturesOfWorld | TasksOfWorld, arguments: ArmTrainingArguments
+    validation: Validation | None, data: WorldData, arguments: ArmTrainingArguments
 ) -> dict[str, Dataset] | None:
     """What is evaluated beside what a world draws: its samples with another seed, behind those of the run, where
     whatever it states in steps is at its end. Their number is rounded up to whole batches of all processes.
@@ -42,6 +44,5 @@ def sets_of_world(
     batch = arguments.per_device_eval_batch_size * arguments.world_size
     count, taken = -(-validation.rows // batch) * batch, arguments.max_steps * samples_per_step(arguments)
     first = -(-taken // batch) * batch
-    draw = world_pictures if isinstance(data, PicturesOfWorld) else world_tasks
-    drawn = draw(data, arguments, length=first + count, seed=arguments.seed + OTHER_SEED, batch_size=batch)
+    drawn = DRAW[type(data)](data, arguments, length=first + count, seed=arguments.seed + OTHER_SEED, batch_size=batch)
     return {data.world: Subset(drawn, range(first, first + count))}

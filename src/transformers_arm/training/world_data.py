@@ -7,7 +7,7 @@ import datasets
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from .sections import PicturesOfWorld, RequestsOfWorld, TasksOfWorld
+from .sections import DocumentsOfWorld, PicturesOfWorld, RequestsOfWorld, TasksOfWorld
 
 
 def samples_per_step(arguments: TrainingArguments) -> int:
@@ -30,6 +30,12 @@ def world_pictures(data: PicturesOfWorld, arguments: TrainingArguments, **others
         "batch_size": arguments.per_device_train_batch_size,
     }
     return data.of.pictures(**(settings | others), **data.arguments)
+
+
+def world_documents(data: DocumentsOfWorld, arguments: TrainingArguments, *, batch_size: int = 1, **others) -> Dataset:
+    """`World.documents` of a run, whose batches hold any. `others` replace what follows from the run."""
+    settings = {"length": arguments.max_steps * samples_per_step(arguments), "seed": arguments.seed}
+    return data.of.documents(**(settings | others), **data.arguments)
 
 
 def world_tasks(data: TasksOfWorld, arguments: TrainingArguments, **others) -> Dataset:

@@ -12,8 +12,9 @@ from PIL import Image
 from ...data.world import Sheet
 from ...evaluation.arm import Arm
 from ...evaluation.results import EVALUATION_SEED
-from ...evaluation.sheets import enlarged, in_columns, lettered, sheet, token_sheet
+from ...evaluation.sheets import lettered, sheet, token_sheet
 from ...evaluation.tokenizer import Tokenizer
+from ..pages import answers_page, edits_page, prompts_page
 from .captions import full_caption
 from .draw import render_scene
 from .evaluation import editing_pairs, question_pairs
@@ -29,26 +30,21 @@ def draw_prompts(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """Twelve held-out prompts with their pictures: each kind of prompt, then full captions."""
     prompts = [generation_prompts(task, 1, seed=seed)[0] for task in PROMPT_TASKS]
     prompts += generation_prompts("full", 13 - len(prompts), seed=seed)[1:]
-    pictures = arm.draw(prompts, seed=seed)
-    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, prompts, strict=True)], 4))
+    return prompts_page(arm, prompts, seed=seed)
 
 
 def draw_edits(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """Six held-out edits of six kinds: source above result."""
     pairs = editing_pairs(6, seed=seed)
     sources = [Image.fromarray(render_scene(pair.source)) for pair in pairs]
-    results = arm.edit(sources, [pair.instruction for pair in pairs], seed=seed)
-    columns = zip(sources, results, pairs, strict=True)
-    return sheet([[lettered(source, pair.instruction), enlarged(result)] for source, result, pair in columns])
+    return edits_page(arm, sources, [pair.instruction for pair in pairs], seed=seed)
 
 
 def draw_answers(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """Six held-out questions with the model's answers."""
     pairs = question_pairs(6, seed=seed)
     pictures = [Image.fromarray(render_scene(scene)) for scene, _ in pairs]
-    answers = arm.answer(pictures, [asked.question for _, asked in pairs])
-    texts = [f"{asked.question} {answer}" for (_, asked), answer in zip(pairs, answers, strict=True)]
-    return sheet(in_columns([lettered(*pair) for pair in zip(pictures, texts, strict=True)], 6))
+    return answers_page(arm, pictures, [asked.question for _, asked in pairs])
 
 
 def draw_story(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:

@@ -3,9 +3,9 @@
 import random
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from ...data.conversations import check_condition_dropout, drop_conditions, message
+from ...data.conversations import message
+from ..mixtures import TaskMixture, check_weights
 from .captions import full_caption, loose_caption, related_caption, sample_caption, short_caption
 from .draw import render_scene
 from .edits import sample_edit, sample_editing_pair
@@ -26,7 +26,7 @@ DESCRIBE = "describe the picture"
 STORY = "tell a story of "
 
 
-class WorldTasks(Dataset):
+class WorldTasks(TaskMixture):
     """Conversations about training scenes; conversation `index` is a pure function of `(seed, index)`.
 
     - text: a document of `WorldText`;
@@ -61,6 +61,8 @@ class WorldTasks(Dataset):
             question without weight.
     """
 
+    tasks = TASKS
+
     def __init__(
         self,
         length: int,
@@ -78,34 +80,18 @@ class WorldTasks(Dataset):
         canvas: Canvas | dict | None = None,
         split: str | None = "train",
     ):
+        super().__init__(length, mixture, batch_size, seed, condition_dropout)
         self.question_kinds = dict.fromkeys(QUESTION_KINDS, 1.0) | (question_kinds or {})
-        for what, weights, known in (
-            ("task", mixture, TASKS),
-            ("kind of caption", captions or {}, CAPTIONS),
-            ("kind of question", self.question_kinds, QUESTION_KINDS),
-        ):
-            if unknown := set(weights) - set(known):
-                raise ValueError(f"Unknown {what} {', '.join(unknown)} in the mixture; use {', '.join(known)}.")
+        check_weights("kind of caption", captions or {}, CAPTIONS)
+        check_weights("kind of question", self.question_kinds, QUESTION_KINDS)
         if (least := min(self.question_kinds.values())) <= 0:
             raise ValueError(f"A kind of question has weight {least}; it must be above 0: a scene may allow no other.")
-        self.length, self.mixture, self.batch_size, self.seed, self.split = length, mixture, batch_size, seed, split
+        self.split = split
         self.captions = captions or {"full": 1.0}
         self.curriculum, self.questions = curriculum, questions
         self.described, self.question_first = described, question_first
-        check_condition_dropout(condition_dropout)
-        self.condition_dropout = condition_dropout or {}
         self.canvas = canvas if isinstance(canvas, Canvas) else Canvas(**(canvas or {}))
         self.documents = WorldText(length, seed=seed, split=split)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def _of_batch(self, name: str, index: int) -> random.Random:
-        """Randomness that the conversations of a batch share."""
-        return random.Random(f"{self.seed}/{name}/{index // self.batch_size}")
-
-    def task(self, index: int) -> str:
-        return self._of_batch("task", index).choices(list(self.mixture), self.mixture.values())[0]
 
     def _most_objects(self, index: int) -> int:
         return min(MAX_OBJECTS, 1 + sum(index >= bound for bound in self.curriculum))
@@ -123,13 +109,6 @@ class WorldTasks(Dataset):
             scene = sample_scene(rng, split=self.split, max_jitter=self.canvas.max_jitter, **wanted)
             if not alike or len({item.shape for item in scene.objects}) == 1:
                 return scene
-
-    def __getitem__(self, index: int) -> list[dict]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"Conversation {index} is outside this dataset of {self.length}.")
-        rng = random.Random(f"{self.seed}/conversation/{index}")
-        messages = getattr(self, f"_{self.task(index)}")(rng, index)
-        return drop_conditions(rng, messages, **self.condition_dropout)
 
     def _text(self, rng: random.Random, index: int) -> list[dict]:
         _, prompt, answer = self.documents.turn(index)

@@ -2,8 +2,7 @@
 
 import random
 
-from torch.utils.data import Dataset
-
+from ..mixtures import Documents
 from .captions import full_caption, sample_caption, shuffled_caption
 from .edits import sample_edit
 from .questions import sample_question
@@ -12,7 +11,7 @@ from .scene import sample_scene
 TASKS = {"caption": 0.15, "paraphrase": 0.25, "question": 0.3, "edit": 0.3}
 
 
-class WorldText(Dataset):
+class WorldText(Documents):
     """Text documents about training scenes; document `index` is a pure function of `(seed, index)`.
 
     - caption: any caption of a scene;
@@ -24,10 +23,8 @@ class WorldText(Dataset):
     """
 
     def __init__(self, length: int, *, seed: int, split: str = "train"):
-        self.length, self.seed, self.split = length, seed, split
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(length, seed)
+        self.split = split
 
     def turn(self, index: int) -> tuple[str, str, str]:
         """(task, prompt, answer) of a document; a caption has no prompt."""
@@ -44,9 +41,3 @@ class WorldText(Dataset):
         if task == "paraphrase":
             return task, described, full_caption(scene)
         return task, "", sample_caption(rng, scene)
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < self.length:
-            raise IndexError(f"Document {index} is outside this dataset of {self.length}.")
-        _, prompt, answer = self.turn(index)
-        return {"prompt": prompt, "answer": answer, "chat": bool(index % 2)}

@@ -1,0 +1,93 @@
+"""The emoji world is a plug: recipes name it and what it takes, and every stage gets its data."""
+
+import pytest
+from transformers import AutoTokenizer, TrainingArguments
+from world_training import ONE_STEP, logged, run
+
+from transformers_arm.data.collators import TextCollator
+from transformers_arm.data.world import find_world
+from transformers_arm.training.sections import DocumentsOfWorld, PicturesOfWorld, RequestsOfWorld, TasksOfWorld
+from transformers_arm.training.world_data import world_pictures, world_requests, world_tasks
+
+MIXTURE = {"text": 1.0, "image_to_text": 1.0, "text_to_image": 1.0, "editing": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known(emoji_folder):
+    return emoji_folder
+
+
+def section(kind, **arguments):
+    return kind(world="emoji", arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (PicturesOfWorld, {"of": ["train"]}),
+        (DocumentsOfWorld, {}),
+        (TasksOfWorld, {"mixture": MIXTURE, "paraphrased": 0.2, "edit_kinds": {"style": 0.0}}),
+        (RequestsOfWorld, {"editing": 0.5}),
+    ],
+)
+def test_recipes_are_checked_against_what_it_takes(kind, arguments, emoji_folder):
+    assert not list(section(kind, **arguments, folder=emoji_folder).problems())
+    (problem,) = section(kind, **arguments, canvases=[]).problems()
+    assert "canvases" in " ".join(problem)
+
+
+def test_every_stage_gets_its_data(tmp_path, tiny_backbones):
+    arguments = TrainingArguments(str(tmp_path), max_steps=3, per_device_train_batch_size=4, use_cpu=True)
+    pictures = world_pictures(section(PicturesOfWorld), arguments)
+    assert len(pictures) == 12 and pictures[11]["image"].shape == (64, 64, 3)
+    tasks = world_tasks(section(TasksOfWorld, mixture=MIXTURE), arguments)
+    assert len(tasks) == 12 and all(turn["role"] in ("user", "assistant") for turn in tasks[11])
+    assert len(world_requests(section(RequestsOfWorld), 5, 0)) == 5
+    documents = find_world("emoji").documents(6, seed=0)
+    batch = TextCollator(AutoTokenizer.from_pretrained(tiny_backbones["captioner"]))([documents[i] for i in range(6)])
+    assert len(batch["input_ids"]) == 6 and (batch["labels"] != -100).any()
+
+
+def test_it_has_rewards_by_name():
+    assert set(find_world("emoji").rewards) == {"emoji_match", "emoji_attribute", "emoji_kept"}
+
+
+# --- a step of each stage ---------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_s_training_tells_what_is_found_again(tiny_backbones, tmp_path):
+    small = {"num_projection_layers": 1, "pixel_num_layers": 1, "pixel_hidden_size": 32, "pixel_num_heads": 2}
+    recipe = {
+        "backbones": tiny_backbones,
+        "model": {**small, "fsq_levels": [2] * 10},
+        "data": {"world": "emoji"},
+        "evaluation": {"every": 1, "pictures": 8, "steps": 1},
+        "training": {**ONE_STEP, "per_device_train_batch_size": 4},
+    }
+    log = run("tokenizer.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"eval_{name}") <= 1 for name in ("right", "concept", "tone", "gender", "style"))
+
+
+@pytest.mark.slow
+def test_the_language_model_learns_all_tasks_and_is_looked_at(arm_folder, tmp_path):
+    recipe = {
+        "start_from": arm_folder,
+        "data": {"world": "emoji", "arguments": {"mixture": MIXTURE}},
+        "evaluation": {"detokenizer": f"{arm_folder}/detokenizer", "every": 1, "count": 2},
+        "training": {**ONE_STEP, "per_device_train_batch_size": 2},
+    }
+    log = run("sft.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"eval_{name}") <= 1 for name in ("generation", "editing", "copied", "understanding"))
+
+
+@pytest.mark.slow
+def test_reinforcement_learning_knows_what_is_wanted(arm_folder, tmp_path):
+    recipe = {
+        "start_from": arm_folder,
+        "data": {"world": "emoji", "arguments": {"editing": 1.0}},
+        "rewards": [{"reward": name} for name in find_world("emoji").rewards],
+        "prompts_per_step": 2,
+        "training": {**ONE_STEP, "bf16": False, "per_device_train_batch_size": 4, "num_generations": 2},
+    }
+    log = run("grpo.py", recipe, tmp_path)
+    assert all(0 <= logged(log, f"rewards/{name}/mean") <= 1 for name in find_world("emoji").rewards)
