@@ -24,14 +24,14 @@ def section(kind, **arguments):
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
-        (PicturesOfWorld, {"of": ["train"]}),
-        (DocumentsOfWorld, {}),
-        (TasksOfWorld, {"mixture": MIXTURE, "paraphrased": 0.2, "edit_kinds": {"style": 0.0}}),
+        (PicturesOfWorld, {"of": ["train"], "folder": "elsewhere"}),
+        (DocumentsOfWorld, {"folder": "elsewhere"}),
+        (TasksOfWorld, {"folder": "elsewhere", "mixture": MIXTURE, "paraphrased": 0.2, "edit_kinds": {"style": 0.0}}),
         (RequestsOfWorld, {"editing": 0.5}),
     ],
 )
-def test_recipes_are_checked_against_what_it_takes(kind, arguments, emoji_folder):
-    assert not list(section(kind, **arguments, folder=emoji_folder).problems())
+def test_recipes_are_checked_against_what_it_takes(kind, arguments):
+    assert not list(section(kind, **arguments).problems())
     (problem,) = section(kind, **arguments, canvases=[]).problems()
     assert "canvases" in " ".join(problem)
 

@@ -1,6 +1,5 @@
 """The emoji world's requests for reinforcement learning: captions, and pictures to edit, and what is wanted."""
 
-import os
 import random
 
 from datasets import Dataset, Features, Image, Value
@@ -19,17 +18,16 @@ def emoji_requests(
     seed: int,
     editing: float = 0.0,
     paraphrased: float = 0.5,
-    folder: str | os.PathLike | None = None,
 ) -> Dataset:
     """Rows `task`, `prompt`, `source_image` (None for text-to-image), and `wanted` and `source`, the names of the
-    target and of what is edited (None for text-to-image), which the rewards compare with; of training pictures.
+    target and of what is edited (None for text-to-image), which the rewards compare with; of training
+    pictures, in the folder where the rewards look for them.
 
     Args:
         count: rows.
         seed: the same arguments give the same rows.
         editing: share of the rows that are edits.
         paraphrased: share of the captions whose words stand in any order, with tags.
-        folder: as `read_pictures` takes it.
 
     Raises:
         ValueError: a share outside 0..1.
@@ -37,7 +35,7 @@ def emoji_requests(
     for name, share in (("editing", editing), ("paraphrased", paraphrased)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} {share} must be a share, 0 to 1.")
-    items, rng, rows = items_of(TRAIN, folder), random.Random(f"{seed}/requests"), []
+    items, rng, rows = items_of(TRAIN), random.Random(f"{seed}/requests"), []
     for _ in range(count):
         if rng.random() < editing:
             edit = weighted(rng, items.edits, EDIT_WEIGHTS)
