@@ -26,7 +26,7 @@ from transformers_arm.worlds.shapes.evaluation import all_scores
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
-RECIPES = Path(__file__).parents[1] / "src" / "transformers_arm" / "recipes" / "arm_tiny"
+RECIPES = Path(__file__).parents[1] / "src" / "transformers_arm" / "recipes"
 MAX_BYTES = 30_000_000
 TWO_PROCESSES = "torchrun --nproc_per_node 2"
 
@@ -34,7 +34,8 @@ TWO_PROCESSES = "torchrun --nproc_per_node 2"
 class Stage(NamedTuple):
     """A trained stage: trainer and recipe, what the trainer wrote, where it ran, and where the result ships.
 
-    `target` is None for a phase that only the next one starts from. `launcher` is what the card says it ran with.
+    `target` is None for a phase that only the next one starts from. `launcher` is what the card says it ran with, and
+    `recipes` the folder of its recipe.
     """
 
     trainer: str
@@ -44,6 +45,7 @@ class Stage(NamedTuple):
     target: str | None
     section: str | None = None
     launcher: str = "python"
+    recipes: str = "arm_tiny"
 
     def find(self, runs: Path, checkpoint: Path) -> Path | None:
         """The folder of the stage's result: what was trained, else what ships already; None if nothing ships.
@@ -68,14 +70,14 @@ class Stage(NamedTuple):
             FileNotFoundError: there is no log of the training, old or new.
         """
         stage = self.run.removesuffix("/run").replace("/run/", "/")
-        command = f"{self.launcher} trainers/{self.trainer}.py --config arm_tiny/{self.recipe}"
+        command = f"{self.launcher} trainers/{self.trainer}.py --config {self.recipes}/{self.recipe}"
         states = list((runs / self.run).glob("checkpoint-*/trainer_state.json"))
         if not states:
             for log in logged:
                 if (log["stage"], log["command"]) == (stage, command):
                     return log
             raise FileNotFoundError(f"{runs / self.run} holds no checkpoint to read the training's log from.")
-        training = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
+        training = yaml.safe_load((RECIPES / self.recipes / f"{self.recipe}.yaml").read_text())
         training = training[self.section] if self.section else training
         steps = max(json.loads(state.read_text())["global_step"] for state in states)
         # Each call of the trainer left one event file, whose name holds the second it began in.

@@ -13,12 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers_arm.evaluation.intervals import Interval
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.worlds.emoji.pictures import read_pictures
 from transformers_arm.worlds.emoji.scores import SCORED, Originals
-from transformers_arm.worlds.emoji.tokenizer_scores import Cells, tokenizer_scores, weakest
+from transformers_arm.worlds.emoji.tokenizer_scores import Cells, as_json, tokenizer_scores, weakest
 
 COLUMNS = ("psnr", "right", *SCORED)
 
@@ -40,13 +39,6 @@ def table(cells: Cells) -> str:
         found = [str(scores[name]) if name in scores else "" for name in COLUMNS]
         lines.append(f"| {cell} | {scores['psnr'].items} | {' | '.join(found)} |")
     return "\n".join(lines)
-
-
-def as_json(scores: dict) -> dict:
-    return {
-        name: value._asdict() if isinstance(value, Interval) else as_json(value) if isinstance(value, dict) else value
-        for name, value in scores.items()
-    }
 
 
 if __name__ == "__main__":

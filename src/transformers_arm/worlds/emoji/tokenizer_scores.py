@@ -135,3 +135,9 @@ def tokenizer_scores(
     cells = retrieval_cells(originals, wanted, rebuilt(tokenizer, wanted, seed=seed))
     codes = all_codes(tokenizer, originals.drawn)
     return cells, code_scores(codes, originals.drawn, tokenizer.model.config.codebook_size)
+
+
+def as_json(scores: Mapping) -> dict:
+    """Scores with their intervals as dicts."""
+    kinds = {Interval: Interval._asdict, dict: as_json}
+    return {name: kinds.get(type(value), lambda same: same)(value) for name, value in scores.items()}
