@@ -36,7 +36,7 @@ options = parser.parse_args()
 
 pictures = options.pictures.resolve()
 folder = json.dumps(str(pictures), ensure_ascii=False)  # quoted, for values are YAML
-caption = load_files("imagefolder", data_dir=str(pictures))[0]["prompt"]
+caption = load_files("imagefolder", data_dir=str(pictures))["prompt"][0]
 options.output.mkdir(parents=True, exist_ok=True)
 os.chdir(options.output)
 for stage, sources in SOURCES.items():
