@@ -9,6 +9,7 @@ docs/own-pictures.md goes through them one by one. Interrupted, the same command
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -34,12 +35,13 @@ parser.add_argument("--trial", action="store_true", help="train each stage for t
 options = parser.parse_args()
 
 pictures = options.pictures.resolve()
-caption = load_files("imagefolder", data_dir=str(pictures))[0]["prompt"]
+folder = json.dumps(str(pictures), ensure_ascii=False)  # quoted, for values are YAML
+caption = load_files("imagefolder", data_dir=str(pictures))["prompt"][0]
 options.output.mkdir(parents=True, exist_ok=True)
 os.chdir(options.output)
 for stage, sources in SOURCES.items():
     parts = ("siglip.", "qwen2.") if stage == "backbones" else ("",)
-    changed = [f"{source}.dataset.data_dir={pictures}" for source in sources]
+    changed = [f"{source}.dataset.data_dir={folder}" for source in sources]
     changed += [f"{part}validation.rows={options.held_out}" for part in parts]
     if options.trial:
         changed += [f"{part}training.{each}" for part in parts for each in ("max_steps=2", "warmup_steps=0")]

@@ -6,12 +6,13 @@ A conversation is a list of chat messages as transformers has them: `{"role", "c
 
 import random
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from numbers import Real
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_arm import ArmConfig
 from ..image_processing_arm import ArmImageProcessor
@@ -145,6 +146,11 @@ def picture_tokens(pictures: Sequence, encode: Callable, config: ArmConfig) -> l
     return [grid + config.visual_token_offset for grid in grids]
 
 
+def stacked(rows: Iterable[Sequence[int] | torch.Tensor], padding: int) -> torch.LongTensor:
+    """Rows of any lengths -> [B, T], padded on the right."""
+    return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=padding)
+
+
 class ConversationCollator:
     """Conversations -> `input_ids`, `labels` [B, T], padded on the right, where a causal model needs no mask.
 
@@ -216,13 +222,5 @@ class ConversationCollator:
 
     def __call__(self, conversations: list[list[dict]]) -> dict[str, torch.Tensor]:
         tokens = iter(self.image_tokens([image for messages in conversations for image in pictures_of(messages)]))
-        encoded = [self.encode(messages, tokens) for messages in conversations]
-        longest = max(len(ids) for ids, _ in encoded)
-        batch = {
-            "input_ids": torch.full((len(encoded), longest), self.tokenizer.pad_token_id),
-            "labels": torch.full((len(encoded), longest), -100),
-        }
-        for row, (ids, labels) in enumerate(encoded):
-            batch["input_ids"][row, : len(ids)] = torch.tensor(ids)
-            batch["labels"][row, : len(ids)] = torch.tensor(labels)
-        return batch
+        ids, labels = zip(*(self.encode(messages, tokens) for messages in conversations), strict=True)
+        return {"input_ids": stacked(ids, self.tokenizer.pad_token_id), "labels": stacked(labels, -100)}

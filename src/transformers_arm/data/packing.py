@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_arm import ArmConfig
 from ..processing_arm import ArmProcessor
@@ -30,11 +29,14 @@ from .conversations import (
     is_document,
     pictures_of,
     pixel_values_of,
+    stacked,
 )
 from .fingerprints import of_processing
 from .mixture import Mixture
 from .row_errors import RowError
 from .streams import MixtureRows, WaitingRoom
+
+MOST_PLACES = 2  # of a padded batch for each token in it
 
 
 class Document(NamedTuple):
@@ -165,7 +167,7 @@ class PackedMixture(MixtureRows):
         token_budget: most tokens in a row.
         lookahead: documents of a stream that wait for a place where they fit.
         fill_rows: whether rows are padded at the end, so that all have `token_budget` tokens.
-        padded: whether batches hold a document a row, padded (`PaddedCollator`): what they train is the same.
+        padded: whether `PaddedCollator` makes the batches: what they train is the same.
 
     Raises:
         ValueError: a budget or lookahead below 1.
@@ -213,8 +215,9 @@ class PackedMixture(MixtureRows):
             fill_rows: whether rows are padded at the end, so that all are of one length and what is compiled for it
                 is compiled once. Unless stated, a training does so with flex attention or `torch_compile`; elsewhere
                 padding costs its share of a row and brings nothing.
-            padded: whether batches hold a document a row, padded, in place of all in one row. Unless stated, a
-                training does so on a CPU, where no attention skips the pairs of tokens that are of two documents.
+            padded: whether batches hold a document a row, padded, in place of all in one row, but for those that
+                would be mostly padding. Unless stated, a training does so on a CPU, where no attention skips the
+                pairs of tokens that are of two documents.
         """
         fields = {"streams": streams, "max_skipped": max_skipped, "held_out": held_out}
         mixture = Mixture.from_recipe(sources, seed=seed, **fields)
@@ -293,6 +296,9 @@ class PaddedCollator(PackedCollator):
     """Rows -> their documents, each in a row of its own, padded at the end to the longest: `input_ids`, `labels`,
     `sources` and `attention_mask` [documents, T]. What fills rows of a budget is left out.
 
+    Where that would be mostly padding, as with one long document among many short ones, the row stays as
+    `PackedCollator` makes it: padding would cost more than it saves, and memory without bound.
+
     Args:
         source_names: as there.
         pad_token_id: stands behind a document.
@@ -304,10 +310,13 @@ class PaddedCollator(PackedCollator):
 
     def __call__(self, rows: list[dict]) -> dict:
         batch = super().__call__(rows)
-        lengths = (batch.pop("position_ids")[0] == 0).nonzero()[:, 0].tolist() + [batch["labels"].shape[1]]
-        lengths = [after - before for before, after in pairwise(lengths)]
+        starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
+        lengths = [after - before for before, after in pairwise([*starts, batch["labels"].shape[1]])]
         real = [part[0] >= 0 for part in batch["sources"][0].split(lengths)]
+        kept = list(compress(lengths, real))
+        if len(kept) * max(kept) > MOST_PLACES * sum(kept):
+            return batch
+        del batch["position_ids"]
         for name, value in self.padding.items():
-            parts = compress(batch[name][0].split(lengths), real)
-            batch[name] = pad_sequence(list(parts), batch_first=True, padding_value=value)
+            batch[name] = stacked(compress(batch[name][0].split(lengths), real), value)
         return batch | {"attention_mask": (batch["sources"] >= 0).long()}

@@ -5,8 +5,9 @@
 
 Each input file is cut into windows of rows, and each window becomes one parquet file, written aside and renamed. What
 a file holds depends on the input alone: however many workers there are and however often they are killed, the folder
-ends up the same. A file's own metadata says how many rows it took, which it skipped and whether its source ended
-there; the folder is the only state, and `report.json` sums it up. Knows nothing about sequences or training.
+ends up the same, but for rounding in pictures that several windows name (`PictureCodes`). A file's own metadata says
+how many rows it took, which it skipped and whether its source ended there; the folder is the only state, and
+`report.json` sums it up. Knows nothing about sequences or training.
 """
 
 import json

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice, takewhile
 
-import torch
-
-from .conversations import ConversationCollator, document
+from .conversations import ConversationCollator, document, stacked
 from .fingerprints import of_tokenizers
 from .mixture import Mixture
 from .packing import Document, in_parts, parts_of
@@ -166,14 +164,9 @@ class WordMixture(MixtureRows):
 def padded(rows: list[dict], *, pad_token_id: int) -> dict:
     """Rows of documents -> `input_ids`, `attention_mask`, `labels` [B, T], padded on the right, and their `states`."""
     documents = [each for row in rows for each in row["documents"]]
-    shape = (len(documents), max(len(each.input_ids) for each in documents))
-    batch = {
-        "input_ids": torch.full(shape, pad_token_id),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, -100),
+    return {
+        "input_ids": stacked((each.input_ids for each in documents), pad_token_id),
+        "attention_mask": stacked(([1] * len(each.input_ids) for each in documents), 0),
+        "labels": stacked((each.labels for each in documents), -100),
+        "states": {row["stream"]: row["state"] for row in rows},
     }
-    for place, (input_ids, labels, _) in enumerate(documents):
-        batch["input_ids"][place, : len(input_ids)] = torch.tensor(input_ids)
-        batch["attention_mask"][place, : len(input_ids)] = 1
-        batch["labels"][place, : len(input_ids)] = torch.tensor(labels)
-    return {**batch, "states": {row["stream"]: row["state"] for row in rows}}

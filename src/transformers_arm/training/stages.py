@@ -8,6 +8,8 @@ A stage's module is imported when it is asked for: reinforcement learning needs 
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from huggingface_hub.errors import HFValidationError
+
 from ..extras import MissingExtra, require
 from .recipe import RecipeError, Section, field_lines, read_recipe, shipped_recipes
 
@@ -59,9 +61,19 @@ def read_stage(stage: str, config: str, overrides: Sequence[str] = ()) -> Sectio
 
 
 def train_stage(stage: str, config: str, overrides: Sequence[str] = ()) -> None:
-    """Trains a stage by a recipe, a file or the name of one that comes with the package, with overrides."""
+    """Trains a stage by a recipe, a file or the name of one that comes with the package, with overrides.
+
+    Raises:
+        OSError: a folder that the recipe names is not there.
+    """
     recipe = read_stage(stage, config, overrides)
-    find_stage(stage)[1](recipe)
+    try:
+        find_stage(stage)[1](recipe)
+    except OSError as error:
+        if isinstance(error.__cause__, HFValidationError):  # what is no folder was looked for on the Hub
+            named = "A folder that the recipe names is not there, nor can it be the id of a repo on the Hub"
+            raise OSError(f"{named}. Has the stage that writes it run, and in this folder? {error}") from error
+        raise
 
 
 def stage_help(stage: str) -> str:

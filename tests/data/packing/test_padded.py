@@ -4,12 +4,20 @@ from itertools import islice
 
 import pytest
 import torch
-from packed_rows import bounds, world_mixture
+from datasets import Dataset
+from packed_rows import bounds, world, world_mixture
+
+from transformers_arm.data.conversations import document
+from transformers_arm.data.mixture import Mixture, Source
+from transformers_arm.data.packing import PackedMixture
+
+ALIKE = {task: world(task) for task in ("text", "image_to_text", "text_to_image")}  # in length
 
 
 @pytest.mark.parametrize("fill_rows", [False, True])
 def test_padded_batches_hold_the_documents_of_packed_ones(arm, fill_rows):
-    packed, padded = world_mixture(arm), world_mixture(arm, padded=True, fill_rows=fill_rows)
+    packed = world_mixture(arm, sources=ALIKE)
+    padded = world_mixture(arm, sources=ALIKE, padded=True, fill_rows=fill_rows)
     assert packed.made_of() == padded.made_of()  # one goes on where the other stopped
     for one, other in islice(zip(packed.loader(batch_size=2), padded.loader(batch_size=2), strict=True), 4):
         one, other = packed.consume(one), padded.consume(other)
@@ -29,8 +37,9 @@ def test_padded_batches_hold_the_documents_of_packed_ones(arm, fill_rows):
 def test_padded_batches_have_the_loss_and_the_gradients_of_packed_ones(arm):
     model, found = arm[0], []
     for padded in (False, True):
-        data = world_mixture(arm, padded=padded)
+        data = world_mixture(arm, sources=ALIKE, padded=padded)
         batch = data.consume(next(iter(data.loader(batch_size=2))))
+        assert ("attention_mask" in batch) == padded
         del batch["sources"], batch["source_names"]
         model.zero_grad()
         loss = model(**batch).loss
@@ -42,3 +51,16 @@ def test_padded_batches_have_the_loss_and_the_gradients_of_packed_ones(arm):
     assert gradients and len(gradients) == len(others)
     for one, two in zip(gradients, others, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-3)
+
+
+def test_batches_that_would_be_mostly_padding_stay_packed(arm):
+    texts = {"long": ["red " * 200], "short": ["red"]}
+    sources = {name: Source(Dataset.from_dict({"text": text})) for name, text in texts.items()}
+    data = PackedMixture(Mixture(sources, seed=0, streams=1), arm[1], arm[0].config, token_budget=1000, padded=True)
+    encode, seen = data.encoder(), {}
+    for names in (("long", *["short"] * 8), ("short",) * 9, ("long", "long")):
+        row = data.row([(name, encode(document(texts[name][0]))) for name in names])
+        seen[names] = data.collator()([{**row, "stream": 0, "state": None}])
+    mostly, short, long = seen.values()
+    assert len(mostly["input_ids"]) == 1 and "attention_mask" not in mostly and len(bounds(mostly)) == 9
+    assert len(short["input_ids"]) == 9 and len(long["input_ids"]) == 2 and "position_ids" not in long
