@@ -130,7 +130,13 @@ def to_half(file: Path) -> None:
 
 
 def training_logs(stages: Sequence[Stage], runs: Path, checkpoint: Path) -> list[dict]:
-    """`Stage.training_log` of each; what was not trained under `runs` is as `checkpoint` tells of it."""
+    """`Stage.training_log` of each; what was not trained under `runs` is as `checkpoint` tells of it.
+
+    Raises:
+        FileNotFoundError: a stage, or its log, is missing.
+    """
+    for stage in stages:  # before any log is read: who lacks a stage is told to train it
+        stage.find(runs, checkpoint)
     training = checkpoint / TRAINING
     logged = json.loads(training.read_text())["stages"] if training.is_file() else []
     return [stage.training_log(runs, logged) for stage in stages]

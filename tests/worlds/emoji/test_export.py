@@ -93,6 +93,6 @@ def test_the_card_tells_figures_stages_and_whose_pictures_they_are(shipped):
 
 
 def test_a_stage_that_is_missing_is_named_and_nothing_is_written(emoji_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="backbones/run/siglip holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="backbones/siglip is missing; run trainers/backbones.py first"):
         export_emoji.export_emoji(tmp_path, tmp_path / "shipped")
     assert not list(tmp_path.iterdir())
