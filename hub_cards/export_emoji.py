@@ -6,10 +6,9 @@ python hub_cards/export_emoji.py --card-only
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
-from export_tiny import Stage, replacing, to_half
+from export_tiny import Stage, gather, replacing, training_logs
 from PIL import Image
 
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
@@ -31,15 +30,14 @@ from transformers_arm.worlds.emoji.tokenizer_scores import (
 SCORES, TRAINING = "results/emoji_tokenizer.json", "results/training.json"
 MAX_BYTES = 15_000_000
 SHOWN = 12  # pictures of a split on the sheet
-STAGES = {
-    ".": Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", ".", recipes="arm_emoji"),
-    "detokenizer": Stage(
-        "detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer", recipes="arm_emoji"
-    ),
-    "siglip": Stage(
-        "backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "siglip", "siglip", recipes="arm_emoji"
-    ),
-}
+STAGES = tuple(
+    Stage(*stage, recipes="arm_emoji")
+    for stage in (
+        ("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "siglip", "siglip"),
+        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", "."),
+        ("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
+    )
+)
 MUST = {"ceiling_unseen": 0.85, "ceiling_unseen_psnr": 20}
 AIM = {"ceiling_unseen": 0.97, "ceiling_unseen_psnr": 24}
 
@@ -73,22 +71,17 @@ def write_emoji_card(folder: Path, repo: str = "checkpoints/arm-emoji-tokenizer"
 def export_emoji(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "", **options) -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on at most `count` emojis a split, writes its card.
 
-    The folder is built aside and replaces the old one only when it is whole.
+    A stage that was not trained under `runs` is taken from `checkpoint` as it is. The folder is built aside and
+    replaces the old one only when it is whole.
 
     Raises:
         FileNotFoundError: a stage is missing, or the world's pictures are.
         ValueError: the folder would be larger than 15 MB.
     """
     originals = read_originals()
-    logs = [stage.training_log(runs) for stage in STAGES.values()]
+    logs = training_logs(STAGES, runs, checkpoint)
     with replacing(checkpoint) as aside:
-        for target, stage in STAGES.items():
-            shutil.copytree(stage.find(runs, checkpoint), aside / target, dirs_exist_ok=True)
-        for file in aside.rglob("*.safetensors"):
-            to_half(file)
-        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
-        if size > MAX_BYTES:
-            raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
+        size = gather(STAGES, runs, checkpoint, aside, max_bytes=MAX_BYTES)
         tokenizer = Tokenizer.from_parts(aside, aside / "detokenizer")
         cells, codes = tokenizer_scores(tokenizer, originals, count=count, seed=EVALUATION_SEED)
         of_splits = [flat(f"ceiling_{split}", cells[split], "right") for split in HELD_OUT]
@@ -96,7 +89,7 @@ def export_emoji(runs: Path, checkpoint: Path, *, count: int = 500, remark: str 
         low, mean = weakest(cells)
         scores = {"figures": figures, "cells": as_json(cells), "weakest": low, "mean": mean}
         write_result(aside / SCORES, seed=EVALUATION_SEED, items=count, scores=scores, must=MUST, aim=AIM)
-        write_result(aside / TRAINING, stages=logs[::-1], remark=remark)
+        write_result(aside / TRAINING, stages=logs, remark=remark)
         (aside / "pictures").mkdir()
         draw_reconstructions(tokenizer).save(aside / "pictures" / "reconstructions.png")
         write_emoji_card(aside, **options)

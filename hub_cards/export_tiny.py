@@ -129,6 +129,40 @@ def to_half(file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
 
 
+def training_logs(stages: Sequence[Stage], runs: Path, checkpoint: Path) -> list[dict]:
+    """`Stage.training_log` of each; what was not trained under `runs` is as `checkpoint` tells of it.
+
+    Raises:
+        FileNotFoundError: a stage, or its log, is missing.
+    """
+    for stage in stages:  # before any log is read: who lacks a stage is told to train it
+        stage.find(runs, checkpoint)
+    training = checkpoint / TRAINING
+    logged = json.loads(training.read_text())["stages"] if training.is_file() else []
+    return [stage.training_log(runs, logged) for stage in stages]
+
+
+def gather(stages: Sequence[Stage], runs: Path, checkpoint: Path, aside: Path, *, max_bytes: int) -> int:
+    """Copies what ships of the stages to `aside`, with its weights in fp16, and gives its size in bytes.
+
+    A stage that was not trained under `runs` is taken from `checkpoint` as it is.
+
+    Raises:
+        FileNotFoundError: a stage is missing.
+        ValueError: it is larger than `max_bytes`.
+    """
+    for stage in stages:
+        folder = stage.find(runs, checkpoint)
+        if stage.target is not None:
+            shutil.copytree(folder, aside / stage.target, ignore=shutil.ignore_patterns("run"), dirs_exist_ok=True)
+    for file in aside.rglob("*.safetensors"):
+        to_half(file)
+    size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+    if size > max_bytes:
+        raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {max_bytes / 1e6:.0f} MB.")
+    return size
+
+
 def draw_pictures(folder: Path) -> None:
     """Writes what the folder's model makes of held-out prompts and edits into `pictures`."""
     (folder / "pictures").mkdir(exist_ok=True)
@@ -191,20 +225,9 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
         FileNotFoundError: a stage is missing.
         ValueError: the folder would be larger than 30 MB.
     """
-    folders = {stage: stage.find(runs, checkpoint) for stage in STAGES}
-    training = checkpoint / TRAINING
-    logged = json.loads(training.read_text())["stages"] if training.is_file() else []
-    stages = [stage.training_log(runs, logged) for stage in STAGES]
+    stages = training_logs(STAGES, runs, checkpoint)
     with replacing(checkpoint) as aside:
-        for stage, folder in folders.items():
-            if stage.target is not None:
-                left_out = shutil.ignore_patterns("run")
-                shutil.copytree(folder, aside / stage.target, ignore=left_out, dirs_exist_ok=True)
-        for file in aside.rglob("*.safetensors"):
-            to_half(file)
-        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
-        if size > MAX_BYTES:
-            raise ValueError(f"The folder has {size / 1e6:.1f} MB; it must stay below {MAX_BYTES / 1e6:.0f} MB.")
+        size = gather(STAGES, runs, checkpoint, aside, max_bytes=MAX_BYTES)
         scores = all_scores(aside, count=count)
         write_scores(aside, scores, seed=EVALUATION_SEED, items=count)
         write_result(aside / TRAINING, stages=stages, remark=remark)

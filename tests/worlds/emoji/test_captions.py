@@ -92,6 +92,25 @@ def test_a_tag_that_is_true_of_a_part_only_is_not_said():
     assert not re.search(r"\bm[ae]n\b", said)
 
 
+@pytest.mark.parametrize(
+    ("label", "told", "untold"),
+    [
+        ("taxi", "cab", "yellow"),
+        ("old man", "wise", "bald"),
+        ("hot face", "panting", "red-faced"),
+        ("rock", "big", "gray"),
+    ],
+)
+def test_a_tag_that_is_true_in_some_styles_only_is_not_said(label, told, untold):
+    said = " ".join(caption(emoji(label, tags=(told, untold)), "noto", random.Random(seed)) for seed in range(200))
+    assert told in said and untold not in said
+
+
+def test_a_tag_of_a_color_is_said_where_the_label_says_so_too():
+    heart = emoji("red heart", group="smileys", tags=("red", "love"))
+    assert all("red" in caption(heart, "noto", random.Random(seed)) for seed in range(50))
+
+
 def test_who_has_beard_or_hair_has_it_in_a_sentence_too():
     man = emoji("man: beard", concept="person: beard", tones=("medium-dark",), gender="man")
     said = {caption(man, "fluent", random.Random(seed)) for seed in range(100)}

@@ -64,6 +64,22 @@ def test_the_command_says_what_it_made_and_what_not_and_shows_no_bars_to_a_file(
     assert said.err == ""
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["--languages", "xx"], "has no names in 'xx'; it has de, en"),
+        (["--styles", "noto"], "npm, which is not installed"),
+    ],
+)
+def test_the_command_ends_with_what_is_wrong_in_a_line(settings, told, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = ["prepare", str(tmp_path / "data"), "--packages", str(own_packages(tmp_path)), *settings]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=f"^prepare: .*{told}"):
+        preparing.main()
+    assert not (tmp_path / "data").exists()
+
+
 # --- what cannot be used ---------------------------------------------------------------------------------------------
 
 

@@ -10,12 +10,14 @@ import random
 import re
 
 from .articles import with_article
-from .catalog import Emoji
+from .catalog import COLORS, Emoji
 
 ENGLISH = "en"
-# A tag that tells of gender or tone is as a rule one of a whole concept, and true of a part of it.
+# A tag that tells of gender or tone is as a rule one of a whole concept, and true of a part of it; and one of a color,
+# or of a bald head, tells what some artists draw: taxis are not yellow in every style.
 _NOT_OF_ALL = re.compile(
-    r"\b(?:(?:wo)?m[ae]n|fe?male|person|people|girl|boy|lady|gentleman|guy|he|she|her|him|his|tone)\b"
+    r"\b(?:(?:wo)?m[ae]n|fe?male|person|people|girl|boy|lady|gentleman|guy|he|she|her|him|his|tone"
+    rf"|{'|'.join(COLORS)}|gray|bald)\b"
 )
 _SIGNS = re.compile(
     r"\b(?:arrow|asterisk|badge|box|button|circle|cross|dash|diamond|loop|mark|sign|square|star|symbol|triangle)\b"

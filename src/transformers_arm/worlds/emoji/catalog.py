@@ -10,6 +10,10 @@ from dataclasses import dataclass
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 GENDERS = ("person", "woman", "man")
 HAIRS = ("red", "curly", "white", "bald")
+COLORS = (
+    *("red", "orange", "yellow", "green", "blue", "light blue"),
+    *("purple", "brown", "black", "grey", "pink", "white"),
+)
 
 JOINER, VARIANT, RIGHT = "200D", "FE0F", "27A1"
 TONE_OF = {f"1F3F{code}": tone for code, tone in zip("BCDEF", TONES, strict=True)}

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 
+from .catalog import COLORS
 from .pictures import Drawn
 from .splits import TRAIN, TWIN
 from .traits import TRAITS, traits_but
 
-_COLORS = "red|orange|yellow|green|blue|light blue|purple|brown|black|grey|pink|white"
 _HOURS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-_COLORED = re.compile(rf"({_COLORS}) (heart|circle|square|book)")
+_COLORED = re.compile(rf"({'|'.join(COLORS)}) (heart|circle|square|book)")
 _CLOCK = re.compile(rf"({_HOURS})( o’clock|-thirty)")
 _HIM = {"woman": "her", "man": "him", "person": "the person"}
 _SEVERAL = {"woman": "women", "man": "men", "person": "people"}

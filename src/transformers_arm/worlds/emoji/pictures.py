@@ -9,6 +9,7 @@ import argparse
 import io
 import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -155,4 +156,7 @@ def counts(drawn: Sequence[Drawn]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", help="that `prepare` wrote")
-    print(counts(read_pictures(parser.parse_args().folder)))
+    try:
+        print(counts(read_pictures(parser.parse_args().folder)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"pictures: {error}")

@@ -13,6 +13,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ...extras import require
+from ...extras import MissingExtra, require
 from ...whole_files import whole_file, write_whole
 from .catalog import Emoji, plain_hexcode, read_catalog
 from .splits import STYLES
@@ -242,7 +243,10 @@ def main() -> None:
     )
     parser.add_argument("--languages", nargs="+", default=(), help="of names beside English, such as de fr")
     options = parser.parse_args()
-    report = prepare(options.output, options.packages, styles=options.styles, languages=options.languages)
+    try:
+        report = prepare(options.output, options.packages, styles=options.styles, languages=options.languages)
+    except (RuntimeError, ValueError, OSError, MissingExtra) as error:
+        sys.exit(f"prepare: {error}")
     for style, count in report["pictures"].items():
         print(f"{style}: {count:,} pictures")
     for what, reasons in {**report["skipped"], "names": report["unnamed"]}.items():
