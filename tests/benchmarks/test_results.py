@@ -145,3 +145,23 @@ def test_the_page_of_renderers_has_what_they_made_of_the_same_tokens():
     for pair, row in found["agreement"].items():
         assert published[pair.replace(", ", " and ", 1)] == [f"{row['read_alike']:.3f}", f"{row['psnr']:.1f}"], pair
     assert found["command"].partition(" --output")[0] in " ".join(RENDERERS.replace("\\\n", " ").split())
+
+
+def emoji_cells(scores: dict) -> list[str]:
+    cells, codes, low = scores["cells"], scores["codes"], scores["weakest"]
+    splits = ("train", "unseen", "gender", "tone", "style")
+    shown = [f"{cells[split]['psnr']['mean']:.1f}, {cells[split]['right']['mean']:.3f}" for split in splits]
+    shown += [
+        f"{cells[low]['right']['mean']:.2f} ({low})",
+        f"{codes['codes_used']:,}",
+        f"{codes['codes_used_once']:,}",
+    ]
+    shared = [f"{codes[f'{kind}_codes_shared']['mean']:.2f}" for kind in ("tone", "gender")]
+    return [*shown, f"{codes['code_perplexity']:,.0f}", *shared]
+
+
+def test_the_page_of_emoji_has_what_tokenizers_give_back():
+    published = table("Training", (ROOT / "docs" / "emoji.md").read_text())
+    names = {f"{bits} bits": f"emoji_bits_{bits}" for bits in (10, 12, 14)} | {"arm-tiny's": "emoji_arm_tiny"}
+    for name, file in names.items():
+        assert published[name] == emoji_cells(result(file)["scores"]), name
