@@ -34,7 +34,8 @@ STAGES = tuple(
     Stage(*stage, recipes="arm_emoji")
     for stage in (
         ("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "siglip", "siglip"),
-        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", "."),
+        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
+        ("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "."),
         ("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
     )
 )

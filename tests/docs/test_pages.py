@@ -203,7 +203,14 @@ def place(tmp_path, monkeypatch):
 # --- tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "hub.md"], ids=page_id)
+RUN = [
+    pytest.param(page, marks=pytest.mark.slow if page.name == "own-pictures.md" else ())  # five trainings
+    for page in PAGES
+    if page.name != "hub.md"
+]
+
+
+@pytest.mark.parametrize("page", RUN, ids=page_id)
 def test_the_code_of_a_page_runs(page, place):
     for example in Document.parse(str(page), Reader(*place)):
         example.evaluate()

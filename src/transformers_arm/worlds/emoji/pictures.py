@@ -27,6 +27,7 @@ from .catalog import GROUPS, Emoji
 from .prepare import PICTURES
 from .splits import SEEN_BY_TOKENIZER, SPLITS, splits
 from .twins import twin_classes
+from .variations import varied
 
 FOLDER = "runs/emoji/data"
 """Where `make emoji-data` writes; the variable `ARM_EMOJI_DATA` names another folder."""
@@ -92,7 +93,7 @@ def _emoji(row: dict) -> Emoji:
 
 
 class EmojiDataset(Dataset):
-    """Samples `{"image": uint8 [64, 64, 3], "caption": str}`, each a pure function of seed and index.
+    """Samples `{"image": uint8 [64, 64, 3], "caption": str | None}`, each a pure function of seed and index.
 
     Args:
         length: number of samples.
@@ -101,9 +102,10 @@ class EmojiDataset(Dataset):
         languages: that captions are in, each as often as the others. Beside English they must have been prepared
             (`prepare --languages`); emojis without a name in one of them are not drawn.
         folder: as `read_pictures` takes it.
+        varied: share of the samples that are `variations.varied`, and have no caption: none would be true.
 
     Raises:
-        ValueError: there is no such split, or no picture is left.
+        ValueError: there is no such split, no picture is left, or `varied` is no share.
     """
 
     def __init__(
@@ -113,8 +115,12 @@ class EmojiDataset(Dataset):
         of: Sequence[str] = SEEN_BY_TOKENIZER,
         languages: Sequence[str] = (ENGLISH,),
         folder: str | os.PathLike | None = None,
+        varied: float = 0.0,
     ):
+        if not 0 <= varied <= 1:
+            raise ValueError(f"varied is {varied}, but a share: 0 to 1.")
         self.length, self.seed, self.of, self.languages = length, seed, tuple(of), tuple(languages)
+        self.varied = varied
         if unknown := set(self.of) - set(SPLITS):
             raise ValueError(f"There is no split {', '.join(sorted(unknown))}, but {', '.join(SPLITS)}.")
         self.drawn = [
@@ -137,6 +143,8 @@ class EmojiDataset(Dataset):
             raise IndexError(f"Sample {index} of {self.length}.")
         rng = random.Random(f"emoji/{self.seed}/{index}")
         each = rng.choice(self.drawn)
+        if rng.random() < self.varied:
+            return {"image": varied(each.image, rng), "caption": None}
         return {"image": each.image, "caption": caption(each.emoji, each.style, rng, rng.choice(self.languages))}
 
 
