@@ -132,8 +132,9 @@ def test_the_readme_s_figure_is_the_measured_one():
         assert f"{one['tokens_a_second'][name]:.0f}" in readme
 
 
-def test_the_page_of_renderers_has_what_they_made_of_the_same_tokens():
-    found = result("renderers")
+@pytest.mark.parametrize("file", ["renderers", "renderers_sana"])
+def test_the_page_of_renderers_has_what_they_made_of_the_same_tokens(file):
+    found = result(file)
     published = table("Measured", RENDERERS)
     for name, rows in found["scores"].items():
         shown = [rows[f"{steps}, 1"] for steps in (4, 8, 28)]
