@@ -34,8 +34,7 @@ STAGES = tuple(
     Stage(*stage, recipes="arm_emoji")
     for stage in (
         ("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "siglip", "siglip"),
-        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
-        ("tokenizer", "tokenizer_detail", "tokenizer_detail/vq_model", "tokenizer_detail", "."),
+        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", "."),
         ("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
     )
 )

@@ -166,3 +166,12 @@ def test_the_page_of_emoji_has_what_tokenizers_give_back():
     names = {f"{bits} bits": f"emoji_bits_{bits}" for bits in (10, 12, 14)} | {"arm-tiny's": "emoji_arm_tiny"}
     for name, file in names.items():
         assert published[name] == emoji_cells(result(file)["scores"]), name
+
+
+def test_the_page_of_emoji_has_what_the_shipped_tokenizer_gives_back():
+    folder = ROOT / "checkpoints" / "arm-emoji-tokenizer"
+    scores = json.loads((folder / "results" / "emoji_tokenizer.json").read_text())["scores"]
+    codes = {name.removeprefix("tokenizer_"): value for name, value in scores["figures"].items()}
+    codes |= {f"{kind}_codes_shared": {"mean": codes[f"{kind}_codes_shared"]} for kind in ("tone", "gender")}
+    published = table("Training", (ROOT / "docs" / "emoji.md").read_text())
+    assert published["shipped"] == emoji_cells(scores | {"codes": codes})
