@@ -19,6 +19,7 @@ PURPOSES = {
     "rl": "reinforcement learning and fine-tuning with TRL",
     "qlora": "4-bit weights, 8-bit optimizers",
     "metrics": "PSNR, SSIM and FID",
+    "emoji": "the pictures of the emoji world",
     "flash": "FlashAttention",
 }
 
