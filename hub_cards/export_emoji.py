@@ -4,11 +4,10 @@ python hub_cards/export_emoji.py [--runs RUNS] [--checkpoint FOLDER] [--remark "
 python hub_cards/export_emoji.py --card-only
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from export_tiny import Stage, gather, replacing, training_logs
+from export_tiny import Stage, gather, replacing, run_command, training_logs
 from PIL import Image
 
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
@@ -98,16 +97,4 @@ def export_emoji(runs: Path, checkpoint: Path, *, count: int = 500, remark: str 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/arm-emoji"), help="what the trainers wrote")
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("checkpoints/arm-emoji-tokenizer"), help="folder to write"
-    )
-    parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
-    parser.add_argument("--repo", default="checkpoints/arm-emoji-tokenizer", help="what the card loads")
-    parser.add_argument("--card-only", action="store_true", help="write the card anew, from the folder's own results")
-    arguments = parser.parse_args()
-    if arguments.card_only:
-        write_emoji_card(arguments.checkpoint, arguments.repo)
-    else:
-        export_emoji(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)
+    run_command(__doc__, "runs/arm-emoji", "checkpoints/arm-emoji-tokenizer", export_emoji, write_emoji_card)

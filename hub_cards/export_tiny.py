@@ -8,7 +8,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -238,15 +238,25 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
     print(json.dumps(scores, indent=2))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/arm-tiny"), help="what the trainers wrote")
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/arm-tiny"), help="folder to write")
+def run_command(about: str, runs: str, checkpoint: str, export: Callable, write_card: Callable) -> None:
+    """The command of a script: `export` of what trainers wrote to a folder, or `write_card` alone.
+
+    Args:
+        about: the script's docstring.
+        runs, checkpoint: both folders, unless the command names others.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path(runs), help="what the trainers wrote")
+    parser.add_argument("--checkpoint", type=Path, default=Path(checkpoint), help="folder to write")
     parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
-    parser.add_argument("--repo", default="checkpoints/arm-tiny", help="what the card loads: a folder, or its id")
+    parser.add_argument("--repo", default=checkpoint, help="what the card loads: a folder, or its id")
     parser.add_argument("--card-only", action="store_true", help="write the card anew, from the folder's own results")
     arguments = parser.parse_args()
     if arguments.card_only:
-        write_tiny_card(arguments.checkpoint, arguments.repo)
+        write_card(arguments.checkpoint, arguments.repo)
     else:
-        export_tiny(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)
+        export(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)
+
+
+if __name__ == "__main__":
+    run_command(__doc__, "runs/arm-tiny", "checkpoints/arm-tiny", export_tiny, write_tiny_card)

@@ -17,12 +17,6 @@ def to_pixel_values(images: Sequence[np.ndarray]) -> torch.Tensor:
     return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() - 127.5) / 127.5
 
 
-def from_pixel_values(pixel_values: torch.Tensor) -> np.ndarray:
-    """float [B, 3, H, W], what is outside of -1..1 cut off -> uint8 RGB [B, H, W, 3]."""
-    pixels = (pixel_values.float().clamp(-1, 1) * 127.5 + 127.5).round()
-    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
 @dataclass
 class ImageTextCollator:
     """Stacks samples with `image` and `caption`; pads each tokenizer's captions the way its model wants them.

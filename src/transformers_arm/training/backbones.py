@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from tokenizers import AddedToken, models, pre_tokenizers, trainers
@@ -32,7 +33,7 @@ from transformers import (
 )
 
 from ..configuration_arm import MAX_GRID_SIDE
-from ..data.collators import ImageTextCollator, TextCollator, from_pixel_values, to_pixel_values
+from ..data.collators import ImageTextCollator, TextCollator, to_pixel_values
 from ..data.mixture import Mixture
 from ..data.words import WordMixture, sampled_words
 from ..image_processing_arm import ArmImageProcessor
@@ -126,7 +127,8 @@ class SiglipCallback(ReconstructionCallback):
         def see(alike):
             for images in batched(alike, max(1, RECONSTRUCTED_PIXELS // alike[0][..., 0].size)):
                 pixels, embeddings = model.seen(to_pixel_values(images).to(model.device))
-                yield from zip(from_pixel_values(pixels), embeddings, strict=True)
+                pictures = ArmImageProcessor().postprocess(pixels.float())
+                yield from zip(map(np.asarray, pictures), embeddings, strict=True)
 
         pictures, embeddings = zip(*encoded_by_size(self.images, see), strict=True)
         similarities = torch.stack(embeddings) @ texts.t()
