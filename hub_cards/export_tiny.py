@@ -8,9 +8,10 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -238,12 +239,20 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
     print(json.dumps(scores, indent=2))
 
 
-def run_command(about: str, runs: str, checkpoint: str, export: Callable, write_card: Callable) -> None:
+def run_command(
+    about: str,
+    runs: str,
+    checkpoint: str,
+    export: Callable,
+    write_card: Callable,
+    options: Mapping[str, dict] = MappingProxyType({}),
+) -> None:
     """The command of a script: `export` of what trainers wrote to a folder, or `write_card` alone.
 
     Args:
         about: the script's docstring.
         runs, checkpoint: both folders, unless the command names others.
+        options: further ones of `export`, by name, each as argparse takes it.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path(runs), help="what the trainers wrote")
@@ -251,11 +260,14 @@ def run_command(about: str, runs: str, checkpoint: str, export: Callable, write_
     parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
     parser.add_argument("--repo", default=checkpoint, help="what the card loads: a folder, or its id")
     parser.add_argument("--card-only", action="store_true", help="write the card anew, from the folder's own results")
+    for name, option in options.items():
+        parser.add_argument(f"--{name}", **option)
     arguments = parser.parse_args()
     if arguments.card_only:
         write_card(arguments.checkpoint, arguments.repo)
     else:
-        export(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)
+        given = {name: getattr(arguments, name) for name in ("remark", "repo", *options)}
+        export(arguments.runs, arguments.checkpoint, **given)
 
 
 if __name__ == "__main__":

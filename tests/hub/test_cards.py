@@ -155,6 +155,17 @@ def test_a_card_that_was_given_nothing_but_its_licence_says_so_in_whole_sentence
     assert {"base_model", "datasets", "model-index"}.isdisjoint(card.data.to_dict())
 
 
+def test_what_tells_more_of_a_score_stands_in_its_row(folders, tmp_path):
+    told = {"psnr": 31.5, "psnr_low": 30.5, "psnr_high": 32.5, "psnr_weakest": 20.0, "psnr_weakest_low": 10.25}
+    write_result(tmp_path / "scores.json", scores={**told, "ssim": 0.5, "brow_low": 0.75}, must={"psnr": 30})
+    options = {"results": [tmp_path / "scores.json"], "dataset": WORLD, **SCRATCH}
+    card = write_card(folders["tokenizer"], "tokenizer", repo="lab/tokenizer", **options)
+    assert "| | measured | weakest part | must |" in card.text and "| SSIM | 0.500 |  |  |" in card.text
+    assert "| PSNR, dB | 31.500 (30.500 to 32.500) | 20.000 (10.250) | 30 |" in card.text
+    assert {figure.metric_type for figure in card.data.eval_results} == {"psnr", "ssim", "brow_low"}
+    assert unbacked_figures(folders["tokenizer"]) == []
+
+
 def test_where_nothing_says_what_weights_were_built_from_no_card_claims_it(folders, capsys):
     command = ["card", "model", str(folders["model"]), "--repo", "lab/arm", "--license", "apache-2.0"]
     assert cli.main(command) == 1
