@@ -34,7 +34,7 @@ IN_PARALLEL := --numprocesses 2 --dist loadfile
 
 demo: install ## Show what arm-tiny and arm-emoji do, offline: make demo IMAGES="a.png 'my photo.jpg'"
 	$(PYTHON) -m transformers_arm demo $(if $(strip $(IMAGES)),--images $(IMAGES))
-	$(if $(ARM_EMOJI),$(PYTHON) -m transformers_arm demo --checkpoint $(dir $(ARM_EMOJI)) --world emoji --items 50 \
+	$(if $(ARM_EMOJI),$(PYTHON) -m transformers_arm demo --checkpoint $(dir $(ARM_EMOJI)) --world emoji --items 20 \
 		--output demo/emoji)
 
 test: install ## Run the tests, without the slow ones
