@@ -127,6 +127,7 @@ def rows_of_splits(
     *,
     splits: Sequence[str],
     parts: Sequence[str] = tuple(PARTS),
+    told: Sequence[str] = TOLD_SPLITS,
     tokenizer: Tokenizer | None = None,
     count: int,
     seed: int,
@@ -135,6 +136,7 @@ def rows_of_splits(
 
     Args:
         parts: people and hands, objects, or both; never mixed.
+        told: splits whose people are drawn of captions in another order, and of tags, as well.
         tokenizer: with it come the rows `generation_ceiling_...` and `editing_ceiling_...`, what it gives back of the
             same pictures.
     """
@@ -145,8 +147,8 @@ def rows_of_splits(
             if not items.pictures:
                 continue
             rows = _Rows(arm, judges, items, PARTS[part] + split, count=count, seed=seed)
-            told = rows.told_otherwise() if part == "people" and split in TOLD_SPLITS else ()
-            for group in (rows.drawn(tokenizer), told, rows.edited(tokenizer), rows.answered()):
+            otherwise = rows.told_otherwise() if part == "people" and split in told else ()
+            for group in (rows.drawn(tokenizer), otherwise, rows.edited(tokenizer), rows.answered()):
                 for row in group:
                     found[row.name] = row
                     yield row
