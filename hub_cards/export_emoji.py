@@ -12,20 +12,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from export_emoji_tokenizer import MAX_BYTES, STAGES, TRAINING
+from export_emoji_tokenizer import MAX_BYTES, STAGES, TRAINING, save_picture
 from export_tiny import Stage, gather, replacing, run_command, training_logs
-from PIL import Image
 
-from transformers_arm.data.world import find_world
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card_writing import WORLD, row_of, write_card
 from transformers_arm.worlds.emoji.demo import draw_answers, draw_edits, draw_prompts, draw_world
+from transformers_arm.worlds.emoji.evaluation import score_rows
 from transformers_arm.worlds.emoji.figure_names import FIGURE_NAMES
+from transformers_arm.worlds.emoji.judge import JUDGE_FILE, load_or_train
+from transformers_arm.worlds.emoji.rows import as_result
+from transformers_arm.worlds.emoji.scores import read_originals
 
 SCORES = "results/arm_emoji.json"
-COLORS = 128  # of a picture on the card, which has few pictures but is looked at by many
 MUST = {
     "generation_train": 0.6,
     "generation_tone": 0.3,
@@ -73,10 +74,8 @@ def draw_pictures(folder: Path) -> None:
     arm = Arm.from_pretrained(folder)
     pages = {"prompts": draw_prompts(arm), "edits": draw_edits(arm), "answers": draw_answers(arm)}
     pages["world"], _ = draw_world(Tokenizer.from_pretrained(folder))
-    (folder / "pictures").mkdir(exist_ok=True)
     for name, page in pages.items():
-        few = page.quantize(COLORS, dither=Image.Dither.NONE)
-        few.save(folder / "pictures" / f"{name}.png", optimize=True)
+        save_picture(page, folder / "pictures" / f"{name}.png")
 
 
 def write_emoji_card(folder: Path, repo: str = "checkpoints/arm-emoji") -> None:
@@ -104,6 +103,7 @@ def export_emoji(
     rl: Sequence[str] = (),
     results: Sequence[Path] = (),
     hardware: str = "",
+    judge: Path = JUDGE_FILE,
     count: int = 500,
     remark: str = "",
     **options,
@@ -117,19 +117,19 @@ def export_emoji(
         rl: recipes of reinforcement learning, in order, the last of which ships.
         results: further files for the card, such as a comparison with what was before.
         hardware: what it was trained on, if not on this machine.
+        judge: where the second judge's weights are kept; it is trained if they are not there.
 
     Raises:
         FileNotFoundError: a stage is missing, or the world's pictures are.
         ValueError: the folder would be larger than 15 MB.
     """
-    stages, world = stages_of(rl), find_world("emoji")
-    if missing := world.missing():
-        raise FileNotFoundError(missing)
+    stages, originals = stages_of(rl), read_originals()
     logs = training_logs(stages, runs, checkpoint)
     with replacing(checkpoint) as aside:
         size = gather(stages, runs, checkpoint, aside, max_bytes=MAX_BYTES)
-        found = world.scores(aside, count=count, seed=EVALUATION_SEED)
-        scores = {"card": on_card(found), "all": found}
+        second = load_or_train(judge, originals=originals)
+        scores = as_result(list(score_rows(aside, count=count, originals=originals, judge=second)))
+        scores = {"card": on_card(scores["figures"]), **scores}
         write_result(aside / SCORES, seed=EVALUATION_SEED, items=count, scores=scores, must=MUST, aim=AIM)
         write_result(aside / TRAINING, stages=logs, remark=remark, **({"hardware": hardware} if hardware else {}))
         for file in results:

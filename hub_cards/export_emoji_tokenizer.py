@@ -29,6 +29,7 @@ from transformers_arm.worlds.emoji.tokenizer_scores import (
 SCORES, TRAINING = "results/emoji_tokenizer.json", "results/training.json"
 MAX_BYTES = 15_000_000
 SHOWN = 12  # pictures of a split on the sheet
+COLORS = 128  # of a picture on a card, which has to stay small
 STAGES = tuple(
     Stage(*stage, recipes="arm_emoji")
     for stage in (
@@ -48,6 +49,12 @@ def draw_reconstructions(tokenizer: Tokenizer) -> Image.Image:
     pictures = [[Image.fromarray(each) for each in images] for images in ([each.image for each in drawn], returned)]
     rows = [row[start : start + SHOWN] for start in range(0, len(drawn), SHOWN) for row in pictures]
     return picture_sheet(rows)
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """As PNG of few colors; makes its folder."""
+    file.parent.mkdir(exist_ok=True)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def write_tokenizer_card(folder: Path, repo: str = "checkpoints/arm-emoji-tokenizer") -> None:
@@ -89,8 +96,7 @@ def export_tokenizer(runs: Path, checkpoint: Path, *, count: int = 500, remark: 
         scores = {"figures": figures, "cells": as_json(cells), "weakest": low, "mean": mean}
         write_result(aside / SCORES, seed=EVALUATION_SEED, items=count, scores=scores, must=MUST, aim=AIM)
         write_result(aside / TRAINING, stages=logs, remark=remark)
-        (aside / "pictures").mkdir()
-        draw_reconstructions(tokenizer).save(aside / "pictures" / "reconstructions.png")
+        save_picture(draw_reconstructions(tokenizer), aside / "pictures" / "reconstructions.png")
         write_tokenizer_card(aside, **options)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
     print(json.dumps(figures, indent=2))

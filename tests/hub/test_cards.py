@@ -9,6 +9,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import export_emoji
+import export_emoji_tokenizer
 import export_tiny
 import export_tiny_rl
 import pytest
@@ -17,6 +19,7 @@ from huggingface_hub import ModelCard
 from jinja2 import UndefinedError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shipped import SHIPPED, name_of
 
 from transformers_arm import ArmForCausalLM, cli
 from transformers_arm.evaluation.results import write_result
@@ -26,7 +29,12 @@ from transformers_arm.hub.remote_code import add_remote_code
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = {"arm-tiny": export_tiny.write_tiny_card, "arm-tiny-rl": export_tiny_rl.write_tiny_rl_card}
+WRITERS = {
+    "arm-tiny": export_tiny.write_tiny_card,
+    "arm-tiny-rl": export_tiny_rl.write_tiny_rl_card,
+    "arm-emoji": export_emoji.write_emoji_card,
+    "arm-emoji-tokenizer": export_emoji_tokenizer.write_tokenizer_card,
+}
 APACHE = {"license": "apache-2.0"}
 SCRATCH = {**APACHE, "from_scratch": True}
 BASE = "lab/arm-7b"
@@ -326,11 +334,10 @@ def test_an_adapter_s_card_loads_it(arm_folder, adapter_folder, tmp_path):
     assert done["model"].active_adapters() and done["picture"].size == (48, 48)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_card_is_what_its_exporter_makes_of_the_shipped_results(name, tmp_path):
-    shipped = ROOT / "checkpoints" / name
-    folder = weightless(shipped, tmp_path / name)
-    SHIPPED[name](folder)
+@pytest.mark.parametrize("shipped", SHIPPED, ids=name_of)
+def test_a_shipped_card_is_what_its_exporter_makes_of_the_shipped_results(shipped, tmp_path):
+    folder = weightless(shipped, tmp_path / shipped.name)
+    WRITERS[shipped.name](folder)
     assert (folder / "README.md").read_text() == (shipped / "README.md").read_text()
     assert unbacked_figures(shipped) == []
     assert all((shipped / link).is_file() for link in links_of(ModelCard.load(shipped / "README.md")))
@@ -346,9 +353,9 @@ def test_every_score_of_arm_tiny_is_on_its_card():
 
 
 def test_pictures_of_a_folder_stay_small():
-    for name in SHIPPED:
-        pictures = list((ROOT / "checkpoints" / name / "pictures").iterdir())
-        assert pictures and sum(file.stat().st_size for file in pictures) < 150_000
+    for folder in SHIPPED:
+        pictures = list((folder / "pictures").iterdir())
+        assert pictures and sum(file.stat().st_size for file in pictures) < 200_000
 
 
 def test_export_keeps_what_was_not_trained_anew_and_writes_results_pictures_and_card(arm_folder, tmp_path):

@@ -11,6 +11,7 @@ Knows nothing about weights and nothing about uploads.
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,11 @@ TASKS = (
 )
 # What tells more of a score, by the end of its name: the ends of an interval, and what has a column of its own.
 INTERVAL = ("_low", "_high")
-BESIDE = {"_weakest": "weakest part", "_majority": "by the commonest answer"}
+BESIDE = {
+    "weakest part": ("_weakest",),
+    "by a second judge": ("_judge_right", "_judge_target"),
+    "by the commonest answer": ("_majority",),
+}
 # What stands among scores and is none.
 COUNTS = {
     *("pictures", "skipped", "skipped_reasons", "codebook_size", "zero_shot_pictures", "zero_shot_candidates"),
@@ -130,18 +135,19 @@ def figures_below(node: dict, field: str, key: str = "") -> Iterator[Figure]:
 
 def row_of(key: str, values: Mapping[str, float]) -> str:
     """The figure in whose row one stands: itself, or the one that it tells more of, by `INTERVAL` and `BESIDE`."""
-    for end in (*INTERVAL, *BESIDE):
+    for end in chain(INTERVAL, *BESIDE.values()):
         if key.endswith(end) and key.removesuffix(end) in values:
             return row_of(key.removesuffix(end), values)
     return key
 
 
-def with_interval(key: str, values: Mapping[str, float]) -> str:
-    """A figure with its interval, if it has one; nothing if there is no such figure."""
-    if key not in values:
+def with_interval(key: str, values: Mapping[str, float], ends: Sequence[str] = ("",)) -> str:
+    """The figure of a key and one of its `ends`, with its interval if it has one; nothing if there is none."""
+    key = next((key + end for end in ends if key + end in values), None)
+    if key is None:
         return ""
-    ends = [f"{values[key + end]:.3f}" for end in INTERVAL if key + end in values]
-    return f"{values[key]:.3f}" + (f" ({' to '.join(ends)})" if ends else "")
+    interval = [f"{values[key + end]:.3f}" for end in INTERVAL if key + end in values]
+    return f"{values[key]:.3f}" + (f" ({' to '.join(interval)})" if interval else "")
 
 
 def with_spread(compared: dict[str, float], which: str) -> str:
@@ -157,8 +163,8 @@ def table_of(
     before.
     """
     bounds = [bound for bound in ("must", "aim") if bound in result]
-    beside = {end: what for end, what in BESIDE.items() if any(row.key + end in values for row in rows)}
-    header = ["measured", *beside.values(), *bounds]
+    beside = {what: ends for what, ends in BESIDE.items() if any(row.key + e in values for row in rows for e in ends)}
+    header = ["measured", *beside, *bounds]
     if rows[0].compared:
         header = [Path(result.get("before", "before")).name, name, "gain"]
     lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
@@ -168,7 +174,7 @@ def table_of(
             cells.append(f"{row.compared['gain']:+.3f}")
         else:
             limits = [result[bound].get(row.key, "") for bound in bounds]
-            cells = [with_interval(row.key + end, values) for end in ("", *beside)]
+            cells = [with_interval(row.key, values, ends) for ends in ([""], *beside.values())]
             cells += [limit and f"{limit:g}" for limit in limits]
         lines.append(f"| {row.name(names)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card import unbacked_figures
+from transformers_arm.worlds.emoji import judge as judging
+from transformers_arm.worlds.emoji.figure_names import FIGURE_NAMES
 from transformers_arm.worlds.emoji.prepare import notice
 
 REPO = "lab/arm-emoji"
@@ -46,7 +48,11 @@ def shipped(emoji_folder, arm_folder, tmp_path_factory):
     compared = {"command": "python grpo.py", "date": "2026-11-27", "hardware": "one", "before": "arm-emoji"}
     (folder / "arm_emoji_rl.json").write_text(json.dumps(compared | {"table": {"generation_tone": row}}))
     options = {"rl": rl, "results": [folder / "arm_emoji_rl.json"], "hardware": "a clock", "remark": "It was a try."}
-    export_emoji.export_emoji(folder / "runs", checkpoint, count=1, repo=REPO, **options)
+    train = judging.train_judge
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "train_judge", lambda drawn, steps, seed: train(drawn, 2, seed=seed))
+        judge = folder / "judge.safetensors"
+        export_emoji.export_emoji(folder / "runs", checkpoint, count=10, judge=judge, repo=REPO, **options)
     return checkpoint
 
 
@@ -87,9 +93,11 @@ def test_the_card_tells_bounds_stages_hardware_and_whose_pictures_they_are(shipp
 @pytest.mark.slow
 def test_scores_are_kept_whole_and_those_with_bounds_are_on_the_card(shipped):
     scores = json.loads((shipped / export_emoji.SCORES).read_text())["scores"]
-    assert len(scores["all"]) > len(scores["card"]) and scores["card"].items() <= scores["all"].items()
-    assert {name for name in export_emoji.MUST if name in scores["all"]} <= scores["card"].keys()
-    assert {"generation_tone", "generation_tone_low", "generation_tone_high"} <= scores["card"].keys()
+    assert len(scores["figures"]) > len(scores["card"]) and scores["card"].items() <= scores["figures"].items()
+    assert export_emoji.MUST.keys() == export_emoji.AIM.keys() <= scores["card"].keys()
+    beside = {f"editing_composed{end}" for end in ("_low", "_high", "_weakest", "_judge_target")}
+    assert beside <= scores["card"].keys() <= FIGURE_NAMES.keys()
+    assert "| weakest part | by a second judge | must | aim |" in (shipped / "README.md").read_text()
     for name in ("prompts", "edits", "answers", "world"):
         Image.open(shipped / "pictures" / f"{name}.png").load()
 
