@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from transformers_arm.evaluation.arm import Arm
-from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.results import EVALUATION_SEED, minutes_trained, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
@@ -81,11 +81,8 @@ class Stage(NamedTuple):
         training = yaml.safe_load((RECIPES / self.recipes / f"{self.recipe}.yaml").read_text())
         training = training[self.section] if self.section else training
         steps = max(json.loads(state.read_text())["global_step"] for state in states)
-        # Each call of the trainer left one event file, whose name holds the second it began in.
-        events = (runs / self.run).rglob("events.out.tfevents.*")
-        seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
         log = {"stage": stage, "command": command, "seed": training["training"]["seed"], "steps": steps}
-        return log | {"minutes": round(seconds / 60)}
+        return log | {"minutes": minutes_trained(runs / self.run)}
 
 
 STAGES = (

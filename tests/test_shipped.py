@@ -64,6 +64,7 @@ def test_pipelines_draw_edit_and_answer_and_diffusers_draws_the_same(folder):
     assert said["generated_text"].strip()
 
 
+@pytest.mark.slow
 def test_the_command_asks_and_tells_what_training_takes(folder, tmp_path, capsys):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     assert main(["ask", str(tmp_path / "red.png"), QUESTION, "--checkpoint", str(folder)]) == 0

@@ -54,3 +54,13 @@ def test_the_judge_is_scored_on_originals_as_they_are_and_worn(tmp_path, capsys)
     result = json.loads((tmp_path / "judge.json").read_text())
     assert result["of"] == ["train"] and {"tone", "tone, moved and worn"} <= set(result["scores"])
     assert "| gender, moved and worn | 8 | " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_stages_of_a_training_are_scored_alike(arm_folder, tmp_path, capsys):
+    named = [f"pretrain={arm_folder}", f"sft={arm_folder}", "--detokenizer", f"{arm_folder}/detokenizer"]
+    run("stages.py", "--world", "emoji", *named, "--items", 2, "--output", tmp_path / "stages.json")
+    result = json.loads((tmp_path / "stages.json").read_text())
+    assert result["scores"]["pretrain"] == result["scores"]["sft"]  # one model under two names
+    assert {"generation_train_right", "editing_composed_target"} <= set(result["scores"]["sft"])
+    assert result["minutes"] == {"pretrain": 0, "sft": 0} and "| pretrain | sft |" in capsys.readouterr().out
