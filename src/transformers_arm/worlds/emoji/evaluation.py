@@ -178,13 +178,13 @@ def score_rows(
         judge: with one, its scores stand beside, of people and hands.
     """
     judges = Judges(originals or read_originals(), judge)
-    arm, tokenizer = Arm.from_pretrained(folder), Tokenizer.from_pretrained(folder)
-    yield from rows_of_splits(arm, judges, splits=IN_ORDER, tokenizer=tokenizer, count=count, seed=seed)
+    arm = Arm.from_pretrained(folder)
+    yield from rows_of_splits(arm, judges, splits=IN_ORDER, tokenizer=arm.tokenizer, count=count, seed=seed)
 
 
 def score_parts(folder: str | os.PathLike, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict]:
     """All scores of a complete ARM folder, flat, by name, as they come: its tokenizer's codes, then `score_rows`."""
-    originals, tokenizer = read_originals(), Tokenizer.from_pretrained(folder)
+    originals, tokenizer = read_originals(), Arm.from_pretrained(folder).tokenizer
     codes = all_codes(tokenizer, originals.drawn)
     yield flat("tokenizer", code_scores(codes, originals.drawn, tokenizer.model.config.codebook_size), "")
     for row in score_rows(folder, count=count, seed=seed, originals=originals):
