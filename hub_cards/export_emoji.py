@@ -17,7 +17,6 @@ from export_tiny import Stage, gather, replacing, run_command, training_logs
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
-from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card_writing import WORLD, row_of, write_card
 from transformers_arm.worlds.emoji.demo import draw_answers, draw_edits, draw_prompts, draw_world
 from transformers_arm.worlds.emoji.evaluation import score_rows
@@ -73,7 +72,7 @@ def draw_pictures(folder: Path) -> None:
     """Writes what the folder's model makes of held-out captions, edits and questions into `pictures`."""
     arm = Arm.from_pretrained(folder)
     pages = {"prompts": draw_prompts(arm), "edits": draw_edits(arm), "answers": draw_answers(arm)}
-    pages["world"], _ = draw_world(Tokenizer.from_pretrained(folder))
+    pages["world"], _ = draw_world(arm.tokenizer)
     for name, page in pages.items():
         save_picture(page, folder / "pictures" / f"{name}.png")
 

@@ -109,7 +109,7 @@ def sheets(folder: str | os.PathLike, *, seed: int = EVALUATION_SEED, pictures: 
     if missing_pictures(pictures):
         yield from examples(arm, seed=seed)
         return
-    page = draw_world(Tokenizer.from_pretrained(folder), seed=seed, folder=pictures)
+    page = draw_world(arm.tokenizer, seed=seed, folder=pictures)
     yield Sheet("world", "originals, reconstructions, token grids", *page)
     for name, draw, what in (
         ("prompts", draw_prompts, "captions and what the model draws"),
