@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from transformers_arm.worlds.emoji import judge as judging
+from transformers_arm.worlds.emoji.figure_names import FIGURE_NAMES
 
 QUALITY = Path(__file__).parents[3] / "benchmarks" / "quality"
 
@@ -35,6 +36,7 @@ def test_an_arm_is_scored_in_one_command_by_both_judges(arm_folder, tmp_path, ca
     assert {"generation_composed_judge_right", "generation_ceiling_tone_judge_concept"} <= set(scores["figures"])
     assert scores["weakest"]["generation_composed"] in scores["cells"]["generation_composed"]
     assert not any("objects" in name and "judge" in name for name in scores["figures"])
+    assert set(scores["figures"]) <= set(FIGURE_NAMES)
     assert (tmp_path / judging.JUDGE_FILE).is_file()
 
 

@@ -176,6 +176,7 @@ def test_a_folder_is_scored_whole_and_every_score_has_its_words(arm_folder):
         for name in (f"generation_{split}", f"generation_ceiling_{split}", f"understanding_{split}_tone"):
             assert {name, f"{name}_low", f"{name}_high"} <= set(scores)
     assert {"editing_tone", "editing_tone_copied", "editing_ceiling_tone", "generation_tagged_train"} <= set(scores)
+    assert {"generation_tone_concept", "generation_tone_tone", "editing_composed_attribute"} <= set(scores)
     assert {"understanding_composed_what_majority", "generation_ceiling_tone_psnr"} <= set(scores)
     assert not set(scores) - set(world.figure_names)
 

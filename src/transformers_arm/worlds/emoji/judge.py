@@ -124,7 +124,7 @@ def labels_of(drawn: Sequence[Drawn]) -> Labels:
 
 
 def train_judge(drawn: Sequence[Drawn], steps: int = STEPS, *, seed: int = SEED) -> Judge:
-    """Trains a judge from scratch on pictures, moved and worn; five minutes on one core by default.
+    """Trains a judge from scratch on pictures, moved and worn; four minutes on one core by default.
 
     The same arguments give the same weights on the same machine. The state of torch's global generator stays as it is.
     """
