@@ -4,6 +4,9 @@ CONSTRAINTS := constraints/cpu.txt
 INSTALLED := $(VENV)/.installed
 TOOLS := .cache/tools
 
+# Its weights, once they are there: without them what is about arm-emoji is left out.
+ARM_EMOJI := $(wildcard checkpoints/arm-emoji/config.json)
+
 # Pictures for `make demo`, as the shell reads them: quote names with spaces once more.
 IMAGES ?=
 
@@ -29,8 +32,10 @@ test test-transformers: export OMP_NUM_THREADS := 1
 PYTEST := $(PYTHON) -m pytest
 IN_PARALLEL := --numprocesses 2 --dist loadfile
 
-demo: install ## Show what arm-tiny does, offline: make demo IMAGES="a.png 'my photo.jpg'"
+demo: install ## Show what arm-tiny and arm-emoji do, offline: make demo IMAGES="a.png 'my photo.jpg'"
 	$(PYTHON) -m transformers_arm demo $(if $(strip $(IMAGES)),--images $(IMAGES))
+	$(if $(ARM_EMOJI),$(PYTHON) -m transformers_arm demo --checkpoint $(dir $(ARM_EMOJI)) --world emoji --items 20 \
+		--output demo/emoji)
 
 test: install ## Run the tests, without the slow ones
 	$(PYTEST) $(IN_PARALLEL)
@@ -89,7 +94,8 @@ train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, edi
 cards: install ## Write the cards in checkpoints/ anew, from the results that lie beside them
 	$(PYTHON) hub_cards/export_tiny.py --card-only
 	$(PYTHON) hub_cards/export_tiny_rl.py --card-only
-	$(PYTHON) hub_cards/export_emoji.py --card-only
+	$(PYTHON) hub_cards/export_emoji_tokenizer.py --card-only
+	$(if $(ARM_EMOJI),$(PYTHON) hub_cards/export_emoji.py --card-only)
 
 ablation: install ## Train the tokenizer with and without its losses, three seeds each, and print what each loss earns
 	$(PYTHON) benchmarks/quality/ablation.py --output benchmarks/results/ablation.json

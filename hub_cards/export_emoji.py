@@ -1,100 +1,154 @@
-"""Gathers arm-emoji's tokenizer into the folder that ships: fp16 weights, renderer and SigLIP, scores and the card.
+"""Gathers arm-emoji into the folder that ships: fp16 weights, its renderer, scores, pictures and the card.
 
-python hub_cards/export_emoji.py [--runs RUNS] [--checkpoint FOLDER] [--remark "..."]
+python hub_cards/export_emoji.py [--runs RUNS] [--checkpoint FOLDER] [--hardware "..."] [--remark "..."]
+python hub_cards/export_emoji.py --rl grpo_text_to_image grpo_editing --results benchmarks/results/arm_emoji_rl.json
 python hub_cards/export_emoji.py --card-only
+
+Its tokenizer lies within the model; `export_emoji_tokenizer.py` makes a folder of it alone.
 """
 
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from export_emoji_tokenizer import MAX_BYTES, STAGES, TRAINING, save_picture
 from export_tiny import Stage, gather, replacing, run_command, training_logs
-from PIL import Image
 
+from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
-from transformers_arm.evaluation.sheets import picture_sheet
-from transformers_arm.evaluation.tokenizer import Tokenizer
-from transformers_arm.hub.card_writing import WORLD, write_card
-from transformers_arm.worlds.emoji.evaluation import flat
+from transformers_arm.hub.card_writing import WORLD, row_of, write_card
+from transformers_arm.worlds.emoji.demo import draw_answers, draw_edits, draw_prompts, draw_world
+from transformers_arm.worlds.emoji.evaluation import score_rows
 from transformers_arm.worlds.emoji.figure_names import FIGURE_NAMES
+from transformers_arm.worlds.emoji.judge import JUDGE_FILE, load_or_train
+from transformers_arm.worlds.emoji.rows import as_result
 from transformers_arm.worlds.emoji.scores import read_originals
-from transformers_arm.worlds.emoji.splits import HELD_OUT
-from transformers_arm.worlds.emoji.tokenizer_scores import (
-    as_json,
-    rebuilt,
-    sample_of_each_split,
-    tokenizer_scores,
-    weakest,
-)
 
-SCORES, TRAINING = "results/emoji_tokenizer.json", "results/training.json"
-MAX_BYTES = 15_000_000
-SHOWN = 12  # pictures of a split on the sheet
-STAGES = tuple(
-    Stage(*stage, recipes="arm_emoji")
-    for stage in (
-        ("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", "siglip", "siglip"),
-        ("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", "."),
-        ("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
-    )
-)
-MUST = {"ceiling_unseen": 0.85, "ceiling_unseen_psnr": 20}
-AIM = {"ceiling_unseen": 0.97, "ceiling_unseen_psnr": 24}
-
-
-def draw_reconstructions(tokenizer: Tokenizer) -> Image.Image:
-    """Held-out emojis, split by split, each row above what comes back of it."""
-    drawn = sample_of_each_split(read_originals().drawn, SHOWN, seed=EVALUATION_SEED)
-    returned = rebuilt(tokenizer, drawn, seed=EVALUATION_SEED)
-    pictures = [[Image.fromarray(each) for each in images] for images in ([each.image for each in drawn], returned)]
-    rows = [row[start : start + SHOWN] for start in range(0, len(drawn), SHOWN) for row in pictures]
-    return picture_sheet(rows)
+SCORES = "results/arm_emoji.json"
+MUST = {
+    "generation_train": 0.6,
+    "generation_tone": 0.3,
+    "generation_tone_concept": 0.7,
+    "generation_tone_tone": 0.7,
+    "editing_composed": 0.35,
+    "editing_composed_attribute": 0.7,
+    "understanding_composed_what": 0.6,
+    "understanding_composed_style": 0.95,
+    "understanding_composed_tone": 0.85,
+    "understanding_composed_gender": 0.9,
+}
+AIM = {
+    "generation_train": 0.9,
+    "generation_tone": 0.7,
+    "generation_tone_concept": 0.95,
+    "generation_tone_tone": 0.95,
+    "editing_composed": 0.75,
+    "editing_composed_attribute": 0.95,
+    "understanding_composed_what": 0.95,
+    "understanding_composed_style": 0.95,
+    "understanding_composed_tone": 0.95,
+    "understanding_composed_gender": 0.95,
+}
 
 
-def write_emoji_card(folder: Path, repo: str = "checkpoints/arm-emoji-tokenizer") -> None:
+def stages_of(rl: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """All stages, those of reinforcement learning by their recipes; the renderer ships, and the model's last."""
+    tokenizer = [stage if stage.target == "detokenizer" else stage._replace(target=None) for stage in STAGES]
+    model = [("backbones", "backbones", "backbones/qwen2", "backbones/run/qwen2", None, "qwen2")]
+    for recipe in ("pretrain", "sft", *rl):
+        model.append(("grpo" if recipe in rl else recipe, recipe, f"{recipe}/model", recipe, None))
+    *others, last = (Stage(*each, recipes="arm_emoji") for each in model)
+    return (*tokenizer, *others, last._replace(target="."))
+
+
+def on_card(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores that have a bound or a weakest part, with what stands in their rows; the result file has all."""
+    shown = {name for name in scores if name in MUST or name in AIM or f"{name}_weakest" in scores}
+    return {name: value for name, value in scores.items() if row_of(name, scores) in shown}
+
+
+def draw_pictures(folder: Path) -> None:
+    """Writes what the folder's model makes of held-out captions, edits and questions into `pictures`."""
+    arm = Arm.from_pretrained(folder)
+    pages = {"prompts": draw_prompts(arm), "edits": draw_edits(arm), "answers": draw_answers(arm)}
+    pages["world"], _ = draw_world(arm.tokenizer)
+    for name, page in pages.items():
+        save_picture(page, folder / "pictures" / f"{name}.png")
+
+
+def write_emoji_card(folder: Path, repo: str = "checkpoints/arm-emoji") -> None:
     """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing."""
+    own = {folder / SCORES, folder / TRAINING}
+    others = sorted({*(folder / "results").glob("*.json")} - own)
     write_card(
         folder,
-        "tokenizer",
+        "model",
         repo=repo,
         license="cc-by-4.0",
         from_scratch=True,
-        results=[f"{folder / SCORES}:scores/figures"],
+        results=[f"{folder / SCORES}:scores/card", *others],
         dataset=WORLD,
         training=folder / TRAINING,
-        pictures=[folder / "pictures" / "reconstructions.png"],
         names=FIGURE_NAMES,
-        text=Path(__file__).parent / "arm-emoji-tokenizer.md",
+        text=Path(__file__).parent / "arm-emoji.md",
     )
 
 
-def export_emoji(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "", **options) -> None:
-    """Builds `checkpoint` from the stages under `runs`, scores it on at most `count` emojis a split, writes its card.
+def export_emoji(
+    runs: Path,
+    checkpoint: Path,
+    *,
+    rl: Sequence[str] = (),
+    results: Sequence[Path] = (),
+    hardware: str = "",
+    judge: Path = JUDGE_FILE,
+    count: int = 500,
+    remark: str = "",
+    **options,
+) -> None:
+    """Builds `checkpoint` from the stages under `runs`, scores it on at most `count` emojis a row, writes its card.
 
-    A stage that was not trained under `runs` is taken from `checkpoint` as it is. The folder is built aside and
-    replaces the old one only when it is whole.
+    The folder is built aside and replaces the old one only when it is whole. `options` are those of
+    `write_emoji_card`.
+
+    Args:
+        rl: recipes of reinforcement learning, in order, the last of which ships.
+        results: further files for the card, such as a comparison with what was before.
+        hardware: what it was trained on, if not on this machine.
+        judge: where the second judge's weights are kept; it is trained if they are not there.
 
     Raises:
         FileNotFoundError: a stage is missing, or the world's pictures are.
         ValueError: the folder would be larger than 15 MB.
     """
-    originals = read_originals()
-    logs = training_logs(STAGES, runs, checkpoint)
+    stages, originals = stages_of(rl), read_originals()
+    logs = training_logs(stages, runs, checkpoint)
     with replacing(checkpoint) as aside:
-        size = gather(STAGES, runs, checkpoint, aside, max_bytes=MAX_BYTES)
-        tokenizer = Tokenizer.from_parts(aside, aside / "detokenizer")
-        cells, codes = tokenizer_scores(tokenizer, originals, count=count, seed=EVALUATION_SEED)
-        of_splits = [flat(f"ceiling_{split}", cells[split], "right") for split in HELD_OUT]
-        figures = {name: value for each in (*of_splits, flat("tokenizer", codes, "")) for name, value in each.items()}
-        low, mean = weakest(cells)
-        scores = {"figures": figures, "cells": as_json(cells), "weakest": low, "mean": mean}
+        size = gather(stages, runs, checkpoint, aside, max_bytes=MAX_BYTES)
+        second = load_or_train(judge, originals=originals)
+        scores = as_result(list(score_rows(aside, count=count, originals=originals, judge=second)))
+        scores = {"card": on_card(scores["figures"]), **scores}
         write_result(aside / SCORES, seed=EVALUATION_SEED, items=count, scores=scores, must=MUST, aim=AIM)
-        write_result(aside / TRAINING, stages=logs, remark=remark)
-        (aside / "pictures").mkdir()
-        draw_reconstructions(tokenizer).save(aside / "pictures" / "reconstructions.png")
+        write_result(aside / TRAINING, stages=logs, remark=remark, **({"hardware": hardware} if hardware else {}))
+        for file in results:
+            shutil.copyfile(file, aside / "results" / file.name)
+        draw_pictures(aside)
         write_emoji_card(aside, **options)
     print(f"{checkpoint}: {size / 1e6:.1f} MB")
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(scores["card"], indent=2))
 
 
 if __name__ == "__main__":
-    run_command(__doc__, "runs/arm-emoji", "checkpoints/arm-emoji-tokenizer", export_emoji, write_emoji_card)
+    run_command(
+        __doc__,
+        "runs/arm-emoji",
+        "checkpoints/arm-emoji",
+        export_emoji,
+        write_emoji_card,
+        {
+            "rl": {"nargs": "*", "default": [], "help": "recipes of reinforcement learning; the last one ships"},
+            "results": {"nargs": "*", "default": [], "type": Path, "help": "further result files for the card"},
+            "hardware": {"default": "", "help": "what it was trained on (default: this machine)"},
+        },
+    )

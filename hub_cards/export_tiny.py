@@ -8,9 +8,10 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from transformers_arm.evaluation.arm import Arm
-from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
+from transformers_arm.evaluation.results import EVALUATION_SEED, minutes_trained, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
@@ -80,11 +81,8 @@ class Stage(NamedTuple):
         training = yaml.safe_load((RECIPES / self.recipes / f"{self.recipe}.yaml").read_text())
         training = training[self.section] if self.section else training
         steps = max(json.loads(state.read_text())["global_step"] for state in states)
-        # Each call of the trainer left one event file, whose name holds the second it began in.
-        events = (runs / self.run).rglob("events.out.tfevents.*")
-        seconds = sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events)
         log = {"stage": stage, "command": command, "seed": training["training"]["seed"], "steps": steps}
-        return log | {"minutes": round(seconds / 60)}
+        return log | {"minutes": minutes_trained(runs / self.run)}
 
 
 STAGES = (
@@ -238,12 +236,20 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
     print(json.dumps(scores, indent=2))
 
 
-def run_command(about: str, runs: str, checkpoint: str, export: Callable, write_card: Callable) -> None:
+def run_command(
+    about: str,
+    runs: str,
+    checkpoint: str,
+    export: Callable,
+    write_card: Callable,
+    options: Mapping[str, dict] = MappingProxyType({}),
+) -> None:
     """The command of a script: `export` of what trainers wrote to a folder, or `write_card` alone.
 
     Args:
         about: the script's docstring.
         runs, checkpoint: both folders, unless the command names others.
+        options: further ones of `export`, by name, each as argparse takes it.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path(runs), help="what the trainers wrote")
@@ -251,11 +257,14 @@ def run_command(about: str, runs: str, checkpoint: str, export: Callable, write_
     parser.add_argument("--remark", default="", help="what the card should say of this training beside its recipes")
     parser.add_argument("--repo", default=checkpoint, help="what the card loads: a folder, or its id")
     parser.add_argument("--card-only", action="store_true", help="write the card anew, from the folder's own results")
+    for name, option in options.items():
+        parser.add_argument(f"--{name}", **option)
     arguments = parser.parse_args()
     if arguments.card_only:
         write_card(arguments.checkpoint, arguments.repo)
     else:
-        export(arguments.runs, arguments.checkpoint, remark=arguments.remark, repo=arguments.repo)
+        given = {name: getattr(arguments, name) for name in ("remark", "repo", *options)}
+        export(arguments.runs, arguments.checkpoint, **given)
 
 
 if __name__ == "__main__":

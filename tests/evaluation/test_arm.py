@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import pipeline
 
 from transformers_arm.evaluation.arm import Arm
+from transformers_arm.evaluation.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,12 @@ def test_an_arm_draws_at_the_size(arm):
     assert [picture.size for picture in drawn] == [(64, 32)] * 2
     again, other = arm.draw(("a cross",), seed=1), arm.draw(("a cross",), seed=2)
     assert again[0].tobytes() == arm.draw(("a cross",), seed=1)[0].tobytes() != other[0].tobytes()
+
+
+def test_its_tokenizer_gives_back_what_the_shipped_one_does(arm, arm_folder):
+    codes, pictures = arm.tokenizer.reconstruct(sources(2), seed=1)
+    known, shipped = Tokenizer.from_pretrained(arm_folder).reconstruct(sources(2), seed=1)
+    assert (codes == known).all() and [each.tobytes() for each in pictures] == [each.tobytes() for each in shipped]
 
 
 def test_an_arm_edits_in_order(arm):

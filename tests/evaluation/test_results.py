@@ -1,12 +1,13 @@
 """Result files say what ran, and nothing of where it lay on the machine."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from transformers_arm.evaluation.results import publishable, write_result
+from transformers_arm.evaluation.results import minutes_trained, publishable, write_result
 
 
 @pytest.fixture
@@ -61,3 +62,12 @@ def test_trainings_elsewhere_stay_apart(checkout):
     deeper = {str(each / "last"): number for number, each in enumerate(folders)}
     assert publishable(deeper) == deeper  # rather than one for both
     assert publishable(Path.home() / "x.json") == "x.json"
+
+
+def test_minutes_of_a_training_are_those_of_all_calls_of_its_trainer(tmp_path):
+    for start, end in ((1_000_000_000, 1_000_000_120), (2_000_000_000, 2_000_000_240)):
+        file = tmp_path / "runs" / f"events.out.tfevents.{start}.host.1.0"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        os.utime(file, (end, end))
+    assert (minutes_trained(tmp_path), minutes_trained(tmp_path / "none")) == (6, 0)

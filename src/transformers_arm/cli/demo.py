@@ -6,12 +6,13 @@ Knows nothing about the world.
 import argparse
 import json
 import time
+from itertools import chain
 from pathlib import Path
 
 from ..whole_files import whole_file, write_whole
 from .shared import CHECKPOINT, add_checkpoint, check_picture
 
-HELP = "pictures, edits, answers, a story, and the scores on held-out items"
+HELP = "pictures, edits, answers, and the scores on held-out items"
 KEPT = "what was named is whole, and so is scores.json, with what was scored so far"
 
 
@@ -42,7 +43,8 @@ def own_sheet(checkpoint: Path, files: list[str]):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes pages, token grids and scores into the output folder as they come, and prints what it wrote.
+    """Writes pages, token grids and scores into the output folder as they come, and prints what it wrote; where the
+    world cannot score for want of something, what that is.
 
     Raises:
         ValueError, OSError, MissingExtra: an image file that is missing or none, no items to score, or nothing to
@@ -60,8 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_picture(file)
     started = time.perf_counter()
     world, yours = find_world(arguments.world), own_sheet(checkpoint, arguments.images)
-    output.mkdir(parents=True, exist_ok=True)
-    for sheet in filter(None, (yours, *world.sheets(checkpoint, seed=EVALUATION_SEED))):
+    for sheet in chain(filter(None, [yours]), world.sheets(checkpoint, seed=EVALUATION_SEED)):
+        output.mkdir(parents=True, exist_ok=True)
         with whole_file(output / f"{sheet.name}.png") as aside:
             sheet.picture.save(aside)
         beside = ""
@@ -69,10 +71,20 @@ def run(arguments: argparse.Namespace) -> None:
             write_whole(output / f"{sheet.name}-tokens.txt", sheet.text)
             beside = f" ({output / sheet.name}-tokens.txt)"
         print(f"{output / sheet.name}.png: {sheet.what}{beside}", flush=True)
+    if missing := world.missing():
+        print(f"\nNo scores: {missing}")
+    else:
+        score(world, checkpoint, output, count)
+    print(f"\nDone in {time.perf_counter() - started:.0f} s.")
+
+
+def score(world, checkpoint: Path, output: Path, count: int) -> None:
+    """Prints a world's scores as they come, and keeps them in the output folder."""
+    from ..evaluation.results import EVALUATION_SEED
+
     print(f"\nOn {count} held-out items a row:", flush=True)
     scores = {}
     for some in world.scores_as_they_come(checkpoint, count=count, seed=EVALUATION_SEED):
         scores |= some
         write_whole(output / "scores.json", json.dumps(scores, indent=2) + "\n")
         print("\n".join(f"  {name:<28} {value:8.3f}" for name, value in some.items()), flush=True)
-    print(f"\nDone in {time.perf_counter() - started:.0f} s.")

@@ -111,8 +111,14 @@ class World(ABC):
         """The same, some at a time, for who would rather not wait for all."""
         yield self.scores(folder, count=count, seed=seed)
 
+    def missing(self) -> str | None:
+        """What scores need that is not there, and what brings it, in a sentence; None if nothing is missing."""
+        return None
+
     def sheets(self, folder: str | PathLike, *, seed: int) -> Iterator[Sheet]:
-        """The demo: what the model of a folder makes of held-out items, page by page."""
+        """The demo: what the model of a folder makes of held-out items, page by page, also where scores cannot be had
+        because something is `missing`.
+        """
         raise self._lacks("sheets")
 
     def _lacks(self, method: str) -> ValueError:

@@ -17,6 +17,7 @@ from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from ..processing_arm import ArmProcessor
 from ..renderers_arm import load_detokenizer
+from .tokenizer import Tokenizer
 
 BATCH_SIZE = 50
 
@@ -38,6 +39,12 @@ class Arm:
         model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         hub = model.hub_options
         return cls(model, ArmProcessor.from_pretrained(folder, **hub), load_detokenizer(str(folder), **hub))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The visual tokenizer inside, and what renders its tokens: the ceiling of all that is drawn."""
+        self.detokenizer.vq_model = self.model.vq_model
+        return Tokenizer(self.model.vq_model, self.processor.image_processor, self.detokenizer)
 
     def _pipeline(self, pipeline_class):
         return pipeline_class(

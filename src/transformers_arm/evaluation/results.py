@@ -27,6 +27,13 @@ def hardware() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
 
 
+def minutes_trained(run: str | Path) -> int:
+    """Wall-clock minutes of a training, all calls of its trainer together, by its logs in a folder; 0 without any."""
+    # Each call left one event file, whose name holds the second it began in.
+    events = Path(run).rglob("events.out.tfevents.*")
+    return round(sum(file.stat().st_mtime - int(file.name.split(".")[3]) for file in events) / 60)
+
+
 def by_chance(share: float, items: int, of_items: int) -> float:
     """How far two scores about a share in 0..1, of so many items each, may lie apart: four standard errors."""
     share = min(max(share, 1 / items), 1 - 1 / items)  # a score of 1 has an error, too

@@ -10,6 +10,9 @@ from .tokenizer import Tokenizer
 
 LABEL_LINES, LINE_HEIGHT, LETTER_WIDTH = 3, 14, 6  # of labels in PIL's own font; sizes in px
 _ZOOM = 4  # screen pixels a picture pixel
+_FRAME, _STRIP = 4, 18  # px: sides of marked pictures, and the strip above them
+_TICK, _CROSS = [((4, 9), (8, 13)), ((8, 13), (15, 5))], [((5, 5), (13, 13)), ((5, 13), (13, 5))]
+_MARKS = {True: ("#1a7f37", _TICK), False: ("#cf222e", _CROSS)}
 _HEAT = np.array([(24, 15, 62), (114, 31, 129), (229, 80, 100), (254, 176, 120), (252, 253, 191)], float)
 
 
@@ -35,6 +38,20 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * _ZOOM, picture.height * _ZOOM), Image.Resampling.NEAREST)
 
 
+def marked(picture: Image.Image, right: bool | None) -> Image.Image:
+    """A picture in a green frame under a tick if it is right, in a red one under a cross if it is wrong; as it is if
+    nobody has judged it (None).
+    """
+    if right is None:
+        return picture
+    color, strokes = _MARKS[bool(right)]
+    page = Image.new("RGB", (picture.width + 2 * _FRAME, _STRIP + picture.height + _FRAME), color)
+    page.paste(picture, (_FRAME, _STRIP))
+    for ends in strokes:
+        ImageDraw.Draw(page).line(ends, fill="white", width=3)
+    return page
+
+
 def sheet(columns: list[list[Image.Image]], gap: int = 8) -> Image.Image:
     """Columns of pictures side by side on white; the pictures of a column one below the other."""
     widths = [max(picture.width for picture in column) for column in columns]
@@ -50,9 +67,9 @@ def sheet(columns: list[list[Image.Image]], gap: int = 8) -> Image.Image:
     return page
 
 
-def lettered(picture: Image.Image, text: str, width: int = 32) -> Image.Image:
-    """A picture, enlarged, above a text of up to five lines of `width` letters."""
-    picture = enlarged(picture)
+def lettered(picture: Image.Image, text: str, right: bool | None = None, width: int = 32) -> Image.Image:
+    """A picture, enlarged and `marked`, above a text of up to five lines of `width` letters."""
+    picture = marked(enlarged(picture), right)
     page = Image.new("RGB", (max(picture.width, 6 * width), picture.height + 64), "white")
     page.paste(picture, (0, 0))
     lines = textwrap.shorten(text, 5 * width, placeholder=" ...")

@@ -69,13 +69,10 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike) -> "Tokenizer":
-        """Loads `vq_model/` and `detokenizer/` of a folder, in fp32."""
-        folder = Path(folder)
-        if not (folder / "vq_model" / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no vq_model/config.json; name a folder that hub_cards/export_tiny.py wrote."
-            )
-        return cls.from_parts(folder / "vq_model", folder / "detokenizer")
+        """Loads the tokenizer of a complete folder, from its `vq_model/` or else its ARM, and its `detokenizer/`, in
+        fp32; raises as `from_parts`.
+        """
+        return cls.from_parts(folder, Path(folder) / "detokenizer")
 
     @classmethod
     def from_training(cls, folder: str | PathLike, *, steps: int) -> "Tokenizer":

@@ -11,6 +11,7 @@ Knows nothing about weights and nothing about uploads.
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,13 @@ TASKS = (
     ),
     (r"", "any-to-any", "Other"),
 )
+# What tells more of a score, by the end of its name: the ends of an interval, and what has a column of its own.
+INTERVAL = ("_low", "_high")
+BESIDE = {
+    "weakest part": ("_weakest",),
+    "by a second judge": ("_judge_right", "_judge_target"),
+    "by the commonest answer": ("_majority",),
+}
 # What stands among scores and is none.
 COUNTS = {
     *("pictures", "skipped", "skipped_reasons", "codebook_size", "zero_shot_pictures", "zero_shot_candidates"),
@@ -125,16 +133,40 @@ def figures_below(node: dict, field: str, key: str = "") -> Iterator[Figure]:
             yield from figures_below(value, here, below)
 
 
+def row_of(key: str, values: Mapping[str, float]) -> str:
+    """The figure in whose row one stands: itself, or the one that it tells more of, by `INTERVAL` and `BESIDE`."""
+    for end in chain(INTERVAL, *BESIDE.values()):
+        if key.endswith(end) and key.removesuffix(end) in values:
+            return row_of(key.removesuffix(end), values)
+    return key
+
+
+def with_interval(key: str, values: Mapping[str, float], ends: Sequence[str] = ("",)) -> str:
+    """The figure of a key and one of its `ends`, with its interval if it has one; nothing if there is none."""
+    key = next((key + end for end in ends if key + end in values), None)
+    if key is None:
+        return ""
+    interval = [f"{values[key + end]:.3f}" for end in INTERVAL if key + end in values]
+    return f"{values[key]:.3f}" + (f" ({' to '.join(interval)})" if interval else "")
+
+
 def with_spread(compared: dict[str, float], which: str) -> str:
     """A mean of a comparison, with its standard deviation where there is one."""
     spread = compared.get(f"{which}_spread")
     return f"{compared[which]:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
 
 
-def table_of(rows: Sequence[Figure], result: dict, name: str, names: Mapping[str, str]) -> str:
-    """A Markdown table: figures beside the file's bounds, or beside what they were before."""
+def table_of(
+    rows: Sequence[Figure], result: dict, name: str, names: Mapping[str, str], values: Mapping[str, float]
+) -> str:
+    """A Markdown table: figures with what else `values` tells of them and the file's bounds, or with what they were
+    before.
+    """
     bounds = [bound for bound in ("must", "aim") if bound in result]
-    header = [Path(result.get("before", "before")).name, name, "gain"] if rows[0].compared else ["measured", *bounds]
+    beside = {what: ends for what, ends in BESIDE.items() if any(row.key + e in values for row in rows for e in ends)}
+    header = ["measured", *beside, *bounds]
+    if rows[0].compared:
+        header = [Path(result.get("before", "before")).name, name, "gain"]
     lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
     for row in rows:
         if row.compared:
@@ -142,7 +174,8 @@ def table_of(rows: Sequence[Figure], result: dict, name: str, names: Mapping[str
             cells.append(f"{row.compared['gain']:+.3f}")
         else:
             limits = [result[bound].get(row.key, "") for bound in bounds]
-            cells = [f"{row.value:.3f}", *(limit and f"{limit:g}" for limit in limits)]
+            cells = [with_interval(row.key, values, ends) for ends in ([""], *beside.values())]
+            cells += [limit and f"{limit:g}" for limit in limits]
         lines.append(f"| {row.name(names)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -175,7 +208,9 @@ class Report(NamedTuple):
         if not dataset:
             raise ValueError(f"{source} does not say which data set it is about; name it with --dataset.")
         field = field or ("table" if "table" in result else "scores")
-        found = list(figures_below(node_at(result, field), field))
+        below = list(figures_below(node_at(result, field), field))
+        values = {figure.key: figure.value for figure in below}
+        found = [figure for figure in below if row_of(figure.key, values) == figure.key]
         if not found:
             raise ValueError(
                 f"{source} holds no figures at {field!r}; name a field of numbers, as in FILE:scores/sft."
@@ -192,7 +227,7 @@ class Report(NamedTuple):
             date=result["date"],
             hardware=result["hardware"],
             measured="".join(sizes + [f", seed {seed}" for seed in seeds]),
-            tables={title: table_of(rows, result, name, names) for title, rows in tables.items()},
+            tables={title: table_of(rows, result, name, names, values) for title, rows in tables.items()},
             figures=[
                 EvalResult(
                     task_type=figure.task[0],
@@ -387,7 +422,9 @@ def write_card(
         Report.read(file, f"results/{file.name}", field, name=name, dataset=dataset, names=names)
         for file, (_, _, field) in zip(files, given, strict=True)
     ]
-    recipe = {"stages": [], "remark": ""} | ({} if training is None else read_json(training))
+    recipe = {"stages": [], "remark": "", "hardware": "", "date": ""} | (
+        {} if training is None else read_json(training)
+    )
     body = filled(
         text or TEMPLATES / f"{kind}.md",
         name=name,
@@ -403,6 +440,8 @@ def write_card(
         reports=reports,
         stages=recipe["stages"],
         remark=recipe["remark"],
+        hardware=recipe["hardware"],
+        date=recipe["date"],
         pictures=list(shown),
     )
     relation = {"base_model_relation": RELATIONS[kind]} if kind in RELATIONS and base_models else {}

@@ -8,7 +8,7 @@ from emoji_packages import entries
 
 from transformers_arm.training.backbones import new_tokenizer
 from transformers_arm.worlds.emoji.articles import with_article
-from transformers_arm.worlds.emoji.captions import caption, languages_of, named, tone_words
+from transformers_arm.worlds.emoji.captions import caption, languages_of, named, reordered, tagged, tone_words
 from transformers_arm.worlds.emoji.catalog import Emoji, read_catalog
 from transformers_arm.worlds.emoji.splits import STYLES
 
@@ -41,6 +41,16 @@ ASTRONAUT = emoji("woman astronaut", concept="astronaut", tags=("space", "woman"
 )
 def test_full_captions(of, told):
     assert caption(of, "noto") == f"{told}, noto style"
+
+
+def test_parts_in_another_order_and_tags_for_the_name():
+    told = {reordered(ASTRONAUT, "noto", random.Random(seed)) for seed in range(40)}
+    parts = ["a woman astronaut", "dark skin tone", "noto style"]
+    assert len(told) == 5 and all(sorted(each.split(", ")) == parts for each in told)
+    assert caption(ASTRONAUT, "noto") not in told
+    assert tagged(ASTRONAUT, "noto", random.Random(0)) == "space, a woman, dark skin tone, noto style"
+    with pytest.raises(ValueError, match="Aries has no tag that stands for its name"):
+        tagged(emoji("Aries", tags=("Aries",)), "noto", random.Random(0))
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,12 @@ def test_pictures_of_any_size_and_mode_are_looked_at():
 def test_a_share_is_a_share(share):
     with pytest.raises(ValueError, match="must be a share, 0 to 1"):
         emoji_requests(1, seed=0, **share)
+
+
+def test_the_rewards_of_a_step_look_once_for_what_is_nearest(monkeypatch):
+    rows, looked = emoji_requests(6, seed=3, editing=1.0), []
+    originals = read_originals()
+    nearest = type(originals).nearest
+    monkeypatch.setattr(type(originals), "nearest", lambda self, images: looked.append(1) or nearest(self, images))
+    assert set(rewards_of(rows, rows["wanted"])["emoji_match"]) == {1.0} and len(looked) == 1
+    assert set(rewards_of(rows, rows["source"])["emoji_attribute"]) == {0.0} and len(looked) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transformers_arm.worlds.emoji.pictures import EmojiDataset
-from transformers_arm.worlds.emoji.variations import varied
+from transformers_arm.worlds.emoji.variations import moved, varied
 
 
 @pytest.fixture
@@ -28,6 +28,14 @@ def test_what_is_drawn_stays_whole_on_white_in_any_order_of_its_colors(square):
         places.add(tuple(drawn.min(0)))
     assert {tuple(sorted(color)) for color in colors} == {(30, 90, 200)} and len(colors) == 6
     assert len(places) > 20 and (square == varied(square, random.Random(1))).mean() < 1
+
+
+def test_moved_by_no_more_than_is_said_and_in_its_own_colors(square):
+    for seed in range(50):
+        drawn = np.argwhere((moved(square, random.Random(seed), zoom=(1, 1), shift=2) != 255).any(-1))
+        assert np.abs(drawn.mean(0) - (29.5, 25.5)).max() <= 2.5
+    large = moved(square, random.Random(0), zoom=(1.3, 1.3), shift=0)
+    assert 25 <= np.ptp(np.argwhere((large != 255).any(-1)), axis=0).min() and (large[30, 30] == (200, 30, 90)).all()
 
 
 def test_so_many_samples_are_varied_and_those_have_no_caption(emoji_folder):

@@ -1,9 +1,12 @@
 """The emoji world is a plug: recipes name it and what it takes, and every stage gets its data."""
 
+import json
+
 import pytest
 from transformers import AutoTokenizer, TrainingArguments
 from world_training import ONE_STEP, logged, run
 
+from transformers_arm import cli
 from transformers_arm.data.collators import TextCollator
 from transformers_arm.data.world import find_world
 from transformers_arm.training.sections import DocumentsOfWorld, PicturesOfWorld, RequestsOfWorld, TasksOfWorld
@@ -81,13 +84,17 @@ def test_the_language_model_learns_all_tasks_and_is_looked_at(arm_folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_reinforcement_learning_knows_what_is_wanted(arm_folder, tmp_path):
-    recipe = {
-        "start_from": arm_folder,
-        "data": {"world": "emoji", "arguments": {"editing": 1.0}},
-        "rewards": [{"reward": name} for name in find_world("emoji").rewards],
-        "prompts_per_step": 2,
-        "training": {**ONE_STEP, "bf16": False, "per_device_train_batch_size": 4, "num_generations": 2},
-    }
-    log = run("grpo.py", recipe, tmp_path)
-    assert all(0 <= logged(log, f"rewards/{name}/mean") <= 1 for name in find_world("emoji").rewards)
+def test_reinforcement_learning_by_the_shipped_recipes_knows_what_is_wanted(arm_folder, tmp_path):
+    few = ["max_steps=2", "per_device_train_batch_size=4", "num_generations=2", "logging_steps=1", "save_steps=2"]
+    settings = [f"training.{each}" for each in (*few, "picture_steps=0", "report_to=none")]
+    settings += ["prompts_per_step=2", "evaluation=null"]
+    start = arm_folder
+    for stage, rewards in (("text_to_image", ["emoji_match"]), ("editing", find_world("emoji").rewards)):
+        folder, reference = tmp_path / stage, [f"reference={arm_folder}"] if stage == "editing" else []
+        where = [f"start_from={start}", f"output_dir={folder}", *reference]
+        assert cli.main(["train", "grpo", "--config", f"arm_emoji/grpo_{stage}", *where, *settings]) == 0
+        log = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+        steps = [entry for entry in log if "reward" in entry]
+        assert len(steps) == 2
+        assert all(0 <= entry[f"rewards/{name}/mean"] <= 1 for entry in steps for name in rewards)
+        start = folder / "model"

@@ -8,6 +8,7 @@ name tells of its tones itself.
 
 import random
 import re
+from itertools import permutations
 
 from .articles import with_article
 from .catalog import COLORS, Emoji
@@ -79,10 +80,35 @@ def _parts(emoji: Emoji, style: str) -> list[str]:
     return [part for part in (named(emoji), *details, tone_words(emoji), f"{style} style") if part]
 
 
-def _in_any_order(emoji: Emoji, style: str, rng: random.Random) -> str:
-    tags = [
+def true_tags(emoji: Emoji) -> list[str]:
+    """Its tags that are true of every style and everyone, and say what its label does not."""
+    return [
         tag for tag in emoji.tags if not _NOT_OF_ALL.search(tag.lower()) and tag.lower() not in emoji.label.lower()
     ]
+
+
+def reordered(emoji: Emoji, style: str, rng: random.Random) -> str:
+    """The parts of the full caption in an order that is not its own: "noto style, dark skin tone, an astronaut"."""
+    parts = _parts(emoji, style)
+    return ", ".join(rng.choice([order for order in permutations(parts) if order != tuple(parts)]))
+
+
+def tagged(emoji: Emoji, style: str, rng: random.Random) -> str:
+    """The full caption with up to three of `true_tags` in place of the name, and the gender, which they do not tell:
+    "rocket, space, a woman, dark skin tone, noto style".
+
+    Raises:
+        ValueError: it has no such tag.
+    """
+    tags, (_, *others) = true_tags(emoji), _parts(emoji, style)
+    if not tags:
+        raise ValueError(f"{emoji.label} has no tag that stands for its name; see true_tags.")
+    gender = [f"a {emoji.gender}"] if emoji.gender else []
+    return ", ".join([*rng.sample(tags, min(len(tags), 3)), *gender, *others])
+
+
+def _in_any_order(emoji: Emoji, style: str, rng: random.Random) -> str:
+    tags = true_tags(emoji)
     parts = _parts(emoji, style) + rng.sample(tags, min(len(tags), rng.randint(0, 2)))
     rng.shuffle(parts)
     return ", ".join(parts)

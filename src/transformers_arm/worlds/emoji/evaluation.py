@@ -8,118 +8,199 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...evaluation.arm import Arm
-from ...evaluation.intervals import Interval, mean_intervals
 from ...evaluation.results import EVALUATION_SEED
 from ...evaluation.tokenizer import Tokenizer
-from .edits import LOOKUP, Edit
-from .items import items_of, taking_turns
+from ...metrics.arm_fidelity.arm_fidelity import psnr
+from .captions import reordered, tagged, true_tags
+from .edits import KINDS, Edit
+from .items import Item, Items, items_of, of_part, taking_turns
+from .judge import Judge, Judges
 from .pictures import Drawn
 from .prepare import SIDE
-from .questions import Question, majority_rate
+from .questions import QUESTION_KINDS, Question
+from .rows import Row, Scored, flat
 from .scores import Originals, read_originals
-from .splits import HELD_OUT
+from .splits import TRAIN
 from .tasks import full
-from .tokenizer_scores import all_codes, code_scores, kept_means
+from .tokenizer_scores import IN_ORDER, all_codes, code_scores, rebuilt
 
 SIZE = {"height": SIDE, "width": SIDE}
-COMPOSED = ("gender", "tone")
-"""The splits that means are over: all parts of their pictures are known, and how they go together is new."""
-Means = dict[str, Interval | float]
+COMPOSED = ("tone", "gender")
+"""The splits that rows named `composed` are of: all parts of their pictures are known, and how they go together is
+new.
+"""
+PARTS = {"people": "", "objects": "objects_"}
+"""What is scored apart, and what stands before the name of a split where it is of that part."""
+MEANT_EDITS = ("tone", "gender", "color", "clock")
+"""Those that the scores of a row of edits are of: of people and hands the first two, of objects the others."""
+MEANT_QUESTIONS = ("what", "style", "tone", "gender")
+OTHERS = 5
+"""Of other kinds of edits and questions there is one item for so many."""
+TOLD_OTHERWISE = {"reordered": reordered, "tagged": tagged}
+TOLD_SPLITS = (TRAIN, "tone")
 
 
-def generation(arm: Arm, originals: Originals, wanted: Sequence[Drawn], *, seed: int) -> Means:
-    """`Originals.means` of what a model draws of full captions."""
-    return originals.means(arm.draw([full(each) for each in wanted], seed=seed, **SIZE), wanted)
+def generation(
+    arm: Arm, judges: Judges, wanted: Sequence[Drawn], captions: Sequence[str] | None = None, *, seed: int
+) -> list[Scored]:
+    """`Judges.picture_scores` of what a model draws of captions, the full ones by default."""
+    images = arm.draw(captions or [full(each) for each in wanted], seed=seed, **SIZE)
+    return list(map(Scored, judges.picture_scores(images, wanted), wanted))
 
 
-def editing(arm: Arm, originals: Originals, asked: Sequence[Edit], *, seed: int) -> Means:
-    """Means of `Originals.edit_scores` over all edits but those of `LOOKUP`, and of each kind by its name the share of
-    targets that were hit.
-    """
-    instructions = [edit.instructions[0] for edit in asked]
-    found = originals.nearest(arm.edit([edit.source.image for edit in asked], instructions, seed=seed, **SIZE))
-    scores = [
-        {edit.kind: hit["target"], **({} if edit.kind == LOOKUP else hit)}
-        for edit, hit in ((edit, originals.edit_scores(shown, edit)) for shown, edit in zip(found, asked, strict=True))
-    ]
-    return mean_intervals(scores, [edit.target.emoji.concept for edit in asked])
+def ceiling(tokenizer: Tokenizer, judges: Judges, wanted: Sequence[Drawn], *, seed: int) -> list[Scored]:
+    """The same, and PSNR, of what comes back of pictures through the tokenizer: of the best that a model could do."""
+    images = rebuilt(tokenizer, wanted, seed=seed)
+    scored = zip(images, wanted, judges.picture_scores(images, wanted), strict=True)
+    return [Scored({**scores, "psnr": psnr(image, each.image)}, each) for image, each, scores in scored]
 
 
-def understanding(arm: Arm, asked: Sequence[Question]) -> Means:
-    """Shares of exact answers: of `all` questions, of each kind, and beside it what its commonest answer would get."""
+def editing(arm: Arm, judges: Judges, asked: Sequence[Edit], *, seed: int) -> list[Scored]:
+    """`Judges.edit_scores` of the kinds of `MEANT_EDITS`; and of every kind, by its name, which targets were hit."""
+    instructions, scored = [edit.instructions[0] for edit in asked], []
+    images = arm.edit([edit.source.image for edit in asked], instructions, seed=seed, **SIZE)
+    for scores, edit in zip(judges.edit_scores(images, asked), asked, strict=True):
+        hit = {edit.kind: scores["target"]}
+        scored.append(Scored(scores | hit if edit.kind in MEANT_EDITS else hit, edit.target, edit.kind))
+    return scored
+
+
+def understanding(arm: Arm, asked: Sequence[Question]) -> list[Scored]:
+    """Which answers are exactly `right`."""
     answers = arm.answer([each.drawn.image for each in asked], [each.wordings[0] for each in asked], **SIZE)
-    right = [answer.strip() == each.answer for answer, each in zip(answers, asked, strict=True)]
-    scores = [{"all": hit, each.kind: hit} for hit, each in zip(right, asked, strict=True)]
-    means = mean_intervals(scores, [each.drawn.emoji.concept for each in asked])
-    kinds = dict.fromkeys(each.kind for each in asked)
-    return means | {f"{kind}_majority": majority_rate(each for each in asked if each.kind == kind) for kind in kinds}
+    return [
+        Scored({"right": answer.strip() == each.answer}, each.drawn, each.kind, each.answer)
+        for answer, each in zip(answers, asked, strict=True)
+    ]
 
 
-def flat(name: str, means: Mapping[str, Interval | float], main: str) -> dict[str, float]:
-    """Scores by name, `main` by the `name` alone; of intervals the bounds as well, `_low` and `_high`."""
-    scores = {}
-    for each, value in means.items():
-        stem = name if each == main else f"{name}_{each}"
-        if isinstance(value, Interval):
-            scores |= {stem: value.mean, f"{stem}_low": value.low, f"{stem}_high": value.high}
-        else:
-            scores[stem] = value
-    return scores
+def _of(by_kind: Mapping[str, Sequence[Item]], kinds: Sequence[str]) -> dict[str, Sequence[Item]]:
+    return {kind: by_kind[kind] for kind in kinds if kind in by_kind}
 
 
-def split_scores(
-    arm: Arm, tokenizer: Tokenizer, originals: Originals, split: str, *, count: int, seed: int
-) -> dict[str, float]:
-    """All scores of one split, of at most `count` items each; `ceiling` is what the tokenizer alone gives back of the
-    same pictures, of the targets where these are of edits.
-    """
-    items, rng = items_of(split, originals.folder), random.Random(f"{seed}/{split}")
-    wanted = rng.sample(items.pictures, min(count, len(items.pictures)))
-    scores = flat(f"generation_{split}", generation(arm, originals, wanted, seed=seed), "right")
-    scores |= flat(f"ceiling_{split}", kept_means(tokenizer, originals, wanted, seed=seed), "right")
-    if items.edits:
-        asked = taking_turns(rng, items.edits, count)
-        scores |= flat(f"editing_{split}", editing(arm, originals, asked, seed=seed), "target")
-        if targets := [edit.target for edit in asked if edit.kind != LOOKUP]:
-            right = kept_means(tokenizer, originals, targets, seed=seed)["right"]
-            scores |= flat(f"editing_ceiling_{split}", {"right": right}, "right")
-    asked = taking_turns(rng, items.questions, count)
-    return scores | flat(f"understanding_{split}", understanding(arm, asked), "all")
+class _Rows:
+    """The rows of one part of a split: `where` is its name in theirs. `items` are of it."""
+
+    def __init__(self, arm: Arm, judges: Judges, items: Items, where: str, *, count: int, seed: int):
+        self.arm, self.judges, self.items, self.where = arm, judges, items, where
+        self.count, self.seed, self.rng = count, seed, random.Random(f"{seed}/{where}")
+
+    def drawn(self, tokenizer: Tokenizer | None) -> Iterator[Row]:
+        wanted = self.rng.sample(self.items.pictures, min(self.count, len(self.items.pictures)))
+        yield Row(f"generation_{self.where}", "right", generation(self.arm, self.judges, wanted, seed=self.seed))
+        if tokenizer:
+            yield self.ceiling("generation", tokenizer, wanted)
+
+    def told_otherwise(self) -> Iterator[Row]:
+        """Drawn of captions that say the same in another way, as far as they can."""
+        for name, way in TOLD_OTHERWISE.items():
+            able = [each for each in self.items.pictures if way is not tagged or true_tags(each.emoji)]
+            wanted = self.rng.sample(able, min(self.count, len(able)))
+            captions = [way(each.emoji, each.style, self.rng) for each in wanted]
+            if wanted:
+                scored = generation(self.arm, self.judges, wanted, captions, seed=self.seed)
+                yield Row(f"generation_{name}_{self.where}", "right", scored)
+
+    def edited(self, tokenizer: Tokenizer | None) -> Iterator[Row]:
+        meant = taking_turns(self.rng, _of(self.items.edits, MEANT_EDITS), self.count)
+        others = [kind for kind in KINDS if kind not in MEANT_EDITS]
+        asked = meant + taking_turns(self.rng, _of(self.items.edits, others), self.count // OTHERS)
+        if asked:
+            yield Row(f"editing_{self.where}", "target", editing(self.arm, self.judges, asked, seed=self.seed))
+        if meant and tokenizer:
+            yield self.ceiling("editing", tokenizer, [edit.target for edit in meant])
+
+    def answered(self) -> Iterator[Row]:
+        """A row a kind."""
+        for kind, questions in self.items.questions.items():
+            most = self.count if kind in MEANT_QUESTIONS else max(1, self.count // OTHERS)
+            asked = self.rng.sample(questions, min(most, len(questions)))
+            yield Row(f"understanding_{self.where}_{kind}", "right", understanding(self.arm, asked))
+
+    def ceiling(self, of: str, tokenizer: Tokenizer, wanted: Sequence[Drawn]) -> Row:
+        return Row(f"{of}_ceiling_{self.where}", "right", ceiling(tokenizer, self.judges, wanted, seed=self.seed))
 
 
-def score_parts(
-    folder: str | os.PathLike, *, count: int = 500, seed: int = EVALUATION_SEED, pictures: str | None = None
-) -> Iterator[dict[str, float]]:
-    """All scores of a complete ARM folder on held-out items, flat, by name, as they come: its tokenizer, each split,
-    and then the means over `COMPOSED`.
+def rows_of_splits(
+    arm: Arm,
+    judges: Judges,
+    *,
+    splits: Sequence[str],
+    parts: Sequence[str] = tuple(PARTS),
+    told: Sequence[str] = TOLD_SPLITS,
+    tokenizer: Tokenizer | None = None,
+    count: int,
+    seed: int,
+) -> Iterator[Row]:
+    """All rows of splits, of at most `count` items each, as they come, and then those over `COMPOSED` in one.
 
     Args:
-        count: items a score, at most.
-        pictures: folder of them, as `read_pictures` takes it.
+        parts: people and hands, objects, or both; never mixed.
+        told: splits whose people are drawn of captions in another order, and of tags, as well.
+        tokenizer: with it come the rows `generation_ceiling_...` and `editing_ceiling_...`, what it gives back of the
+            same pictures.
     """
-    originals = read_originals(pictures)
-    tokenizer, arm = Tokenizer.from_pretrained(folder), Arm.from_pretrained(folder)
+    known, found = {each.split for each in judges.originals.drawn}, {}
+    for part in parts:
+        for split in (split for split in splits if split in known):
+            items = of_part(items_of(split, judges.originals.folder), part)
+            if not items.pictures:
+                continue
+            rows = _Rows(arm, judges, items, PARTS[part] + split, count=count, seed=seed)
+            otherwise = rows.told_otherwise() if part == "people" and split in told else ()
+            for group in (rows.drawn(tokenizer), otherwise, rows.edited(tokenizer), rows.answered()):
+                for row in group:
+                    found[row.name] = row
+                    yield row
+    yield from _composed(found)
+
+
+def _composed(found: Mapping[str, Row]) -> Iterator[Row]:
+    names = [f"{task}_{{}}" for task in ("generation", "generation_ceiling", "editing", "editing_ceiling")]
+    for name in (*names, *(f"understanding_{{}}_{kind}" for kind in QUESTION_KINDS)):
+        if rows := [found[name.format(split)] for split in COMPOSED if name.format(split) in found]:
+            yield Row(name.format("composed"), rows[0].main, (item for row in rows for item in row.items))
+
+
+def score_rows(
+    folder: str | os.PathLike,
+    *,
+    count: int = 500,
+    seed: int = EVALUATION_SEED,
+    originals: Originals | None = None,
+    judge: Judge | None = None,
+) -> Iterator[Row]:
+    """All rows of a complete ARM folder beside its tokenizer's ceiling, as they come.
+
+    Args:
+        count: items a row, at most.
+        originals: `read_originals()` by default.
+        judge: with one, its scores stand beside, of people and hands.
+    """
+    judges = Judges(originals or read_originals(), judge)
+    arm = Arm.from_pretrained(folder)
+    yield from rows_of_splits(arm, judges, splits=IN_ORDER, tokenizer=arm.tokenizer, count=count, seed=seed)
+
+
+def score_parts(folder: str | os.PathLike, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict]:
+    """All scores of a complete ARM folder, flat, by name, as they come: its tokenizer's codes, then `score_rows`."""
+    originals, tokenizer = read_originals(), Arm.from_pretrained(folder).tokenizer
     codes = all_codes(tokenizer, originals.drawn)
     yield flat("tokenizer", code_scores(codes, originals.drawn, tokenizer.model.config.codebook_size), "")
-    found = {}
-    for split in HELD_OUT:
-        if any(each.split == split for each in originals.drawn):
-            scores = split_scores(arm, tokenizer, originals, split, count=count, seed=seed)
-            found |= scores
-            yield scores
-    for name in ("generation", "ceiling", "editing", "editing_ceiling", "understanding"):
-        if over := [found[f"{name}_{split}"] for split in COMPOSED if f"{name}_{split}" in found]:
-            yield {name: sum(over) / len(over)}
+    for row in score_rows(folder, count=count, seed=seed, originals=originals):
+        yield row.figures()
 
 
 def look_scores(arm: Arm, originals: Originals, *, split: str, count: int, seed: int) -> dict[str, float]:
     """Right pictures, edits and answers of a split, for a look while a model trains."""
-    items, rng = items_of(split, originals.folder), random.Random(f"{seed}/look")
+    items, rng, judges = items_of(split, originals.folder), random.Random(f"{seed}/look"), Judges(originals)
     wanted = rng.sample(items.pictures, min(count, len(items.pictures)))
-    edited = editing(arm, originals, taking_turns(rng, items.edits, count), seed=seed)
+    asked = taking_turns(rng, _of(items.edits, MEANT_EDITS), count)
+    edited = Row("", "target", editing(arm, judges, asked, seed=seed)).means
+    answered = understanding(arm, taking_turns(rng, items.questions, count))
     return {
-        "generation": generation(arm, originals, wanted, seed=seed)["right"].mean,
+        "generation": Row("", "right", generation(arm, judges, wanted, seed=seed)).means["right"].mean,
         "editing": edited["target"].mean,
         "copied": edited["copied"].mean,
-        "understanding": understanding(arm, taking_turns(rng, items.questions, count))["all"].mean,
+        "understanding": Row("", "right", answered).means["right"].mean,
     }

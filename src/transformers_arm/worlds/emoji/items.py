@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from .edits import KINDS, Edit, edits
 from .pictures import Drawn, pictures_folder, read_pictures
 from .questions import QUESTION_KINDS, Question, questions
+from .traits import part_of
 
 Item = TypeVar("Item")
 
@@ -49,6 +50,16 @@ def _items_of(split: str, folder: str) -> Items:
 def _by_kind(kinds: Iterable[str], of: Callable[[str], Iterator[Item]]) -> dict[str, tuple[Item, ...]]:
     found = ((kind, tuple(of(kind))) for kind in kinds)
     return {kind: items for kind, items in found if items}
+
+
+def of_part(items: Items, part: str) -> Items:
+    """Those of people and hands, or of objects, as `part_of` has it."""
+    edits, asked = items.edits, items.questions
+    return Items(
+        tuple(each for each in items.pictures if part_of(each) == part),
+        _by_kind(edits, lambda kind: (edit for edit in edits[kind] if part_of(edit.target) == part)),
+        _by_kind(asked, lambda kind: (each for each in asked[kind] if part_of(each.drawn) == part)),
+    )
 
 
 def taking_turns(rng: random.Random, by_kind: dict[str, Sequence[Item]], count: int) -> list[Item]:

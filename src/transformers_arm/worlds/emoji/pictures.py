@@ -54,6 +54,17 @@ def pictures_folder(folder: str | os.PathLike | None = None) -> str:
     return str(folder or os.environ.get("ARM_EMOJI_DATA", FOLDER))
 
 
+def missing_pictures(folder: str | os.PathLike | None = None) -> str | None:
+    """What to do about pictures that are not there; None if they are."""
+    file = Path(pictures_folder(folder)) / PICTURES
+    if file.exists():
+        return None
+    return (
+        f"{file} is not there: the pictures of the emoji world are fetched, not shipped. `make emoji-data` does it in "
+        "a minute; where they lie elsewhere, name their folder in the variable ARM_EMOJI_DATA."
+    )
+
+
 def read_pictures(folder: str | os.PathLike | None = None) -> tuple[Drawn, ...]:
     """All pictures of a folder, in its order; read once.
 
@@ -66,12 +77,9 @@ def read_pictures(folder: str | os.PathLike | None = None) -> tuple[Drawn, ...]:
 
 @lru_cache(maxsize=2)
 def _read(folder: Path) -> tuple[Drawn, ...]:
+    if missing := missing_pictures(folder):
+        raise FileNotFoundError(missing)
     file = folder / PICTURES
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file} is not there: the pictures of the emoji world are fetched, not shipped. `make emoji-data` does "
-            "it in a minute; where they lie elsewhere, name their folder in the variable ARM_EMOJI_DATA."
-        )
     table = pq.read_table(file)
     if missing := {field.name for field in fields(Emoji)} - set(table.column_names):
         raise ValueError(

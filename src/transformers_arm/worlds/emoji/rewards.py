@@ -5,6 +5,7 @@ gives half for the share of traits that are right, and half for the right pictur
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,14 @@ from .scores import Originals, read_originals
 def _shown(originals: Originals, images: Sequence) -> list[Drawn]:
     """The originals that pictures look like most."""
     side = originals.drawn[0].image.shape[1::-1]
-    return originals.nearest([np.asarray(image.convert("RGB").resize(side)) for image in images])
+    return _nearest(originals, tuple(image.convert("RGB").resize(side).tobytes() for image in images))
+
+
+@lru_cache(maxsize=1)
+def _nearest(originals: Originals, pictures: tuple[bytes, ...]) -> list[Drawn]:
+    """Looked for once, for all rewards of a step."""
+    shape = originals.drawn[0].image.shape
+    return originals.nearest([np.frombuffer(each, np.uint8).reshape(shape) for each in pictures])
 
 
 def emoji_match(images, wanted: Sequence[str], **_) -> list[float | None]:

@@ -15,7 +15,7 @@ from ...evaluation.intervals import Interval, mean_intervals
 from ...evaluation.retrieval import PictureIndex
 from .edits import Edit
 from .pictures import Drawn, pictures_folder, read_pictures
-from .traits import TRAITS, choices, name_of
+from .traits import TRAITS, choices, name_of, word_of
 
 SCORED = ("concept", "tone", "gender", "style")
 
@@ -70,12 +70,20 @@ class Originals:
         value = TRAITS[trait]
         return any(value(each) == value(wanted) for each in self.members[found.twins])
 
+    def called(self, wanted: Drawn, trait: str, word: str) -> bool:
+        """Whether `word_of` calls the trait of what was wanted, or of a twin of it, so."""
+        return any(word_of(each, trait) == word for each in self.members[wanted.twins])
+
+    def scored(self, wanted: Drawn) -> list[str]:
+        """Those of `SCORED` that say something about a picture of this: its concept, and what that has a choice of."""
+        return [name for name in SCORED if name == "concept" or (name, wanted.emoji.concept) in self.chosen]
+
     def picture_scores(self, found: Drawn, wanted: Drawn) -> dict[str, bool]:
         """`right`: it is what was wanted, or a twin of it; and `concept`, `tone`, `gender`, `style` each by itself,
         where the concept that was wanted has a choice of it.
         """
-        scored = [name for name in SCORED if name == "concept" or (name, wanted.emoji.concept) in self.chosen]
-        return {"right": found.twins == wanted.twins, **{name: self.shows(found, wanted, name) for name in scored}}
+        hits = {name: self.shows(found, wanted, name) for name in self.scored(wanted)}
+        return {"right": found.twins == wanted.twins, **hits}
 
     def means(self, images: Sequence, wanted: Sequence[Drawn]) -> dict[str, Interval]:
         """Means of `picture_scores` of pictures; those of one concept hang together."""

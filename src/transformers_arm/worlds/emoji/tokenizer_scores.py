@@ -19,16 +19,12 @@ from .edits import Edit, edits
 from .pictures import Drawn
 from .scores import Originals
 from .splits import HELD_OUT, TRAIN
-from .traits import is_people
+from .traits import part_of
 
 BATCH = 100
 IN_ORDER = (TRAIN, *HELD_OUT)
 ALIKE = ("tone", "gender")  # kinds of edits whose two pictures should share codes
 Cells = dict[str, dict[str, Interval]]
-
-
-def part_of(drawn: Drawn) -> str:
-    return "people" if is_people(drawn) else "objects"
 
 
 def sample_of_each_split(drawn: Iterable[Drawn], count: int, *, seed: int) -> list[Drawn]:
@@ -63,14 +59,6 @@ def _kept(originals: Originals, wanted: Sequence[Drawn], returned: Sequence[np.n
         {"psnr": psnr(picture, each.image), **originals.picture_scores(found, each)}
         for each, picture, found in zip(wanted, returned, originals.nearest(returned), strict=True)
     ]
-
-
-def kept_means(
-    tokenizer: Tokenizer, originals: Originals, wanted: Sequence[Drawn], *, seed: int
-) -> dict[str, Interval]:
-    """Means of PSNR and `Originals.picture_scores` of what comes back of pictures."""
-    kept = _kept(originals, wanted, rebuilt(tokenizer, wanted, seed=seed))
-    return mean_intervals(kept, [each.emoji.concept for each in wanted])
 
 
 def retrieval_cells(originals: Originals, wanted: Sequence[Drawn], returned: Sequence[np.ndarray]) -> Cells:

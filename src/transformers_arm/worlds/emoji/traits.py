@@ -15,6 +15,12 @@ TRAITS: dict[str, Callable[[Drawn], Hashable]] = {
 }
 
 
+def word_of(drawn: Drawn, trait: str) -> str:
+    """The value of a trait in words: "dark", "light and dark"; "none" where there is none."""
+    value = TRAITS[trait](drawn)
+    return (" and ".join(value) if isinstance(value, tuple) else value) or "none"
+
+
 def name_of(drawn: Drawn) -> str:
     """The name of a picture where only words can say which it is: its code points and style."""
     return f"{drawn.emoji.hexcode} {drawn.style}"
@@ -28,6 +34,10 @@ def traits_but(drawn: Drawn, *left_out: str) -> tuple[Hashable, ...]:
 def is_people(drawn: Drawn) -> bool:
     """Whether it is of the factorial part, people and hands, in which tones and genders vary."""
     return drawn.emoji.group == "people"
+
+
+def part_of(drawn: Drawn) -> str:
+    return "people" if is_people(drawn) else "objects"
 
 
 def choices(drawn: Iterable[Drawn]) -> set[tuple[str, str]]:

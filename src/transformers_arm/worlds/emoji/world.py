@@ -15,7 +15,7 @@ from .demo import sheets
 from .evaluation import SIZE, look_scores, score_parts
 from .figure_names import FIGURE_NAMES
 from .items import items_of
-from .pictures import EmojiDataset
+from .pictures import EmojiDataset, missing_pictures
 from .requests import emoji_requests
 from .rewards import emoji_attribute, emoji_kept, emoji_match
 from .scores import read_originals
@@ -70,6 +70,9 @@ class EmojiWorld(World):
 
     def scores_as_they_come(self, folder: str | PathLike, *, count: int, seed: int) -> Iterator[dict[str, float]]:
         return score_parts(folder, count=count, seed=seed)
+
+    def missing(self) -> str | None:
+        return missing_pictures()
 
     def sheets(self, folder: str | PathLike, *, seed: int) -> Iterator[Sheet]:
         return sheets(folder, seed=seed)

@@ -4,7 +4,8 @@ Knows nothing about how any of it is done.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from os import PathLike
 
 from PIL import Image
@@ -14,13 +15,14 @@ from ...evaluation.arm import Arm
 from ...evaluation.results import EVALUATION_SEED
 from ...evaluation.sheets import lettered, sheet, token_sheet
 from ...evaluation.tokenizer import Tokenizer
-from ..pages import answers_page, edits_page, prompts_page
+from ..pages import MARKED, answers_page, edits_page, prompts_page
 from .captions import full_caption
 from .draw import render_scene
 from .evaluation import editing_pairs, question_pairs
 from .pictures import ShapesDataset
 from .prompts import PROMPT_TASKS, generation_prompts
 from .scene import sample_scene
+from .scores import picture_is_right, score_edit
 from .tasks import STORY
 
 STORY_TOKENS = 120
@@ -30,21 +32,31 @@ def draw_prompts(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """Twelve held-out prompts with their pictures: each kind of prompt, then full captions."""
     prompts = [generation_prompts(task, 1, seed=seed)[0] for task in PROMPT_TASKS]
     prompts += generation_prompts("full", 13 - len(prompts), seed=seed)[1:]
-    return prompts_page(arm, prompts, seed=seed)
+    return prompts_page(arm, prompts, partial(map, picture_is_right, prompts), seed=seed)
 
 
 def draw_edits(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
-    """Six held-out edits of six kinds: source above result."""
+    """Six held-out edits of six kinds, source above result: right is the target scene, all of it."""
     pairs = editing_pairs(6, seed=seed)
     sources = [Image.fromarray(render_scene(pair.source)) for pair in pairs]
-    return edits_page(arm, sources, [pair.instruction for pair in pairs], seed=seed)
+
+    def judge(pictures: Sequence[Image.Image]) -> Iterator[bool]:
+        return (
+            score_edit(pair.source, pair.instruction, each).exact for pair, each in zip(pairs, pictures, strict=True)
+        )
+
+    return edits_page(arm, sources, [pair.instruction for pair in pairs], judge, seed=seed)
 
 
 def draw_answers(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """Six held-out questions with the model's answers."""
     pairs = question_pairs(6, seed=seed)
     pictures = [Image.fromarray(render_scene(scene)) for scene, _ in pairs]
-    return answers_page(arm, pictures, [asked.question for _, asked in pairs])
+
+    def judge(answers: Sequence[str]) -> Iterator[bool]:
+        return (answer.strip() == asked.answer for answer, (_, asked) in zip(answers, pairs, strict=True))
+
+    return answers_page(arm, pictures, [asked.question for _, asked in pairs], judge)
 
 
 def draw_story(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
@@ -73,9 +85,9 @@ def sheets(folder: str | PathLike, *, seed: int = EVALUATION_SEED) -> Iterator[S
     yield Sheet("world", "originals, reconstructions, token grids", *pictures)
     arm = Arm.from_pretrained(folder)
     for name, draw, what in (
-        ("prompts", draw_prompts, "twelve prompts and what the model draws"),
-        ("edits", draw_edits, "six sources, instructions and results"),
-        ("answers", draw_answers, "six questions and answers"),
+        ("prompts", draw_prompts, f"twelve prompts and what the model draws; {MARKED}"),
+        ("edits", draw_edits, f"six sources, instructions and results; {MARKED}"),
+        ("answers", draw_answers, f"six questions and answers; {MARKED}"),
         ("story", draw_story, "a story, told in text and pictures"),
     ):
         yield Sheet(name, what, draw(arm, seed=seed))

@@ -20,6 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ...data.collators import to_pixel_values
+from ..worn import worn
 from .draw import DEFAULT_SIDE, render_scene
 from .reader import ObjectReading, SceneReading
 from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject, sample_scene
@@ -175,17 +176,6 @@ def _labels(scenes: Sequence[SceneReading | Scene]) -> dict[str, torch.Tensor]:
     return labels | {"background": torch.tensor([_BACKGROUNDS.index(scene.background) for scene in scenes])}
 
 
-def _worn(pixel_values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pictures [B, 3, H, W] in -1..1 as a decoder might return them: blurred, noisy, off in contrast, brightness."""
-
-    def strength(low: float, high: float) -> torch.Tensor:
-        return torch.rand(len(pixel_values), 1, 1, 1, generator=generator) * (high - low) + low
-
-    blurred = nn.functional.avg_pool2d(nn.functional.pad(pixel_values, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    worn = pixel_values.lerp(blurred, strength(0, 0.6)) * strength(0.9, 1.1) + strength(-0.1, 0.1)
-    return (worn + torch.randn(worn.shape, generator=generator) * strength(0, 0.16)).clamp(-1, 1)
-
-
 def train_scene_classifier(
     steps: int = READER_STEPS, *, seed: int = READER_SEED, batch_size: int = READER_BATCH_SIZE
 ) -> SceneClassifier:
@@ -202,7 +192,7 @@ def train_scene_classifier(
     cross_entropy = nn.functional.cross_entropy
     for _ in tqdm(range(steps), desc="training the second reader", leave=False):
         pictures, scenes = zip(*(_training_sample(rng) for _ in range(batch_size)), strict=True)
-        logits, labels = model(_worn(to_pixel_values(pictures), generator)), _labels(scenes)
+        logits, labels = model(worn(to_pixel_values(pictures), generator)), _labels(scenes)
         present = labels["shape"] >= 0
         loss = nn.functional.binary_cross_entropy_with_logits(logits["presence"], present.float())
         loss = loss + cross_entropy(logits["background"], labels["background"])
