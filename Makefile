@@ -94,7 +94,6 @@ train-tiny-rl: install ## Reinforcement learning of arm-tiny: text-to-image, edi
 cards: install ## Write the cards in checkpoints/ anew, from the results that lie beside them
 	$(PYTHON) hub_cards/export_tiny.py --card-only
 	$(PYTHON) hub_cards/export_tiny_rl.py --card-only
-	$(PYTHON) hub_cards/export_emoji_tokenizer.py --card-only
 	$(if $(ARM_EMOJI),$(PYTHON) hub_cards/export_emoji.py --card-only)
 
 ablation: install ## Train the tokenizer with and without its losses, three seeds each, and print what each loss earns

@@ -1,10 +1,11 @@
 """Gathers arm-emoji into the folder that ships: fp16 weights, its renderer, scores, pictures and the card.
 
 python hub_cards/export_emoji.py [--runs RUNS] [--checkpoint FOLDER] [--hardware "..."] [--remark "..."]
+python hub_cards/export_emoji.py --until pretrain
 python hub_cards/export_emoji.py --rl grpo_text_to_image grpo_editing --results benchmarks/results/arm_emoji_rl.json
 python hub_cards/export_emoji.py --card-only
 
-Its tokenizer lies within the model; `export_emoji_tokenizer.py` makes a folder of it alone.
+Its tokenizer lies within the model.
 """
 
 import json
@@ -12,8 +13,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from export_emoji_tokenizer import MAX_BYTES, STAGES, TRAINING, save_picture
-from export_tiny import Stage, gather, replacing, run_command, training_logs
+from export_tiny import TWO_PROCESSES, Stage, gather, replacing, run_command, training_logs
+from PIL import Image
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
@@ -25,7 +26,10 @@ from transformers_arm.worlds.emoji.judge import JUDGE_FILE, load_or_train
 from transformers_arm.worlds.emoji.rows import as_result
 from transformers_arm.worlds.emoji.scores import read_originals
 
-SCORES = "results/arm_emoji.json"
+SCORES, TRAINING = "results/arm_emoji.json", "results/training.json"
+MAX_BYTES = 15_000_000
+COLORS = 128  # of a picture on a card, which has to stay small
+MODEL_STAGES = ("pretrain", "sft")
 MUST = {
     "generation_train": 0.6,
     "generation_tone": 0.3,
@@ -52,20 +56,33 @@ AIM = {
 }
 
 
-def stages_of(rl: Sequence[str] = ()) -> tuple[Stage, ...]:
-    """All stages, those of reinforcement learning by their recipes; the renderer ships, and the model's last."""
-    tokenizer = [stage if stage.target == "detokenizer" else stage._replace(target=None) for stage in STAGES]
-    model = [("backbones", "backbones", "backbones/qwen2", "backbones/run/qwen2", None, "qwen2")]
-    for recipe in ("pretrain", "sft", *rl):
-        model.append(("grpo" if recipe in rl else recipe, recipe, f"{recipe}/model", recipe, None))
-    *others, last = (Stage(*each, recipes="arm_emoji") for each in model)
-    return (*tokenizer, *others, last._replace(target="."))
+def stages_of(until: str = MODEL_STAGES[-1], rl: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """All stages up to one of `MODEL_STAGES`, and then those of reinforcement learning by their recipes; the renderer
+    ships, and the model of the last one.
+    """
+    trained = MODEL_STAGES[: MODEL_STAGES.index(until) + 1]
+    stages = [
+        Stage("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", None, "siglip"),
+        Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
+        Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
+        Stage("backbones", "backbones", "backbones/qwen2", "backbones/run/qwen2", None, "qwen2"),
+        *(Stage(each, each, f"{each}/model", each, None, launcher=TWO_PROCESSES) for each in trained),
+        *(Stage("grpo", each, f"{each}/model", each, None) for each in rl),
+    ]
+    *others, last = (stage._replace(recipes="arm_emoji") for stage in stages)
+    return (*others, last._replace(target="."))
 
 
 def on_card(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores that have a bound or a weakest part, with what stands in their rows; the result file has all."""
     shown = {name for name in scores if name in MUST or name in AIM or f"{name}_weakest" in scores}
     return {name: value for name, value in scores.items() if row_of(name, scores) in shown}
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """As PNG of few colors; makes its folder."""
+    file.parent.mkdir(exist_ok=True)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def draw_pictures(folder: Path) -> None:
@@ -99,6 +116,7 @@ def export_emoji(
     runs: Path,
     checkpoint: Path,
     *,
+    until: str = MODEL_STAGES[-1],
     rl: Sequence[str] = (),
     results: Sequence[Path] = (),
     hardware: str = "",
@@ -113,6 +131,7 @@ def export_emoji(
     `write_emoji_card`.
 
     Args:
+        until: the last stage before reinforcement learning.
         rl: recipes of reinforcement learning, in order, the last of which ships.
         results: further files for the card, such as a comparison with what was before.
         hardware: what it was trained on, if not on this machine.
@@ -122,7 +141,7 @@ def export_emoji(
         FileNotFoundError: a stage is missing, or the world's pictures are.
         ValueError: the folder would be larger than 15 MB.
     """
-    stages, originals = stages_of(rl), read_originals()
+    stages, originals = stages_of(until, rl), read_originals()
     logs = training_logs(stages, runs, checkpoint)
     with replacing(checkpoint) as aside:
         size = gather(stages, runs, checkpoint, aside, max_bytes=MAX_BYTES)
@@ -147,6 +166,7 @@ if __name__ == "__main__":
         export_emoji,
         write_emoji_card,
         {
+            "until": {"choices": MODEL_STAGES, "default": MODEL_STAGES[-1], "help": "the last stage (default: sft)"},
             "rl": {"nargs": "*", "default": [], "help": "recipes of reinforcement learning; the last one ships"},
             "results": {"nargs": "*", "default": [], "type": Path, "help": "further result files for the card"},
             "hardware": {"default": "", "help": "what it was trained on (default: this machine)"},

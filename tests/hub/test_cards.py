@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 
 import export_emoji
-import export_emoji_tokenizer
 import export_tiny
 import export_tiny_rl
 import pytest
@@ -33,7 +32,6 @@ WRITERS = {
     "arm-tiny": export_tiny.write_tiny_card,
     "arm-tiny-rl": export_tiny_rl.write_tiny_rl_card,
     "arm-emoji": export_emoji.write_emoji_card,
-    "arm-emoji-tokenizer": export_emoji_tokenizer.write_tokenizer_card,
 }
 APACHE = {"license": "apache-2.0"}
 SCRATCH = {**APACHE, "from_scratch": True}

@@ -22,12 +22,12 @@ REPO = "lab/arm-emoji"
 
 def logged(rl=()):
     """What an earlier export told of the trainings."""
-    stages = export_emoji.stages_of(rl)
+    stages = export_emoji.stages_of(rl=rl)
     named = [(stage.run.removesuffix("/run").replace("/run/", "/"), stage) for stage in stages]
     return [
         {
             "stage": name,
-            "command": f"python trainers/{stage.trainer}.py --config arm_emoji/{stage.recipe}",
+            "command": f"{stage.launcher} trainers/{stage.trainer}.py --config arm_emoji/{stage.recipe}",
             **{"seed": 3, "steps": 7, "minutes": 40},
         }
         for name, stage in named
@@ -108,8 +108,9 @@ def test_a_row_s_weakest_part_comes_onto_the_card_with_it():
 
 
 def test_the_last_stage_ships_and_the_tokenizer_s_parts_do_not():
-    for rl, last in (((), "sft"), (("grpo_text_to_image", "grpo_editing"), "grpo_editing")):
-        shipping = {stage.run: stage.target for stage in export_emoji.stages_of(rl) if stage.target is not None}
+    both = ("grpo_text_to_image", "grpo_editing")
+    for until, rl, last in (("pretrain", (), "pretrain"), ("sft", (), "sft"), ("sft", both, "grpo_editing")):
+        shipping = {stage.run: stage.target for stage in export_emoji.stages_of(until, rl) if stage.target is not None}
         assert shipping == {"detokenizer": "detokenizer", last: "."}
 
 

@@ -27,7 +27,7 @@ from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = ROOT / "checkpoints" / "arm-tiny"
-MEGABYTES = {"arm-tiny": 19, "arm-tiny-rl": 9.5, "arm-emoji": 15, "arm-emoji-tokenizer": 15}  # each folder, at most
+MEGABYTES = {"arm-tiny": 19, "arm-tiny-rl": 9.5, "arm-emoji": 15}  # each folder, at most
 
 
 def shipped_scores() -> dict[str, float]:
