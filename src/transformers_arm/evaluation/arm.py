@@ -17,6 +17,7 @@ from ..modeling_arm import ArmForCausalLM
 from ..pipeline_arm import ArmImageEditingPipeline, ArmTextToImagePipeline, batched
 from ..processing_arm import ArmProcessor
 from ..renderers_arm import load_detokenizer
+from ..sampling_arm import IMAGE_EDITING
 
 BATCH_SIZE = 50
 
@@ -38,6 +39,16 @@ class Arm:
         model = ArmForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         hub = model.hub_options
         return cls(model, ArmProcessor.from_pretrained(folder, **hub), load_detokenizer(str(folder), **hub))
+
+    @property
+    def max_pixels(self) -> int:
+        """The most px of a picture that the folder says it knows at the picture's own shape; where it says that it
+        knows the processor's size alone, those of that.
+        """
+        size = self.processor.image_processor.size
+        settings = {**IMAGE_EDITING, **(getattr(self.model.generation_config, "image_editing", None) or {})}
+        own = settings["max_pixels"] if settings["keep_aspect_ratio"] else None
+        return size["height"] * size["width"] if own is None else own
 
     def _pipeline(self, pipeline_class):
         return pipeline_class(
@@ -83,6 +94,30 @@ class Arm:
                 written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
         return answers
+
+    def opened_sizes(self, prompts: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Height and width in px of the picture that the model, free to write and to draw, answers each prompt with,
+        by greedy decoding; None where its answer does not begin with one.
+        """
+        config, patch, sizes = self.model.config, self.processor.image_processor.patch_size, []
+        opening = len(config.image_opening(1, 1))
+        for batch in batched(tqdm(list(prompts), desc="opening", leave=False), BATCH_SIZE):
+            inputs = self.processor.apply_chat_template(
+                [[{"role": "user", "content": prompt}] for prompt in batch],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            ).to(self.model.device)
+            written = self.model.generate(
+                **inputs, generation_mode="interleaved", do_sample=False, max_new_tokens=opening
+            )
+            for opened in written[:, inputs["input_ids"].shape[1] :]:
+                stated = len(opened) == opening and bool(config.states_width(opened[-1:]))
+                grid = opened[1:] - torch.tensor([config.shape_token_offset, config.width_token_offset]) + 1
+                sizes.append(tuple((grid * patch).tolist()) if stated else None)
+        return sizes
 
     def tell(self, prompt: str, *, max_new_tokens: int, seed: int = 0) -> list[str | Image.Image]:
         """An answer in text and pictures, by greedy decoding: its parts in the order the model writes them."""
