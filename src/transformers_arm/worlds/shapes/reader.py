@@ -90,7 +90,7 @@ def _templates(height: int, width: int) -> _Templates:
     return _Templates(pixels, covered, np.square(covered).sum(-1))
 
 
-def _as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     """RGB pixels, uint8 [height, width, 3]."""
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
@@ -130,7 +130,7 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     Raises:
         ValueError: a side outside 32..192 px, or an array of another type or shape.
     """
-    image = _as_pixels(image)
+    image = as_pixels(image)
     pixels = image.reshape(-1, 3).astype(np.float32)
     background, word = _read_background(pixels), size_word(*image.shape[:2])
     if background is None:
