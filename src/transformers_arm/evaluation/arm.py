@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
+from transformers import StoppingCriteria
 
 from ..detokenizer_arm import ArmDetokenizer
 from ..interleaved_pipeline_arm import ArmInterleavedPipeline
@@ -20,6 +21,16 @@ from ..renderers_arm import load_detokenizer
 from ..sampling_arm import IMAGE_EDITING
 
 BATCH_SIZE = 50
+
+
+class Written(StoppingCriteria):
+    """Stops when so many tokens, the prompt's among them, are there."""
+
+    def __init__(self, tokens: int):
+        self.tokens = tokens
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        return input_ids.new_full(input_ids.shape[:1], input_ids.shape[1] >= self.tokens, dtype=torch.bool)
 
 
 @dataclass
@@ -110,10 +121,15 @@ class Arm:
                 return_tensors="pt",
                 processor_kwargs={"padding": True},
             ).to(self.model.device)
+            read = inputs["input_ids"].shape[1]
             written = self.model.generate(
-                **inputs, generation_mode="interleaved", do_sample=False, max_new_tokens=opening
+                **inputs,
+                generation_mode="interleaved",
+                do_sample=False,
+                max_new_tokens=config.max_position_embeddings - read,  # no picture is opened that would not fit
+                stopping_criteria=[Written(read + opening)],
             )
-            for opened in written[:, inputs["input_ids"].shape[1] :]:
+            for opened in written[:, read:]:
                 stated = len(opened) == opening and bool(config.states_width(opened[-1:]))
                 grid = opened[1:] - torch.tensor([config.shape_token_offset, config.width_token_offset]) + 1
                 sizes.append(tuple((grid * patch).tolist()) if stated else None)

@@ -116,9 +116,13 @@ def test_weights_are_kept_and_read_again(tmp_path, monkeypatch):
     assert not torch.equal(other(pixel_values)["shape"], trained(pixel_values)["shape"])
 
 
-@pytest.mark.parametrize("picture", [np.zeros((16, 48, 3), np.uint8), np.zeros((48, 48, 3), np.float32)])
+@pytest.mark.parametrize(
+    "picture", [np.zeros((16, 48, 3), np.uint8), np.zeros((32, 96, 3), np.uint8), np.zeros((48, 48, 3), np.float32)]
+)
 def test_other_sizes_and_types_are_refused(picture):
-    with pytest.raises(ValueError, match=r"uint8 of shape \[height, width, 3\], got|Canvas height 16 is outside"):
+    with pytest.raises(
+        ValueError, match=r"uint8 of shape \[height, width, 3\], got|Canvas height 16 is outside|not 32x96"
+    ):
         SceneClassifier().read([picture])
 
 

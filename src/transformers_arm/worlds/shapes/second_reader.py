@@ -72,11 +72,12 @@ class SceneClassifier(nn.Module):
         """What each picture shows, in the form of `shapes.reader.read_scene`; residuals are 0, jitters (0, 0).
 
         Args:
-            images: PIL images, or uint8 RGB [height, width, 3], of any sizes, with sides of 32 to 192 px.
+            images: PIL images, or uint8 RGB [height, width, 3], of any sizes that are nearly as high as wide, twice as
+                high or twice as wide, with sides of 32 to 192 px.
             batch_size: pictures of one size read at once.
 
         Raises:
-            ValueError: a side outside 32..192 px, or an array of another type or shape.
+            ValueError: other proportions, a side outside 32..192 px, or an array of another type or shape.
         """
         self.eval()
         pixels = [as_pixels(image) for image in images]
@@ -105,11 +106,15 @@ class SceneClassifier(nn.Module):
 
 
 def _shrunk(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Pictures [B, 3, H, W] with the shorter side at 48 px, the other at the multiple of 16 that is nearest."""
-    sides = pixel_values.shape[2:]
-    patches = [max(3, round(3 * side / min(sides))) for side in sides]
-    size = [DEFAULT_SIDE // 3 * each for each in patches]
-    return pixel_values if [*sides] == size else nn.functional.interpolate(pixel_values, size, mode="area")
+    """Pictures [B, 3, H, W] with the shorter side at 48 px, in proportions that training has."""
+    height, width = sides = tuple(pixel_values.shape[2:])
+    size = tuple(DEFAULT_SIDE // 3 * round(3 * side / min(sides)) for side in sides)
+    if size not in READER_SIZES:
+        raise ValueError(
+            f"The second reader knows pictures as high as wide, and twice as high or wide, not {height}x{width}; "
+            "resize it, or read it by the template reader."
+        )
+    return pixel_values if sides == size else nn.functional.interpolate(pixel_values, size, mode="area")
 
 
 def _crowd(rng: random.Random) -> SceneReading:
