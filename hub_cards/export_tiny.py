@@ -25,6 +25,7 @@ from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
 from transformers_arm.worlds.shapes.evaluation import all_scores
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
+from transformers_arm.worlds.shapes.second_reader import both_readers
 
 SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
 RECIPES = Path(__file__).parents[1] / "src" / "transformers_arm" / "recipes"
@@ -213,11 +214,20 @@ def replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str = "", **options) -> None:
+def export_tiny(
+    runs: Path,
+    checkpoint: Path,
+    *,
+    count: int = 500,
+    readers: Mapping[str, Callable] | None = None,
+    remark: str = "",
+    **options,
+) -> None:
     """Builds `checkpoint` from the stages under `runs`, scores it on `count` held-out scenes and writes its card.
 
     A stage that was not trained under `runs` is taken from `checkpoint` as it is. The folder is built aside and
-    replaces the old one only when it is whole. `options` are those of `write_tiny_card`.
+    replaces the old one only when it is whole. `readers` of its pictures are both if not others are given; `options`
+    are those of `write_tiny_card`.
 
     Raises:
         FileNotFoundError: a stage is missing.
@@ -226,7 +236,7 @@ def export_tiny(runs: Path, checkpoint: Path, *, count: int = 500, remark: str =
     stages = training_logs(STAGES, runs, checkpoint)
     with replacing(checkpoint) as aside:
         size = gather(STAGES, runs, checkpoint, aside, max_bytes=MAX_BYTES)
-        scores = all_scores(aside, count=count)
+        scores = all_scores(aside, count=count, readers=both_readers() if readers is None else readers)
         write_scores(aside, scores, seed=EVALUATION_SEED, items=count)
         write_result(aside / TRAINING, stages=stages, remark=remark)
         draw_pictures(aside)

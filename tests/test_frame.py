@@ -66,7 +66,10 @@ ROOMS = (
 )
 # Which draw a world, read it back or tell of it, and know nothing of models.
 PLAIN = {
-    "shapes": ("scene", "draw", "captions", "edits", "questions", "prompts", "reader", "scores", "__init__"),
+    "shapes": (
+        *("scene", "draw", "references", "captions", "edits", "questions", "items", "prompts", "reader", "scores"),
+        "__init__",
+    ),
     "emoji": ("catalog", "twins", "splits", "articles", "captions", "__init__"),
 }
 NEVER_IMPORTED = {"torchvision", "open_clip", "lmms_eval", "trainers", "benchmarks", "tests"}

@@ -44,10 +44,13 @@ def shapes_scores(arm: Arm, readers: dict, *, count: int, seed: int) -> dict[str
         for reader in readers:
             scores[f"{prefix}{reader}generation"] = drawn[f"{reader}overall"]
             scores[f"{prefix}{reader}full captions"] = drawn[f"{reader}full"]
+            scores[f"{prefix}{reader}full captions, weakest cell"] = drawn[f"{reader}full_weakest"]
             scores[f"{prefix}{reader}exact edits"] = edited[f"{reader}exact"]
+            scores[f"{prefix}{reader}exact edits, weakest cell"] = edited[f"{reader}weakest"]
         if not sampling:
             scores |= {f"generation: {task}": drawn[task] for task in GENERATION_TASKS}
-    return scores | {"understanding": understanding(arm, **settings)["overall"]}
+    answered = understanding(arm, **settings)
+    return scores | {"understanding": answered["overall"], "understanding, weakest cell": answered["weakest"]}
 
 
 def shapes_scorer() -> Scorer:

@@ -15,7 +15,7 @@ import torch
 from transformers import pipeline
 
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
-from transformers_arm.worlds.shapes.captions import full_caption
+from transformers_arm.worlds.shapes.captions import shuffled_caption
 from transformers_arm.worlds.shapes.edits import apply_edit
 from transformers_arm.worlds.shapes.reader import read_scene, reading_equals
 from transformers_arm.worlds.shapes.scene import Scene, sample_scene
@@ -24,14 +24,14 @@ from transformers_arm.worlds.shapes.tasks import STORY
 UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
 
 
-def story_scores(tell, scenes: list[Scene], seed: int, **options) -> dict[str, float]:
+def story_scores(tell, scenes: list[Scene], captions: list[str], seed: int, **options) -> dict[str, float]:
     """Shares of the stories in 0..1: of the taught form; whose first picture is the scene; and of those two pictures
     after it, that are what the words before make of the scene (words that say what cannot be done count as wrong).
     """
     whole = first = edits = 0
-    for number, scene in enumerate(scenes):
+    for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
         generator = torch.Generator().manual_seed(seed + number)
-        parts = tell(STORY + full_caption(scene), max_new_tokens=200, generator=generator, **options)
+        parts = tell(STORY + caption, max_new_tokens=200, generator=generator, **options)
         if [part["type"] for part in parts] != ["image", "text", "image", "text", "image"]:
             continue
         whole += 1
@@ -46,14 +46,13 @@ def story_scores(tell, scenes: list[Scene], seed: int, **options) -> dict[str, f
     return {"form": whole / count, "first_picture": first / count, "edits": edits / (2 * count)}
 
 
-def preview_scores(draw, scenes: list[Scene], seed: int) -> dict[str, float]:
+def preview_scores(draw, captions: list[str], seed: int) -> dict[str, float]:
     """By rows drawn: PSNR in dB of those rows of all previews."""
     seen: dict[int, dict] = {}
 
     def keep(number: int, rows: int, picture) -> None:
         seen.setdefault(rows, {})[number] = np.asarray(picture, float)
 
-    captions = [full_caption(scene) for scene in scenes]
     drawn = draw(captions, batch_size=25, generator=torch.Generator().manual_seed(seed), preview=keep)
     scores = {}
     for rows, pictures in seen.items():
@@ -73,12 +72,13 @@ if __name__ == "__main__":
 
     rng, folder, seed = random.Random(arguments.seed), str(arguments.checkpoint), arguments.seed
     scenes = [sample_scene(rng, split="test", held_out_pairs=False) for _ in range(arguments.items)]
+    captions = [shuffled_caption(rng, scene) for scene in scenes]
     tell = pipeline("interleaved", model=folder)
     scores = {
-        "guided": story_scores(tell, scenes, seed),
-        "unguided": story_scores(tell, scenes, seed, **UNGUIDED),
+        "guided": story_scores(tell, scenes, captions, seed),
+        "unguided": story_scores(tell, scenes, captions, seed, **UNGUIDED),
     }
-    previews = preview_scores(pipeline("text-to-image", model=folder), scenes, seed)
+    previews = preview_scores(pipeline("text-to-image", model=folder), captions, seed)
     print(f"| {len(scenes)} stories | {' | '.join(scores)} |")
     print(f"|---|{'---|' * len(scores)}")
     for name in scores["guided"]:

@@ -15,7 +15,8 @@ from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.worlds.shapes.draw import render_scene
 from transformers_arm.worlds.shapes.edits import Edit
-from transformers_arm.worlds.shapes.evaluation import DEFAULT_CANVAS, editing_pairs
+from transformers_arm.worlds.shapes.evaluation import DEFAULT_CANVAS
+from transformers_arm.worlds.shapes.items import editing_pairs
 from transformers_arm.worlds.shapes.metrics.arm_editing.arm_editing import editing_scores
 from transformers_arm.worlds.shapes.scene import CELLS
 

@@ -19,7 +19,7 @@ from transformers_arm.evaluation.results import write_result
 from transformers_arm.modeling_arm import ArmForCausalLM
 from transformers_arm.processing_arm import ArmProcessor
 from transformers_arm.worlds.shapes.draw import render_scene
-from transformers_arm.worlds.shapes.evaluation import editing_pairs
+from transformers_arm.worlds.shapes.items import editing_pairs
 
 PROMPTS = ["a blue square", "a red circle left of a green triangle", "a cross", ""]
 BRANCHES = ("", "image_prompt", "negative_prompt")

@@ -1,5 +1,7 @@
 """An ARM as evaluations ask it: in order, at the size asked for, as the pipelines would."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from transformers import pipeline
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.tokenizer import Tokenizer
+
+TINY = Path(__file__).parents[2] / "checkpoints" / "arm-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,25 @@ def test_an_arm_answers_as_transformers_pipeline_does(arm, arm_folder, question_
         chat = [{"role": "user", "content": content[::-1] if question_first else content}]
         (expected,) = ask(text=chat, return_full_text=False, generate_kwargs={"do_sample": False})
         assert answer == expected["generated_text"]
+
+
+def test_an_arm_says_up_to_which_size_it_knows_pictures(arm, arm_folder):
+    assert arm.max_pixels == 48 * 48
+    for settings, known in (
+        ({"max_pixels": 96 * 96}, 96 * 96),
+        ({"max_pixels": 96 * 96, "keep_aspect_ratio": False}, 48 * 48),
+    ):
+        other = Arm.from_pretrained(arm_folder)
+        other.model.generation_config.image_editing = settings
+        assert other.max_pixels == known
+
+
+def test_an_arm_free_to_choose_opens_pictures_as_the_interleaved_pipeline_does():
+    tiny = Arm.from_pretrained(TINY)
+    prompts = ["a red circle at the top", "how many circles are there?", "a large blue square and a small red cross"]
+    assert tiny.opened_sizes(prompts) == [(48, 48), None, (48, 48)]
+    told = [tiny.tell(prompt, max_new_tokens=40)[0] for prompt in prompts]
+    assert [getattr(part, "size", None) for part in told] == [(48, 48), None, (48, 48)]
 
 
 def test_an_untrained_arm_tells_something(arm):

@@ -25,6 +25,7 @@ from transformers_arm.evaluation.results import write_result
 from transformers_arm.hub.card import unbacked_figures
 from transformers_arm.hub.card_writing import KINDS, WORLD, figures_below, node_at, write_card
 from transformers_arm.hub.remote_code import add_remote_code
+from transformers_arm.worlds.shapes.evaluation import READERS
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -362,7 +363,8 @@ def test_export_keeps_what_was_not_trained_anew_and_writes_results_pictures_and_
     shutil.copytree(arm_folder, tmp_path / "runs" / "sft" / "model", ignore=shutil.ignore_patterns("backbones"))
     logged = json.loads((checkpoint / export_tiny.TRAINING).read_text())["stages"]
     write_log(tmp_path / "runs" / "sft", steps=3)
-    export_tiny.export_tiny(tmp_path / "runs", checkpoint, count=2, remark="It slept.", repo="lab/arm-tiny")
+    options = {"remark": "It slept.", "repo": "lab/arm-tiny", "readers": READERS}
+    export_tiny.export_tiny(tmp_path / "runs", checkpoint, count=2, **options)
     training = json.loads((checkpoint / export_tiny.TRAINING).read_text())
     assert training["stages"] == [*logged[:-1], {**logged[-1], "steps": 3, "minutes": 2}]
     assert load_file(checkpoint / "model.safetensors")["lm_head.weight"].dtype == torch.float16

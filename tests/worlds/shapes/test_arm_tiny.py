@@ -24,6 +24,7 @@ from transformers_arm.worlds.shapes.evaluation import (
 )
 from transformers_arm.worlds.shapes.pictures import ShapesDataset
 from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
+from transformers_arm.worlds.shapes.second_reader import both_readers
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = ROOT / "checkpoints" / "arm-tiny"
@@ -52,9 +53,9 @@ def test_tokens_keep_what_siglip_knew_of_captions(tokenizer):
 
 def test_the_shipped_model_understands_generates_and_edits():
     arm = Arm.from_pretrained(CHECKPOINT)
-    assert understanding(arm, count=320, seed=5)["overall"] >= 0.8
+    assert understanding(arm, count=320, seed=5)["overall"] >= 0.7
     drawn = generation(arm, count=300, seed=5, tasks=(*GENERATION_TASKS, "full"))
-    assert drawn["overall"] >= 0.6 and drawn["full"] >= 0.6
+    assert drawn["overall"] >= 0.6 and drawn["full"] >= 0.6 and drawn["full_reading"] >= 0.9
     assert editing(arm, count=300, seed=5)["exact"] >= 0.6
 
 
@@ -70,7 +71,7 @@ def test_the_page_of_results_states_the_card_s_figures():
 @pytest.mark.slow
 def test_the_card_s_scores_come_out_again():
     stated = shipped_scores()
-    scores = all_scores(CHECKPOINT, count=500)
+    scores = all_scores(CHECKPOINT, count=500, readers=both_readers())
     assert scores.keys() == stated.keys()
     for name, value in scores.items():
         assert value == pytest.approx(stated[name], rel=0.02, abs=max(0.01, of_chance(name, stated[name]))), name
@@ -79,11 +80,12 @@ def test_the_card_s_scores_come_out_again():
 def of_chance(name: str, score: float) -> float:
     """How far a score of drawn pictures may be off: seeds drew others when the card's were taken.
 
-    Of shares of 500 items, or of one task's or kind's seventh of them.
+    Of shares of 500 items, or of one task's, kind's or cell's seventh of them.
     """
     if name.startswith("understanding"):  # answers are not sampled
         return 0
-    items = 500 if name in ("generation", "generation_full", "generation_composition", "editing_exact") else 71
+    means = ("generation", "generation_full", "generation_composition", "editing_exact", "editing_new_names")
+    items = 500 if name.removeprefix("second_reader_") in means else 71
     scale = 10 if name in ("editing_sc", "editing_pq", "editing_o") else 1
     return scale * by_chance(score / scale, items, items)
 

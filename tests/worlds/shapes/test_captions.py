@@ -1,18 +1,24 @@
 """Captions: the grammar, their truth about scenes, and sampling."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from transformers_arm.worlds.shapes.captions import (
+    ORDERS,
     caption_is_true,
     full_caption,
     loose_caption,
+    ordered_caption,
     parse_caption,
     related_caption,
     sample_caption,
     shuffled_caption,
+    sized_caption,
 )
+from transformers_arm.worlds.shapes.draw import PICTURE_SIZES, draw_scene
+from transformers_arm.worlds.shapes.reader import read_scene
 from transformers_arm.worlds.shapes.scene import Scene, SceneObject, sample_scene
 
 RED_CIRCLE = SceneObject("circle", "red", "small", "top-left")
@@ -55,6 +61,29 @@ def test_true_captions_are_true(caption):
 )
 def test_false_captions_are_false(caption):
     assert not caption_is_true(caption, PAIR)
+
+
+@pytest.mark.parametrize("word", PICTURE_SIZES)
+def test_a_caption_may_state_the_size_of_its_picture(word):
+    caption = sized_caption("a circle and a square", word)
+    assert caption == f"a {word} picture of a circle and a square" and parse_caption(caption).size == word
+    assert caption_is_true(caption, PAIR)  # a scene has no size
+    for other, size in PICTURE_SIZES.items():
+        assert caption_is_true(caption, read_scene(draw_scene(PAIR, *size))) == (other == word)
+    assert not caption_is_true(caption, read_scene(draw_scene(PAIR, 64, 64)))
+    with pytest.raises(ValueError, match="Cannot read 'a huge picture of a circle'"):
+        parse_caption("a huge picture of a circle")
+
+
+def test_a_full_caption_comes_in_three_orders():
+    rng = random.Random(0)
+    scene = Scene((RED_CIRCLE, BLUE_SQUARE, SceneObject("cross", "green", "small", "bottom")))
+    told = {
+        order: [noun.color for noun in parse_caption(ordered_caption(rng, scene, order)).nouns] for order in ORDERS
+    }
+    assert told["reading"] == ["red", "blue", "green"] == told["reversed"][::-1]
+    shuffled = Counter(ordered_caption(rng, scene, "shuffled") for _ in range(600))
+    assert len(shuffled) == 6 and min(shuffled.values()) > 60
 
 
 def test_counts_need_exactly_that_many_and_nothing_else():

@@ -72,12 +72,16 @@ def test_an_edit_that_is_done_already_leaves_the_scene_as_it_is():
 @pytest.mark.parametrize(
     ("instruction", "reason"),
     [
-        ("make the green circle red", "there is no green circle in the scene; name the red circle or the blue square"),
+        (
+            "make the green circle red",
+            "'the green circle' names no object of the scene; name the red circle or the blue square",
+        ),
+        ("remove the red object at the left", "'the red object at the left' names no object"),
         ("move the red circle to the center", "share a cell"),
         ("add a small green cross at the center", "share a cell"),
         ("add a small red circle at the top", "share shape and color"),
         ("make the blue square larger", "the blue square is large already"),
-        ("remove the red square", "there is no red square"),
+        ("remove the red square", "'the red square' names no object"),
         ("paint the red circle green", "Cannot read the instruction"),
         ("make the red circle green ", "Cannot read the instruction"),
         ("make the background red", "Cannot read the instruction"),

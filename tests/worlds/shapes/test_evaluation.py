@@ -9,17 +9,19 @@ from PIL import Image
 
 from transformers_arm.evaluation.arm import Arm
 from transformers_arm.worlds.shapes.captions import parse_caption
-from transformers_arm.worlds.shapes.draw import render_scene
-from transformers_arm.worlds.shapes.edits import EDIT_KINDS, apply_edit
+from transformers_arm.worlds.shapes.draw import PICTURE_SIZES, render_scene
+from transformers_arm.worlds.shapes.edits import EDIT_KINDS, NAMING_KINDS, apply_edit
 from transformers_arm.worlds.shapes.evaluation import (
     editing,
-    editing_pairs,
     generation,
+    multimodal_parts,
     multimodal_scores,
-    question_pairs,
+    size_choices,
     understanding,
 )
-from transformers_arm.worlds.shapes.prompts import GENERATION_TASKS
+from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
+from transformers_arm.worlds.shapes.items import editing_pairs, question_pairs
+from transformers_arm.worlds.shapes.prompts import FULL_CELLS, GENERATION_TASKS
 from transformers_arm.worlds.shapes.questions import NEGATIVES, QUESTION_KINDS, answer_question
 from transformers_arm.worlds.shapes.reader import read_scene
 from transformers_arm.worlds.shapes.scene import CELLS, Scene, SceneObject
@@ -58,6 +60,8 @@ def shown(scene, height, width):
 class Oracle:
     """Does all right: stands for an `Arm`."""
 
+    max_pixels = 48 * 48
+
     def draw(self, prompts, *, seed, height, width, **kwargs):
         return [shown(some_scene(prompt), height, width) for prompt in prompts]
 
@@ -68,9 +72,14 @@ class Oracle:
     def answer(self, images, prompts, *, question_first=False, **size):
         return [answer_question(prompt, read_scene(image)) for image, prompt in zip(images, prompts, strict=True)]
 
+    def opened_sizes(self, prompts):
+        return [PICTURE_SIZES[parse_caption(prompt).size or "small"] for prompt in prompts]
+
 
 class Fool:
-    """Does all wrong: draws nothing, edits nothing and answers nonsense."""
+    """Does all wrong: draws nothing, edits nothing, answers nonsense and opens no picture."""
+
+    max_pixels = 96 * 96
 
     def draw(self, prompts, *, height, width, **kwargs):
         return [Image.new("RGB", (width, height), "white") for _ in prompts]
@@ -81,6 +90,9 @@ class Fool:
     def answer(self, images, prompts, **kwargs):
         return ["nonsense" for _ in prompts]
 
+    def opened_sizes(self, prompts):
+        return [None for _ in prompts]
+
 
 # --- items -----------------------------------------------------------------------------------------------------------
 
@@ -88,9 +100,14 @@ class Fool:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("held_out_pairs", [False, True])
 def test_edits_are_balanced_and_of_the_split(split, held_out_pairs):
-    pairs = editing_pairs(3 * len(EDIT_KINDS), seed=1, split=split, held_out_pairs=held_out_pairs)
-    assert Counter(pair.kind for pair in pairs) == {kind: 3 for kind in EDIT_KINDS}
+    pairs = editing_pairs(6 * len(EDIT_KINDS), seed=1, split=split, held_out_pairs=held_out_pairs)
+    assert Counter(pair.kind for pair in pairs) == {kind: 6 for kind in EDIT_KINDS}
+    assert Counter(len(pair.source.objects) for pair in pairs if pair.kind in ("move", "background")) == dict.fromkeys(
+        (1, 2, 3), 4
+    )
+    assert Counter(pair.names for pair in pairs if pair.kind == "move") == {"plain": 3, "other": 3}
     for pair in pairs:
+        assert (pair.names is None) == (pair.kind not in NAMING_KINDS)
         assert pair.split == split
         assert pair.target.has_held_out_pair == held_out_pairs
         assert apply_edit(pair.source, pair.instruction) == pair.target != pair.source
@@ -98,10 +115,13 @@ def test_edits_are_balanced_and_of_the_split(split, held_out_pairs):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_questions_are_balanced_and_of_the_split(split):
-    pairs = question_pairs(6 * len(QUESTION_KINDS), seed=1, split=split)
-    assert Counter(asked.kind for _, asked in pairs) == {kind: 6 for kind in QUESTION_KINDS}
+    pairs = question_pairs(18 * len(QUESTION_KINDS), seed=1, split=split)
+    assert Counter(asked.kind for _, asked in pairs) == {kind: 18 for kind in QUESTION_KINDS}
     existence = Counter((asked.negatives, asked.answer) for _, asked in pairs if asked.kind == "existence")
-    assert existence == {(name, answer): 1 for name in NEGATIVES for answer in ("yes", "no")}
+    assert existence == {(name, answer): 3 for name in NEGATIVES for answer in ("yes", "no")}
+    of_color = Counter((len(scene.objects), asked.names) for scene, asked in pairs if asked.kind == "color")
+    assert of_color == {(number, names): 3 for number in (1, 2, 3) for names in ("plain", "other")}
+    assert {len(scene.objects) for scene, asked in pairs if asked.kind == "relation"} == {2, 3}
     for scene, asked in pairs:
         assert scene.split == split
         assert answer_question(asked.question, scene) == asked.answer
@@ -126,9 +146,13 @@ def test_items_jitter_as_much_as_asked(items):
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
+class SizedOracle(Oracle):
+    max_pixels = 96 * 96
+
+
 @pytest.fixture(scope="module")
 def perfect():
-    return multimodal_scores(Oracle(), count=24)
+    return multimodal_scores(SizedOracle(), count=18)
 
 
 def test_who_does_all_right_scores_one(perfect):
@@ -151,8 +175,93 @@ def test_scores_have_the_names_that_cards_ask_for(perfect):
     assert {f"generation_{task}" for task in GENERATION_TASKS} <= set(perfect)
     assert {f"editing_{kind}" for kind in EDIT_KINDS} <= set(perfect)
     assert {f"understanding_{kind}" for kind in QUESTION_KINDS} <= set(perfect)
+    assert {f"generation_full_{cell}" for cell in FULL_CELLS} <= set(perfect)
+    assert {f"understanding_{kind}_{number}" for kind in ("color", "location") for number in ("one", "three")} <= {
+        *perfect
+    }
     assert {"understanding", "understanding_question_first", "hard_understanding"} <= set(perfect)
+    assert {f"{word}_{name}" for word in ("wide", "tall", "large") for name in ("generation", "understanding")} <= {
+        *perfect
+    }
     assert "unguided_understanding" not in perfect  # answers are never guided
+    assert set(perfect) <= set(FIGURE_NAMES)
+
+
+def test_each_mean_has_its_weakest_cell_behind_it(perfect):
+    means = [name for name in perfect if f"{name}_weakest" in perfect]
+    names = list(perfect)
+    assert all(names[names.index(mean) + 1] == f"{mean}_weakest" for mean in means)
+    variants = ("", "unguided_", "hard_", "wide_", "tall_", "large_")
+    assert {f"{each}{name}" for each in variants for name in ("generation", "generation_full", "editing_exact")} <= {
+        *means
+    }
+    assert {"understanding", "editing_new_names", "understanding_new_names", "size_choice"} <= {*means}
+
+
+class Reverser(Oracle):
+    """Draws right what is told in reading order, answers right what is asked plainly, and edits one object alone."""
+
+    def draw(self, prompts, *, seed, height, width, **kwargs):
+        right = super().draw(prompts, seed=seed, height=height, width=width)
+        scenes = [some_scene(prompt) for prompt in prompts]
+        nouns = [parse_caption(prompt).nouns for prompt in prompts]
+        told = [
+            [noun.cell for noun in each] == [item.cell for item in scene.objects]
+            for each, scene in zip(nouns, scenes, strict=True)
+        ]
+        return [
+            picture if is_right else Image.new("RGB", (48, 48)) for picture, is_right in zip(right, told, strict=True)
+        ]
+
+    def edit(self, images, prompts, *, seed, height, width, **kwargs):
+        right = super().edit(images, prompts, seed=seed, height=height, width=width)
+        return [new if len(read_scene(old).objects) == 1 else old for new, old in zip(right, images, strict=True)]
+
+    def answer(self, images, prompts, **size):
+        right = super().answer(images, prompts)
+        return ["?" if " at the " in prompt else answer for answer, prompt in zip(right, prompts, strict=True)]
+
+
+def test_what_a_mean_hides_stands_in_its_cells():
+    drawn = generation(Reverser(), tasks=("full",), count=54)
+    assert drawn["full_reading"] == drawn["full_reversed_one"] == 1
+    assert drawn["full_reversed_two"] == drawn["full_weakest"] == 0 < drawn["full_shuffled"] < 1
+    edited = editing(Reverser(), count=84)
+    assert (edited["one_exact"], edited["three_exact"], edited["weakest"]) == (1, 0, 0)
+    assert 0 < edited["exact"] < 1
+    answered = understanding(Reverser(), count=144)
+    assert answered["plain_names"] == 1 > answered["other_names"] >= answered["weakest"]
+
+
+def test_names_that_training_never_has_are_a_test_of_their_own():
+    listener = Listener()
+    for _ in multimodal_parts(listener, count=12):
+        pass
+    asked = [prompt for _, prompt in listener.questions]
+    new = [prompt for prompt in asked if "the only" in prompt and " object" in prompt]
+    assert new and not set(new) & set(asked[: asked.index(new[0])])
+
+
+def test_a_model_free_to_choose_is_scored_by_the_size_it_opens():
+    assert set(size_choices(SizedOracle(), count=90).values()) == {1}
+    scores = size_choices(Stubborn(), count=90)
+    assert (scores["wide"], scores["small"], scores["unstated"], scores["weakest"]) == (0, 1, 1, 0)
+
+
+class Stubborn(Oracle):
+    """Opens pictures of one size."""
+
+    def opened_sizes(self, prompts):
+        return [(48, 48) for _ in prompts]
+
+
+def test_half_of_the_prompts_of_a_size_state_it():
+    listener = Listener()
+    listener.max_pixels = 96 * 96
+    multimodal_scores(listener, count=12)
+    assert {(48, 96), (96, 48), (96, 96)} <= set(listener.sizes)
+    stated = Counter(parse_caption(prompt).size for prompt in listener.prompts)
+    assert stated["wide"] == stated["tall"] == stated["large"] == 12 and stated["small"] == 0
 
 
 def test_one_item_a_row_is_enough():
@@ -185,10 +294,10 @@ class Listener(Oracle):
 def test_the_variants_are_the_folders_own_without_guidance_and_hard():
     listener = Listener()
     multimodal_scores(listener, count=8)
-    assert listener.sizes == [(48, 48)] * 6 + [(64, 64)] * 3
-    assert listener.orders == [False, True, False]
+    assert listener.sizes == [(48, 48)] * 9 + [(64, 64)] * 3
+    assert listener.orders == [False, True, False, False]
     off = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
-    assert listener.sampling == [{}, {}, off, off, {}, {}]
+    assert listener.sampling == [{}, {}, {}, {}, off, off, {}, {}]
     sizes = {np.asarray(image).shape for image, _ in listener.sources}
     assert sizes == {(48, 48, 3), (64, 64, 3)}
 

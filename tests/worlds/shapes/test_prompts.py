@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 
-from transformers_arm.worlds.shapes.captions import caption_is_true, parse_caption
+from transformers_arm.worlds.shapes.captions import NUMBERS, ORDERS, caption_is_true, parse_caption
 from transformers_arm.worlds.shapes.prompts import (
+    FULL_CELLS,
     GENERATION_TASKS,
     PROMPT_TASKS,
+    full_prompts,
     generation_prompts,
     names_held_out_pair,
     task_prompts,
@@ -54,14 +56,35 @@ def test_prompts_of_a_task_are_equally_frequent(task):
     assert set(Counter(generation_prompts(task, count)).values()) == {3}
 
 
+def scene_of(prompt):
+    """The scene that a full caption states."""
+    spec = parse_caption(prompt)
+    objects = tuple(SceneObject(noun.shape, noun.color, noun.size, noun.cell) for noun in spec.nouns)
+    return Scene(objects, spec.background)
+
+
 def test_full_prompts_state_everything_about_scenes_of_their_split():
-    prompts = generation_prompts("full", 200)
-    assert len(set(prompts)) == 200
-    for prompt in prompts:
-        spec = parse_caption(prompt)
-        objects = tuple(SceneObject(noun.shape, noun.color, noun.size, noun.cell) for noun in spec.nouns)
-        scene = Scene(objects, spec.background)
+    for prompt in generation_prompts("full", 200):
+        scene = scene_of(prompt)
         assert scene.split == "test" and caption_is_true(prompt, scene)
+
+
+def test_full_prompts_tell_scenes_of_all_numbers_in_all_orders():
+    found = full_prompts(450, seed=3)
+    assert Counter(cell for cell, _ in found) == dict.fromkeys(FULL_CELLS, 50)
+    assert [prompt for _, prompt in found] == generation_prompts("full", 450, seed=3)
+    in_reading_order = Counter()
+    for cell, prompt in found:
+        order, number = cell.split("_")
+        scene, cells = scene_of(prompt), [noun.cell for noun in parse_caption(prompt).nouns]
+        in_reading = [item.cell for item in scene.objects]
+        assert NUMBERS[len(cells)] == number
+        assert order != "reading" or cells == in_reading
+        assert order != "reversed" or cells == in_reading[::-1]
+        in_reading_order[cell] += cells == in_reading
+    assert 15 < in_reading_order["shuffled_two"] < 35 and 2 < in_reading_order["shuffled_three"] < 18
+    told = [[scene_of(prompt) for cell, prompt in found if cell.startswith(order)] for order in ORDERS]
+    assert told[0] == told[1] == told[2]
 
 
 def test_compositions_mix_one_object_two_and_full_captions():

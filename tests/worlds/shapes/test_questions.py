@@ -155,7 +155,7 @@ def test_counts_of_a_shape_are_balanced_over_answers():
 
 def test_impossible_questions_are_refused_with_the_reason():
     scene = Scene((RED_CIRCLE, BLUE_CIRCLE))
-    with pytest.raises(ValueError, match="exactly one object it speaks of, the scene has 2"):
+    with pytest.raises(ValueError, match="'the circle' names not one object but 2 of the scene"):
         answer_question("what color is the circle?", scene)
     with pytest.raises(ValueError, match="exactly one object there, the scene has 0"):
         answer_question("what is above the red circle?", scene)

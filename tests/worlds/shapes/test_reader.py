@@ -83,7 +83,9 @@ def test_hard_variant_reads_back_everything():
     assert accuracies(scenes, pictures)["everything"] >= 0.999
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (50, 70), (32, 192), (96, 48), (192, 192)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(32, 32), (50, 70), (32, 192), (48, 96), (96, 48), (96, 96), (192, 192)]
+)
 def test_other_canvases_read_back_everything(height, width):
     scenes = test_scenes(40, seed=3)
     assert accuracies(scenes, [render_scene(scene, height, width) for scene in scenes])["everything"] == 1

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from transformers_arm.worlds.shapes.captions import parse_caption, sample_caption
-from transformers_arm.worlds.shapes.draw import draw_scene
+from transformers_arm.worlds.shapes.draw import PICTURE_SIZES, draw_scene
 from transformers_arm.worlds.shapes.edits import EDIT_KINDS, sample_editing_pair
 from transformers_arm.worlds.shapes.reader import read_scene
 from transformers_arm.worlds.shapes.rewards import (
@@ -62,6 +62,13 @@ def test_alignment_matches_nouns_to_objects_in_the_best_way():
     turned = aligned("a red circle right of a blue square", CIRCLE, SQUARE)
     missing = aligned("a red circle right of a blue square", CIRCLE)
     assert missing < turned < 1
+
+
+def test_alignment_looks_at_the_size_that_a_caption_states():
+    prompts = ["a wide picture of a red circle"] * 2
+    images = [draw_scene(Scene((CIRCLE,)), *size) for size in (PICTURE_SIZES["wide"], PICTURE_SIZES["tall"])]
+    wide, tall = world_alignment(prompts, images, ["text_to_image"] * 2)
+    assert tall < wide == 1
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)

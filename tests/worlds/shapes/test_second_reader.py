@@ -8,26 +8,28 @@ import torch
 
 from transformers_arm.worlds.shapes import (
     CELLS,
+    PICTURE_SIZES,
     Scene,
     caption_is_true,
     draw_scene,
     full_caption,
+    read_scene,
     reading_equals,
     second_reader,
 )
-from transformers_arm.worlds.shapes.pictures import ShapesDataset
+from transformers_arm.worlds.shapes.pictures import Canvas, ShapesDataset
 from transformers_arm.worlds.shapes.reader import SceneReading
 from transformers_arm.worlds.shapes.second_reader import SceneClassifier, load_or_train, train_scene_classifier
 
 
-def scenes_of(count: int, seed: int = 11):
-    data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
+def scenes_of(count: int, seed: int = 11, size: tuple[int, int] = (48, 48)):
+    data = ShapesDataset(count, batch_size=count, seed=seed, split="test", canvases=[Canvas(*size)])
     return [data.scene(index)[0] for index in range(count)], [data[index]["image"] for index in range(count)]
 
 
 @pytest.fixture(scope="module")
 def briefly_trained() -> SceneClassifier:
-    return train_scene_classifier(200, seed=3, batch_size=32)
+    return train_scene_classifier(200, seed=3, batch_size=32, sizes=[(48, 48)])
 
 
 def test_a_short_training_reads_far_above_chance(briefly_trained):
@@ -85,8 +87,13 @@ def test_training_is_the_same_for_a_seed_and_leaves_the_global_generator_alone()
 def test_training_pictures_hold_what_their_labels_say():
     """Crowds, empty canvases, spoilt objects and foreign backgrounds are all seen, and no scene of the test split."""
     rng = random.Random(0)
-    samples = [second_reader._training_sample(rng) for _ in range(500)]
+    samples = [second_reader._training_sample(rng, 48, 48) for _ in range(500)]
     assert {picture.shape for picture, _ in samples} == {(48, 48, 3)}
+    for height, width in PICTURE_SIZES.values():  # an object is spoilt in its own cell at each size
+        pictures = [second_reader._training_sample(rng, height, width) for _ in range(30)]
+        assert {picture.shape for picture, _ in pictures} == {(height, width, 3)}
+        plain = [reading_equals(read_scene(picture), scene) for picture, scene in pictures if isinstance(scene, Scene)]
+        assert plain and all(plain)
     assert {len(scene.objects) for _, scene in samples} == set(range(7))
     assert {scene.background for _, scene in samples} == {"white", "gray", "black", None}
     assert {scene.split for _, scene in samples if isinstance(scene, Scene)} == {"train"}
@@ -109,21 +116,41 @@ def test_weights_are_kept_and_read_again(tmp_path, monkeypatch):
     assert not torch.equal(other(pixel_values)["shape"], trained(pixel_values)["shape"])
 
 
-@pytest.mark.parametrize("picture", [np.zeros((64, 64, 3), np.uint8), np.zeros((48, 48, 3), np.float32)])
+@pytest.mark.parametrize(
+    "picture", [np.zeros((16, 48, 3), np.uint8), np.zeros((32, 96, 3), np.uint8), np.zeros((48, 48, 3), np.float32)]
+)
 def test_other_sizes_and_types_are_refused(picture):
-    with pytest.raises(ValueError, match=r"uint8 RGB of shape \[48, 48, 3\], got .* resize to, 48x48"):
+    with pytest.raises(
+        ValueError, match=r"uint8 of shape \[height, width, 3\], got|Canvas height 16 is outside|not 32x96"
+    ):
         SceneClassifier().read([picture])
+
+
+def test_pictures_of_all_sizes_are_read_at_once_and_in_order(briefly_trained):
+    scenes = scenes_of(len(PICTURE_SIZES) * 2)[0]
+    sizes = [*PICTURE_SIZES.values(), *PICTURE_SIZES.values()]
+    images = [draw_scene(scene, *size) for scene, size in zip(scenes, sizes, strict=True)]
+    together = briefly_trained.read(images, batch_size=2)
+    assert together == [briefly_trained.read([image])[0] for image in images]
+    assert [reading.size for reading in together] == [*PICTURE_SIZES, *PICTURE_SIZES]
+
+
+def test_a_large_picture_is_read_as_the_small_one_that_it_is_shrunk_to(briefly_trained):
+    scenes, images = scenes_of(40)
+    large = [np.kron(image, np.ones((2, 2, 1), np.uint8)) for image in images]
+    assert briefly_trained.read(large) == briefly_trained.read(images)
 
 
 @pytest.mark.slow
 def test_full_training_reads_drawn_and_noisy_scenes():
     model = train_scene_classifier(seed=1)
-    scenes, images = scenes_of(2000)
     noise = np.random.default_rng(0)
-    noisy = [(image + noise.normal(0, 0.05 * 255, image.shape)).clip(0, 255).astype(np.uint8) for image in images]
-    for pictures in (images, noisy):
-        right = [reading_equals(*pair) for pair in zip(model.read(pictures), scenes, strict=True)]
-        assert np.mean(right) >= 0.995
+    for size in PICTURE_SIZES.values():
+        scenes, images = scenes_of(1000, size=size)
+        noisy = [(image + noise.normal(0, 0.05 * 255, image.shape)).clip(0, 255).astype(np.uint8) for image in images]
+        for pictures in (images, noisy):
+            right = [reading_equals(*pair) for pair in zip(model.read(pictures), scenes, strict=True)]
+            assert np.mean(right) >= 0.995
     empty = [np.full((48, 48, 3), value, np.uint8) for value in (245, 128, 16)]
     assert [(reading.objects, reading.background) for reading in model.read(empty)] == [
         ((), "white"),

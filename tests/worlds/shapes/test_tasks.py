@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers_arm.training.sections import TasksOfWorld
 from transformers_arm.training.world_data import world_tasks
 from transformers_arm.worlds.shapes.captions import caption_is_true, full_caption, parse_caption
-from transformers_arm.worlds.shapes.draw import render_scene
+from transformers_arm.worlds.shapes.draw import PICTURE_SIZES, render_scene
 from transformers_arm.worlds.shapes.edits import apply_edit, parse_instruction
 from transformers_arm.worlds.shapes.pictures import Canvas
 from transformers_arm.worlds.shapes.questions import answer_question, parse_question
@@ -203,7 +203,7 @@ def test_captions_are_true_of_the_pictures_and_of_the_kinds_asked_for(captions, 
         (caption,), (scene,) = texts(messages[0]), drawn(messages)
         assert caption_is_true(caption, scene)
         spec = parse_caption(caption)
-        found["full"] += caption == full_caption(scene)
+        found["full"] += spec.background is not None and all(noun.size and noun.cell for noun in spec.nouns)
         found["short"] += spec.background is None and not any(noun.size or noun.cell for noun in spec.nouns)
     shares = (found["full"] / 400, found["short"] / 400)
     if captions == {"any": 1}:
@@ -234,7 +234,8 @@ def test_a_story_is_a_scene_and_two_edits_of_it():
         (request,), told = texts(messages[0]), messages[1]
         assert kinds(told) == ["image", "text", "image", "text", "image"]
         pictures, instructions = drawn(messages), texts(told)
-        assert request == STORY + full_caption(pictures[0])
+        caption = request.removeprefix(STORY)
+        assert sorted(caption) == sorted(full_caption(pictures[0])) and caption_is_true(caption, pictures[0])
         for before, instruction, after in zip(pictures, instructions, pictures[1:], strict=False):
             assert after == apply_edit(before, instruction)
 
@@ -242,11 +243,55 @@ def test_a_story_is_a_scene_and_two_edits_of_it():
 def test_objects_are_jittered_on_a_canvas_that_allows_it():
     canvas = Canvas(64, 64, max_jitter=2)
     jittered = 0
-    for messages in only("text_to_image", 40, canvas=canvas):
+    for messages in only("text_to_image", 40, canvases=[canvas]):
         image = messages[1]["content"][0]["image"]
         assert image.shape == (64, 64, 3)
         jittered += not np.array_equal(image, render_scene(shown(image), 64, 64))
     assert jittered > 30
+
+
+def test_a_batch_is_of_one_size_and_sizes_are_as_frequent_as_their_weights():
+    canvases = [Canvas(48, 48, weight=2), {"height": 48, "width": 96}, Canvas(96, 96)]
+    shapes = Counter()
+    for task in ("text_to_image", "editing", "interleaved", "image_to_text"):
+        conversations = only(task, 160, canvases=canvases)
+        for start in range(0, 160, 4):
+            batch = [
+                part["image"]
+                for m in conversations[start : start + 4]
+                for turn in m
+                for part in turn["content"]
+                if part["type"] == "image"
+            ]
+            (shape,) = {image.shape for image in batch}
+            shapes[shape[:2]] += 1
+    assert {size: count / 160 for size, count in shapes.items()} == pytest.approx(
+        {(48, 48): 0.5, (48, 96): 0.25, (96, 96): 0.25}, abs=0.12
+    )
+
+
+def test_captions_and_stories_state_the_size_of_their_picture_as_often_as_asked():
+    canvases = [Canvas(*size) for size in (*PICTURE_SIZES.values(), (64, 64))]
+    for task in ("text_to_image", "interleaved"):
+        stated = Counter()
+        for messages in only(task, 200, canvases=canvases, stated_size=0.5):
+            image = next(part["image"] for part in messages[1]["content"] if part["type"] == "image")
+            caption = texts(messages[0])[0].removeprefix(STORY)
+            assert caption_is_true(caption, read_scene(image))
+            stated[parse_caption(caption).size, image.shape[:2]] += 1
+        assert {pair for pair in stated if pair[0]} == {*PICTURE_SIZES.items()}
+        assert 50 < sum(count for (size, _), count in stated.items() if size) < 110
+    assert not any(parse_caption(texts(m[0])[0]).size for m in only("text_to_image", 40, canvases=canvases))
+
+
+def test_drawn_captions_state_their_objects_in_random_order():
+    in_order = Counter()
+    for messages in only("text_to_image", 300):
+        (caption,), (scene,) = texts(messages[0]), drawn(messages)
+        in_order[len(scene.objects), caption == full_caption(scene)] += 1
+    assert not in_order[1, False]
+    assert 0.3 < in_order[2, True] / (in_order[2, True] + in_order[2, False]) < 0.7
+    assert 0.05 < in_order[3, True] / (in_order[3, True] + in_order[3, False]) < 0.35
 
 
 # --- what must not leak ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from transformers_arm.data.collators import TextCollator
 from transformers_arm.worlds.shapes.captions import full_caption, parse_caption
+from transformers_arm.worlds.shapes.draw import PICTURE_SIZES
 from transformers_arm.worlds.shapes.edits import apply_edit
 from transformers_arm.worlds.shapes.questions import answer_question
 from transformers_arm.worlds.shapes.scene import Scene, SceneObject
@@ -31,14 +32,14 @@ def read_document(text):
 
 
 def test_every_document_is_well_formed_and_its_answer_is_right():
-    data, counts, chats = WorldText(400, seed=0), Counter(), 0
+    data, counts, sizes, chats = WorldText(400, seed=0), Counter(), Counter(), 0
     for index in range(400):
         _, text = TextCollator.rendered(data[index])
         chats += text.startswith("<|im_start|>")
         prompt, answer = read_document(text)
         if not prompt:
             counts["caption"] += 1
-            parse_caption(answer)
+            sizes[parse_caption(answer).size] += 1
             continue
         scene = scene_of(prompt[0])
         assert scene.split == "train"
@@ -53,6 +54,7 @@ def test_every_document_is_well_formed_and_its_answer_is_right():
             target = apply_edit(scene, prompt[1])
             assert answer == full_caption(target) and target.split == "train"
     assert {task: count / 400 for task, count in counts.items()} == pytest.approx(TASKS, abs=0.07)
+    assert sizes.keys() == {*PICTURE_SIZES, None}
     assert 0.35 * (400 - counts["caption"]) < chats < 0.65 * (400 - counts["caption"])
 
 

@@ -2,17 +2,17 @@
 
 import itertools
 import random
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from .draw import PICTURE_SIZES
+from .references import RELATIONS, Noun, noun_of
 from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 
-RELATIONS = {
-    "left of": lambda a, b: a.column < b.column,
-    "right of": lambda a, b: a.column > b.column,
-    "above": lambda a, b: a.row < b.row,
-    "below": lambda a, b: a.row > b.row,
-}
 NUMBERS = ("zero", "one", "two", "three")
+ORDERS = ("reading", "shuffled", "reversed")
+_SIZED = re.compile(f"a (?P<size>{'|'.join(PICTURE_SIZES)}) picture of (?P<rest>.*)", re.DOTALL)
 
 
 def plural(shape: str) -> str:
@@ -20,34 +20,22 @@ def plural(shape: str) -> str:
 
 
 @dataclass(frozen=True)
-class Noun:
-    """An object as words name it; what is None is left open."""
-
-    shape: str
-    color: str | None = None
-    size: str | None = None
-    cell: str | None = None
-
-    def names(self, item) -> bool:
-        """Whether `item` (anything with shape, color, size and cell) has every attribute stated here."""
-        stated = (("shape", self.shape), ("color", self.color), ("size", self.size), ("cell", self.cell))
-        return all(value is None or value == getattr(item, name) for name, value in stated)
-
-    def __str__(self) -> str:
-        words = " ".join(word for word in (self.size, self.color, self.shape) if word)
-        return f"a {words} at the {self.cell}" if self.cell else f"a {words}"
-
-
-@dataclass(frozen=True)
 class CaptionSpec:
-    """What a caption states: one noun an object, the relation of the first to the second, the background."""
+    """What a caption states: one noun an object, the relation of the first to the second, the background, and the size
+    of the picture, one of `PICTURE_SIZES`.
+    """
 
     nouns: tuple[Noun, ...]
     relation: str | None = None
     background: str | None = None
+    size: str | None = None
 
     def is_true_of(self, scene) -> bool:
-        """Whether `scene` (or a reading of a picture) holds exactly the objects named, as they are described."""
+        """Whether `scene` (or a reading of a picture) holds exactly the objects named, as they are described. A scene
+        has no size; a reading must have the one that is stated.
+        """
+        if self.size is not None and not isinstance(scene, Scene) and scene.size != self.size:
+            return False
         if self.background is not None and self.background != scene.background:
             return False
         if len(scene.objects) != len(self.nouns):
@@ -77,6 +65,8 @@ def parse_caption(caption: str) -> CaptionSpec:
     Raises:
         ValueError: the caption is not of the language; the message names the part that is not.
     """
+    if sized := _SIZED.fullmatch(caption):
+        return replace(parse_caption(sized["rest"]), size=sized["size"])
     for number in (2, 3):
         for shape in SHAPES:
             if caption == f"{NUMBERS[number]} {plural(shape)}":
@@ -99,20 +89,35 @@ def caption_is_true(caption: str, scene) -> bool:
     return parse_caption(caption).is_true_of(scene)
 
 
+def sized_caption(caption: str, size: str | None) -> str:
+    """A caption that states the size of its picture as well, one of `PICTURE_SIZES`; None leaves it open."""
+    return f"a {size} picture of {caption}" if size else caption
+
+
 def _join(nouns, background: str | None) -> str:
     caption = " and ".join(str(noun) for noun in nouns)
     return f"{caption} on a {background} background" if background else caption
 
 
+def _stating_all(objects: Sequence[SceneObject], background: str) -> str:
+    return _join(map(noun_of, objects), background)
+
+
 def full_caption(scene: Scene) -> str:
-    """The caption with every size, color, cell and the background stated, objects in cell order."""
-    return _join((Noun(o.shape, o.color, o.size, o.cell) for o in scene.objects), scene.background)
+    """The caption with every size, color, cell and the background stated, objects in reading order, cell by cell."""
+    return _stating_all(scene.objects, scene.background)
 
 
 def shuffled_caption(rng: random.Random, scene: Scene) -> str:
     """The full caption with its objects in random order."""
-    objects = rng.sample(scene.objects, len(scene.objects))
-    return _join((Noun(o.shape, o.color, o.size, o.cell) for o in objects), scene.background)
+    return _stating_all(rng.sample(scene.objects, len(scene.objects)), scene.background)
+
+
+def ordered_caption(rng: random.Random, scene: Scene, order: str) -> str:
+    """The full caption with its objects in one of `ORDERS`; of all there are, `shuffled` draws one."""
+    if order == "shuffled":
+        return shuffled_caption(rng, scene)
+    return _stating_all(scene.objects[:: -1 if order == "reversed" else 1], scene.background)
 
 
 def _noun_of(rng: random.Random, item: SceneObject, with_color: bool, with_cell: bool) -> Noun:
@@ -123,12 +128,12 @@ def _noun_of(rng: random.Random, item: SceneObject, with_color: bool, with_cell:
 def sample_caption(rng: random.Random, scene: Scene) -> str:
     """One caption of the scene, drawn over every form of the language that is true of it.
 
-    A quarter are full; objects come in random order; whether colors and cells are stated is drawn once a caption,
+    A quarter are full. Objects come in random order; whether colors and cells are stated is drawn once a caption,
     whether a size is stated once an object.
     """
     draw = rng.random()
     if draw < 0.25:
-        return full_caption(scene)
+        return shuffled_caption(rng, scene)
     objects = rng.sample(scene.objects, len(scene.objects))
     shapes = {o.shape for o in objects}
     if draw < 0.45 and len(objects) > 1 and len(shapes) == 1:

@@ -16,9 +16,9 @@ from ...evaluation.results import EVALUATION_SEED
 from ...evaluation.sheets import lettered, sheet, token_sheet
 from ...evaluation.tokenizer import Tokenizer
 from ..pages import MARKED, answers_page, edits_page, prompts_page
-from .captions import full_caption
+from .captions import shuffled_caption
 from .draw import render_scene
-from .evaluation import editing_pairs, question_pairs
+from .items import editing_pairs, question_pairs
 from .pictures import ShapesDataset
 from .prompts import PROMPT_TASKS, generation_prompts
 from .scene import sample_scene
@@ -61,7 +61,8 @@ def draw_answers(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
 
 def draw_story(arm: Arm, *, seed: int = EVALUATION_SEED) -> Image.Image:
     """A story the model tells of a held-out scene: it writes, and opens pictures where it wants them."""
-    caption = full_caption(sample_scene(random.Random(seed), split="test", held_out_pairs=False))
+    rng = random.Random(seed)
+    caption = shuffled_caption(rng, sample_scene(rng, split="test", held_out_pairs=False))
     parts, texts, columns = arm.tell(STORY + caption, max_new_tokens=STORY_TOKENS, seed=seed), [caption], []
     for part in parts:
         if isinstance(part, str):

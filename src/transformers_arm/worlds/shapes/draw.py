@@ -9,6 +9,8 @@ from .scene import BACKGROUNDS, CELLS, COLORS, SIZES, Scene
 
 MIN_SIDE, MAX_SIDE = 32, 192
 DEFAULT_SIDE = 48
+PICTURE_SIZES = {"small": (48, 48), "wide": (48, 96), "tall": (96, 48), "large": (96, 96)}
+"""Height and width in px of the pictures that there are words for, `a wide picture of ...`, by those words."""
 HARD_SIDE, HARD_JITTER = 64, 2  # the hard variant: cells and 16 px patches do not align
 
 
@@ -25,6 +27,11 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
         beam = np.maximum(np.abs(x) - radius, np.abs(y) - 0.36 * radius)
         return np.minimum(bar, beam)
     raise ValueError(f"Unknown shape {shape!r}.")
+
+
+def size_word(height: int, width: int) -> str | None:
+    """The word for a size of `PICTURE_SIZES`; None for others."""
+    return next((word for word, size in PICTURE_SIZES.items() if size == (height, width)), None)
 
 
 def check_canvas(height: int, width: int) -> None:

@@ -3,7 +3,6 @@
 Knows nothing about where a model comes from or what becomes of its scores.
 """
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,55 +16,26 @@ from ...data.collators import ASKED, to_pixel_values
 from ...evaluation.arm import Arm
 from ...evaluation.results import EVALUATION_SEED
 from ...evaluation.tokenizer import Picture, Tokenizer, ZeroShot
-from ...metrics.arm_understanding.arm_understanding import understanding_scores
-from .captions import caption_is_true
-from .draw import HARD_JITTER, HARD_SIDE, render_scene
-from .edits import EDIT_KINDS, Edit, sample_editing_pair
+from ...metrics.arm_understanding.arm_understanding import exact_match, understanding_scores
+from .captions import NUMBERS, ORDERS, caption_is_true, sized_caption
+from .draw import DEFAULT_SIDE, HARD_JITTER, HARD_SIDE, PICTURE_SIZES, render_scene
+from .edits import EDIT_KINDS, NAMING_KINDS
+from .items import TRAINED_NAMES, editing_pairs, number_of, question_pairs
 from .metrics.arm_editing.arm_editing import editing_scores
 from .metrics.arm_generation.arm_generation import generation_scores
 from .metrics.arm_reconstruction.arm_reconstruction import reconstruction_scores
 from .pictures import Canvas, ShapesDataset
-from .prompts import GENERATION_TASKS, generation_prompts
-from .questions import NEGATIVES, QUESTION_KINDS, Question, questions, sample_existence_question, sample_question
+from .prompts import COMPOSITION_CELLS, FULL_CELLS, GENERATION_TASKS, full_prompts, generation_prompts
+from .questions import NAMING, QUESTION_KINDS
 from .reader import read_scene
-from .scene import Scene, sample_scene
+from .scene import MAX_OBJECTS
 from .text import WorldText
 
 DEFAULT_CANVAS, HARD_CANVAS = Canvas(), Canvas(HARD_SIDE, HARD_SIDE, HARD_JITTER)
 UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
 READERS = {"": read_scene}
-
-
-def editing_pairs(
-    count: int, *, seed: int, split: str = "test", max_jitter: int = 0, held_out_pairs: bool | None = False
-) -> list[Edit]:
-    """Editing pairs, all kinds equally often."""
-    rng = random.Random(f"{seed}/editing")
-    kinds = [EDIT_KINDS[index % len(EDIT_KINDS)] for index in range(count)]
-    return [
-        sample_editing_pair(rng, kind, split, max_jitter=max_jitter, held_out_pairs=held_out_pairs) for kind in kinds
-    ]
-
-
-def question_pairs(count: int, *, seed: int, split: str = "test", max_jitter: int = 0) -> list[tuple[Scene, Question]]:
-    """Scenes with a question each, all kinds equally often; existence questions take turns in their negatives, and
-    then in yes and no, as POPE has as many of both.
-    """
-    rng = random.Random(f"{seed}/questions")
-    pairs = []
-    while len(pairs) < count:
-        kind = QUESTION_KINDS[len(pairs) % len(QUESTION_KINDS)]
-        scene = sample_scene(rng, split=split, max_jitter=max_jitter)
-        if kind not in {question.kind for question in questions(scene)}:
-            continue
-        if kind == "existence":
-            turn, negatives = divmod(len(pairs) // len(QUESTION_KINDS), len(NEGATIVES))
-            answer = ("yes", "no")[turn % 2]
-            asked = sample_existence_question(rng, scene, negatives=NEGATIVES[negatives], answer=answer)
-        else:
-            asked = sample_question(rng, scene, kind)
-        pairs.append((scene, asked))
-    return pairs
+_NUMBERS = NUMBERS[1 : MAX_OBJECTS + 1]
+_CELLS = (*(f"full_{name}" for name in (*ORDERS, *FULL_CELLS)), *(f"composition_{name}" for name in COMPOSITION_CELLS))
 
 
 def merged(parts: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -77,6 +47,33 @@ def _by_reader(readers: Mapping[str, Callable], score: Callable) -> dict[str, fl
     return {prefix + name: value for prefix, read in readers.items() for name, value in score(read).items()}
 
 
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _full_means(scores: Mapping[str, float]) -> dict[str, float]:
+    """Of cells, `full_reversed_three`: their mean `full`, the least `full_weakest`, and means by order."""
+    cells = {cell: scores[f"full_{cell}"] for cell in FULL_CELLS if f"full_{cell}" in scores}  # few items have few
+    if not cells:
+        return {}
+    orders = {order: [value for cell, value in cells.items() if cell.startswith(order)] for order in ORDERS}
+    means = {f"full_{order}": _mean(values) for order, values in orders.items() if values}
+    return {"full": _mean(cells.values()), "full_weakest": min(cells.values()), **means}
+
+
+def _prompts(tasks: Sequence[str], count: int, *, seed: int, split: str) -> list[tuple[str, str]]:
+    """Tasks and their prompts; of full captions, cells of the task."""
+    found = []
+    for task in tasks:
+        each = -(-count // len(GENERATION_TASKS)) if task in GENERATION_TASKS else count
+        if task == "full":
+            found += [(f"full_{cell}", prompt) for cell, prompt in full_prompts(each, seed=seed, split=split)]
+        else:
+            found += [(task, prompt) for prompt in generation_prompts(task, each, seed=seed, split=split)]
+    return found
+
+
 def generation(
     arm: Arm,
     canvas: Canvas = DEFAULT_CANVAS,
@@ -86,18 +83,37 @@ def generation(
     split: str = "test",
     tasks: Sequence[str] = (*GENERATION_TASKS, "full", "composition"),
     readers: Mapping[str, Callable] = READERS,
+    stated_size: bool = False,
     **kwargs,
 ) -> dict[str, float]:
-    """Shares of right pictures: GenEval's six tasks (`count` prompts in all) and their mean, and `count` prompts each
-    of `"full"` and `"composition"`; by each reader, whose name stands before those of its scores.
+    """Shares of right pictures, by each reader, whose name stands before those of its scores.
+
+    GenEval's six tasks (`count` prompts in all), their mean `"overall"` and the `"weakest"` of them; `count` prompts
+    each of `"full"` and `"composition"`; and of `"full"` its cells, by the order and the number of objects,
+    `"full_weakest"` of them, and means by order. Where `stated_size`, every other prompt states the picture's size.
     """
-    prompts, names = [], []
-    for task in tasks:
-        each = -(-count // len(GENERATION_TASKS)) if task in GENERATION_TASKS else count
-        prompts += generation_prompts(task, each, seed=seed, split=split)
-        names += [task] * each
+    found = _prompts(tasks, count, seed=seed, split=split)
+    sizes = [canvas.word if stated_size and index % 2 else None for index in range(len(found))]
+    prompts = [sized_caption(prompt, size) for (_, prompt), size in zip(found, sizes, strict=True)]
     drawn = arm.draw(prompts, seed=seed, **canvas.size, **kwargs)
-    return _by_reader(readers, lambda read: generation_scores(drawn, prompts, names, read))
+
+    def share(places: Sequence[int], read: Callable) -> dict[str, float]:
+        chosen = zip(*((drawn[place], prompts[place], found[place][0]) for place in places), strict=True)
+        return generation_scores(*chosen, read)
+
+    def score(read: Callable) -> dict[str, float]:
+        scores = share(range(len(found)), read)
+        if "overall" in scores:
+            scores["weakest"] = min(scores[task] for task in GENERATION_TASKS)
+        composed = [place for place, (task, _) in enumerate(found) if task == "composition"]
+        turns = [
+            composed[turn :: len(COMPOSITION_CELLS)] for turn in range(min(len(composed), len(COMPOSITION_CELLS)))
+        ]
+        cells = [share(turn, read)["composition"] for turn in turns]
+        scores |= {f"composition_{name}": value for name, value in zip(COMPOSITION_CELLS, cells, strict=False)}
+        return scores | ({"composition_weakest": min(cells)} if cells else {}) | _full_means(scores)
+
+    return _by_reader(readers, score)
 
 
 def editing(
@@ -108,14 +124,25 @@ def editing(
     seed: int = EVALUATION_SEED,
     split: str = "test",
     readers: Mapping[str, Callable] = READERS,
+    kinds: Sequence[str] = EDIT_KINDS,
+    names: Sequence[str] = TRAINED_NAMES,
     **kwargs,
 ) -> dict[str, float]:
-    """`editing_scores` over `count` pairs; by each reader, whose name stands before those of its scores."""
-    pairs = editing_pairs(count, seed=seed, split=split, max_jitter=canvas.max_jitter)
-    sources = [render_scene(pair.source, canvas.height, canvas.width) for pair in pairs]
+    """`editing_scores` over `count` pairs, by kind, number of objects and group of names, and the `"weakest"` of these
+    by exact edits; by each reader, whose name stands before those of its scores.
+    """
+    wanted = {"max_jitter": canvas.max_jitter, "kinds": kinds, "names": names}
+    pairs = editing_pairs(count, seed=seed, split=split, **wanted)
+    sources = [render_scene(pair.source, **canvas.size) for pair in pairs]
     scenes, instructions = [pair.source.to_json() for pair in pairs], [pair.instruction for pair in pairs]
+    cells = [[number_of(pair.source), *([f"{pair.names}_names"] if pair.names else [])] for pair in pairs]
     edited = arm.edit(sources, instructions, seed=seed, **canvas.size, **kwargs)
-    return _by_reader(readers, lambda read: editing_scores(edited, scenes, instructions, read))
+
+    def score(read: Callable) -> dict[str, float]:
+        scores = editing_scores(edited, scenes, instructions, read, cells)
+        return scores | {"weakest": min(value for name, value in scores.items() if name.endswith("_exact"))}
+
+    return _by_reader(readers, score)
 
 
 def understanding(
@@ -125,51 +152,122 @@ def understanding(
     count: int = 300,
     seed: int = EVALUATION_SEED,
     split: str = "test",
+    kinds: Sequence[str] = QUESTION_KINDS,
+    names: Sequence[str] = TRAINED_NAMES,
     **kwargs,
 ) -> dict[str, float]:
-    """`understanding_scores` over `count` questions; kwargs as `Arm.answer`'s."""
-    pairs = question_pairs(count, seed=seed, split=split, max_jitter=canvas.max_jitter)
-    images = [render_scene(scene, canvas.height, canvas.width) for scene, _ in pairs]
+    """`understanding_scores` over `count` questions; exact match by kind and number of objects, `color_three`, and by
+    group of names; and the `"weakest"` of these. kwargs as `Arm.answer`'s.
+    """
+    wanted = {"max_jitter": canvas.max_jitter, "kinds": kinds, "names": names}
+    pairs = question_pairs(count, seed=seed, split=split, **wanted)
+    images = [render_scene(scene, **canvas.size) for scene, _ in pairs]
     asked = [question for _, question in pairs]
     answers = arm.answer(images, [question.question for question in asked], **canvas.size, **kwargs)
-    return understanding_scores(
-        answers,
-        [question.answer for question in asked],
-        [question.kind for question in asked],
-        [question.negatives for question in asked],
-    )
+    due, of_kind = [question.answer for question in asked], [question.kind for question in asked]
+    scores = understanding_scores(answers, due, of_kind, [question.negatives for question in asked])
+    cells = exact_match(answers, due, [f"{question.kind}_{number_of(scene)}" for scene, question in pairs])
+    cells |= exact_match(answers, due, [f"{question.names}_names" for question in asked])
+    cells = {name: value for name, value in cells.items() if name not in ("overall", "None_names")}
+    return {**scores, **cells, "weakest": min(cells.values())}
 
 
-def multimodal_parts(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
-    """All scores of an ARM on held-out items, flat, by name: as its folder samples, then without guidance, then on the
-    hard variant. `count` items a row; each of GenEval's six tasks has a sixth of it.
+def size_choices(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED, split: str = "test") -> dict[str, float]:
+    """Share of `count` full captions for which the model, free to choose, opens a picture of the size that is stated,
+    or of the default one where none is; by what is stated, and the `"weakest"` of these.
+    """
+    stated = (*PICTURE_SIZES, None)
+    prompts = generation_prompts("full", count, seed=seed, split=split)
+    sizes = [stated[index // len(FULL_CELLS) % len(stated)] for index in range(count)]
+    opened = arm.opened_sizes([sized_caption(*pair) for pair in zip(prompts, sizes, strict=True)])
+    due = [str(PICTURE_SIZES.get(size, (DEFAULT_SIDE, DEFAULT_SIDE))) for size in sizes]
+    scores = exact_match([str(size) for size in opened], due, [size or "unstated" for size in sizes])
+    return {**scores, "weakest": min(scores.values())}
+
+
+def known_canvases(arm: Arm) -> dict[str, Canvas]:
+    """Canvases of `PICTURE_SIZES` beside the default one that a model says it knows, by their words."""
+    return {
+        word: Canvas(height, width)
+        for word, (height, width) in PICTURE_SIZES.items()
+        if DEFAULT_SIDE**2 < height * width <= arm.max_pixels
+    }
+
+
+def _row(name: str, scores: Mapping[str, float], mean: str, weakest: str) -> dict[str, float]:
+    """A mean and its weakest cell beside it."""
+    return {name: scores[mean], f"{name}_weakest": scores[weakest]}
+
+
+def _drawing_rows(drawn: Mapping, edited: Mapping, reader: str = "") -> dict[str, float]:
+    found = _row("generation", drawn, f"{reader}overall", f"{reader}weakest")
+    found |= _row("generation_full", drawn, f"{reader}full", f"{reader}full_weakest")
+    if f"{reader}composition" in drawn:
+        found |= _row("generation_composition", drawn, f"{reader}composition", f"{reader}composition_weakest")
+    found |= _row("editing_exact", edited, f"{reader}exact", f"{reader}weakest")
+    return {reader + name: value for name, value in found.items()}
+
+
+def _main_rows(arm: Arm, readers: Mapping[str, Callable], *, count: int, seed: int) -> Iterator[dict[str, float]]:
+    """What the folder draws, edits and answers as it samples, cell by cell."""
+    settings = {"count": count, "seed": seed}
+    drawn = generation(arm, tasks=(*GENERATION_TASKS, "composition"), readers=readers, **settings)
+    drawn |= generation(arm, tasks=("full",), readers=readers, count=count * len(ORDERS), seed=seed)
+    edited = editing(arm, readers=readers, **settings)
+    yield merged(_drawing_rows(drawn, edited, reader) for reader in readers)
+    yield {f"generation_{task}": drawn[task] for task in GENERATION_TASKS}
+    yield {f"generation_{name}": drawn[name] for name in _CELLS if name in drawn}
+    found = {f"editing_{name}": edited[name] for name in ("sc", "pq", "o")}
+    cells = [cell for cell in (*EDIT_KINDS, *_NUMBERS, "plain_names", "other_names") if f"{cell}_exact" in edited]
+    yield found | {f"editing_{cell}": edited[f"{cell}_exact"] for cell in cells}  # few items hold few kinds
+    answered = understanding(arm, count=count * len(QUESTION_KINDS), seed=seed)
+    found = _row("understanding", answered, "overall", "weakest")
+    yield found | {f"understanding_{n}": score for n, score in answered.items() if n not in ("overall", "weakest")}
+    first = understanding(arm, question_first=True, **settings)
+    yield _row("understanding_question_first", first, "overall", "weakest")
+    new = {"names": ("new",), **settings}
+    yield _row("editing_new_names", editing(arm, kinds=NAMING_KINDS, **new), "exact", "weakest")
+    yield _row("understanding_new_names", understanding(arm, kinds=tuple(NAMING), **new), "overall", "weakest")
+
+
+def _variant_rows(
+    arm: Arm, canvas: Canvas, *, answers: bool = True, stated_size: bool = False, count: int, seed: int, **sampling
+) -> dict[str, float]:
+    """Means and weakest cells alone, of another canvas or another way to sample."""
+    tasks = (*GENERATION_TASKS, "full", *(() if stated_size else ("composition",)))
+    settings = {"count": count, "seed": seed}
+    drawn = generation(arm, canvas, tasks=tasks, stated_size=stated_size, **settings, **sampling)
+    found = _drawing_rows(drawn, editing(arm, canvas, **settings, **sampling))
+    if answers:
+        found |= _row("understanding", understanding(arm, canvas, **settings), "overall", "weakest")
+    return found
+
+
+def multimodal_parts(
+    arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED, readers: Mapping[str, Callable] = READERS
+) -> Iterator[dict[str, float]]:
+    """All scores of an ARM on held-out items, flat, by name, each mean with its weakest cell behind it: as its folder
+    samples, then without guidance, on the hard variant, and at each size that it says it knows.
+
+    `count` items a row; each of GenEval's six tasks has a sixth of it, each kind of question and each order of full
+    captions as many as that. Of variants, the row is the mean.
     """
     settings = {"count": count, "seed": seed}
-    variants = (("", DEFAULT_CANVAS, {}), ("unguided_", DEFAULT_CANVAS, UNGUIDED), ("hard_", HARD_CANVAS, {}))
-    for prefix, canvas, sampling in variants:
-        drawn = generation(arm, canvas, **settings, **sampling)
-        edited = editing(arm, canvas, **settings, **sampling)
-        found = {
-            "generation": drawn["overall"],
-            "generation_full": drawn["full"],
-            "generation_composition": drawn["composition"],
-            "editing_exact": edited["exact"],
-        }
-        if not prefix:
-            found |= {f"generation_{task}": drawn[task] for task in GENERATION_TASKS}
-            found |= {f"editing_{name}": edited[name] for name in ("sc", "pq", "o")}
-            kinds = [kind for kind in EDIT_KINDS if f"{kind}_exact" in edited]  # few items hold few kinds
-            found |= {f"editing_{kind}": edited[f"{kind}_exact"] for kind in kinds}
-        if not sampling:
-            answered = understanding(arm, canvas, **settings)
-            found["understanding"] = answered["overall"]
-            if not prefix:
-                found |= {f"understanding_{name}": score for name, score in answered.items() if name != "overall"}
-                found["understanding_question_first"] = understanding(arm, question_first=True, **settings)["overall"]
-        yield {prefix + name: value for name, value in found.items()}
+    yield from _main_rows(arm, readers, **settings)
+    unguided = _variant_rows(arm, DEFAULT_CANVAS, answers=False, **settings, **UNGUIDED)
+    yield {f"unguided_{name}": value for name, value in unguided.items()}
+    yield {f"hard_{name}": value for name, value in _variant_rows(arm, HARD_CANVAS, **settings).items()}
+    known = known_canvases(arm)
+    for word, canvas in known.items():
+        rows = _variant_rows(arm, canvas, stated_size=True, **settings)
+        yield {f"{word}_{name}": value for name, value in rows.items()}
+    if known:
+        chosen = size_choices(arm, **settings)
+        rows = _row("size_choice", chosen, "overall", "weakest")
+        yield rows | {f"size_choice_{name}": chosen[name] for name in chosen if name not in ("overall", "weakest")}
 
 
-def multimodal_scores(arm: Arm, **settings: int) -> dict[str, float]:
+def multimodal_scores(arm: Arm, **settings) -> dict[str, float]:
     """All of `multimodal_parts`, together."""
     return merged(multimodal_parts(arm, **settings))
 
@@ -262,12 +360,14 @@ def tiny_scores(folder: str | Path, **settings: int) -> dict[str, float]:
     return merged(tiny_parts(folder, **settings))
 
 
-def score_parts(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
+def score_parts(
+    folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED, readers: Mapping[str, Callable] = READERS
+) -> Iterator[dict[str, float]]:
     """All scores of a complete ARM folder and its parts on `count` held-out items a row, flat, as they come."""
     yield from tiny_parts(folder, count=count, seed=seed)
-    yield from multimodal_parts(Arm.from_pretrained(folder), count=count, seed=seed)
+    yield from multimodal_parts(Arm.from_pretrained(folder), count=count, seed=seed, readers=readers)
 
 
-def all_scores(folder: str | Path, **settings: int) -> dict[str, float]:
+def all_scores(folder: str | Path, **settings) -> dict[str, float]:
     """All of `score_parts`, together."""
     return merged(score_parts(folder, **settings))

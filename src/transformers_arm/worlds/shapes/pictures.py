@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch.utils.data import Dataset
 
 from .captions import sample_caption
-from .draw import DEFAULT_SIDE, render_scene
+from .draw import DEFAULT_SIDE, render_scene, size_word
 from .scene import Scene, sample_scene
 
 
@@ -26,6 +26,21 @@ class Canvas:
     def size(self) -> dict[str, int]:
         """Height and width, as the pipelines take them."""
         return {"height": self.height, "width": self.width}
+
+    @property
+    def word(self) -> str | None:
+        """What captions may call pictures of this size."""
+        return size_word(self.height, self.width)
+
+
+def as_canvases(canvases: Sequence[Canvas | dict]) -> list[Canvas]:
+    """Canvases, of which dicts state the fields."""
+    return [canvas if isinstance(canvas, Canvas) else Canvas(**canvas) for canvas in canvases]
+
+
+def drawn_canvas(rng: random.Random, canvases: Sequence[Canvas]) -> Canvas:
+    """One of the canvases, by their weights."""
+    return rng.choices(canvases, [canvas.weight for canvas in canvases])[0]
 
 
 class ShapesDataset(Dataset):
@@ -51,15 +66,14 @@ class ShapesDataset(Dataset):
         split: str | None = "train",
     ):
         self.length, self.batch_size, self.seed, self.split = length, batch_size, seed, split
-        self.canvases = [c if isinstance(c, Canvas) else Canvas(**c) for c in canvases]
+        self.canvases = as_canvases(canvases)
 
     def __len__(self) -> int:
         return self.length
 
     def scene(self, index: int) -> tuple[Scene, Canvas, random.Random]:
         """The scene of a sample, the canvas it is drawn on, and the generator for whatever is drawn next."""
-        weights = [c.weight for c in self.canvases]
-        canvas = random.Random(f"{self.seed}/batch/{index // self.batch_size}").choices(self.canvases, weights)[0]
+        canvas = drawn_canvas(random.Random(f"{self.seed}/batch/{index // self.batch_size}"), self.canvases)
         rng = random.Random(f"{self.seed}/sample/{index}")
         return sample_scene(rng, split=self.split, max_jitter=canvas.max_jitter), canvas, rng
 

@@ -8,8 +8,9 @@ import itertools
 import random
 from collections.abc import Callable
 
-from .captions import NUMBERS, RELATIONS, full_caption, parse_caption, plural
-from .scene import COLORS, HELD_OUT_PAIRS, SHAPES, sample_scene
+from .captions import NUMBERS, ORDERS, ordered_caption, parse_caption, plural, shuffled_caption
+from .references import RELATIONS
+from .scene import COLORS, HELD_OUT_PAIRS, MAX_OBJECTS, SHAPES, sample_scene
 
 _PAIRS = tuple((color, shape) for color in COLORS for shape in SHAPES)
 
@@ -84,18 +85,38 @@ def _repeated(prompts: list[str], count: int, rng: random.Random) -> list[str]:
     return [shuffled[index % len(shuffled)] for index in range(count)]
 
 
-def _full_captions(count: int, rng: random.Random, split: str | None, held_out_pairs: bool) -> list[str]:
-    captions = {}  # a dict keeps the order in which they were drawn, and each only once
+FULL_CELLS = tuple(f"{order}_{NUMBERS[number]}" for order in ORDERS for number in range(1, MAX_OBJECTS + 1))
+
+
+def full_prompts(count: int, *, seed: int, split: str | None = "test") -> list[tuple[str, str]]:
+    """Full captions of scenes without a held-out pair, each behind its one of `FULL_CELLS`: its order and number of
+    objects. Cells take turns; each scene is told once in each order.
+    """
+    rng = random.Random(f"{seed}/full")
+    found = []
+    for index in range(-(-count // len(ORDERS))):
+        number = index % MAX_OBJECTS + 1
+        scene = sample_scene(rng, split=split, num_objects=number, held_out_pairs=False)
+        found += [(f"{order}_{NUMBERS[number]}", ordered_caption(rng, scene, order)) for order in ORDERS]
+    return found[:count]
+
+
+def _held_out_captions(count: int, rng: random.Random, split: str | None) -> list[str]:
+    """Full captions of scenes with a held-out pair, objects in random order, no two the same."""
+    captions = {}
     while len(captions) < count:
-        captions[full_caption(sample_scene(rng, split=split, held_out_pairs=held_out_pairs))] = None
+        captions[shuffled_caption(rng, sample_scene(rng, split=split, held_out_pairs=True))] = None
     return list(captions)
 
 
+COMPOSITION_CELLS = ("colors", "color_attr", "full")
+
+
 def _compositions(count: int, rng: random.Random, split: str | None) -> list[str]:
-    """In turn: one object of a held-out pair, two objects with at least one, and full captions."""
+    """`COMPOSITION_CELLS` in turn: one object of a held-out pair, two objects with at least one, and full captions."""
     short = [[p for p in _TASKS[task]() if names_held_out_pair(p)] for task in ("colors", "color_attr")]
     each = -(-count // 3)
-    groups = [*(_repeated(prompts, each, rng) for prompts in short), _full_captions(each, rng, split, True)]
+    groups = [*(_repeated(prompts, each, rng) for prompts in short), _held_out_captions(each, rng, split)]
     return [prompt for turn in zip(*groups, strict=True) for prompt in turn][:count]
 
 
@@ -103,7 +124,7 @@ def generation_prompts(task: str, count: int, *, seed: int = 0, split: str | Non
     """Prompts of a task; the same arguments give the same prompts.
 
     Args:
-        task: one of `PROMPT_TASKS`: GenEval's six, `"full"` (captions that state everything, no two the same), or
+        task: one of `PROMPT_TASKS`: GenEval's six, `"full"` (captions that state everything, in all of `ORDERS`), or
             `"composition"` (prompts with a held-out pair; all other tasks have none).
         count: how many.
         seed: of the order, and of the scenes that full captions are of.
@@ -112,9 +133,9 @@ def generation_prompts(task: str, count: int, *, seed: int = 0, split: str | Non
     Raises:
         ValueError: unknown task or split.
     """
-    rng = random.Random(f"{seed}/{task}")
     if task == "full":
-        return _full_captions(count, rng, split, held_out_pairs=False)
+        return [prompt for _, prompt in full_prompts(count, seed=seed, split=split)]
+    rng = random.Random(f"{seed}/{task}")
     if task == "composition":
         return _compositions(count, rng, split)
     if task not in _TASKS:

@@ -7,10 +7,12 @@ answers from the scene, so each checks the other.
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from .captions import NUMBERS, RELATIONS, plural
-from .scene import COLORS, HELD_OUT_PAIRS, SHAPES, Scene
+from .captions import NUMBERS, plural
+from .references import NAMES, PLAIN, REFERENCE, RELATIONS, check_names, name_object, object_named
+from .scene import COLORS, HELD_OUT_PAIRS, MAX_OBJECTS, SHAPES, Scene, SceneObject
 
 NEGATIVES = ("random", "popular", "adversarial")
 _ALL_PAIRS = tuple((color, shape) for color in COLORS for shape in SHAPES)
@@ -20,42 +22,56 @@ _ALL_PAIRS = tuple((color, shape) for color in COLORS for shape in SHAPES)
 class Question:
     """A question and its one right answer.
 
-    `negatives` is set by `sample_existence_question` only: the kind of negatives its question belongs to.
+    `negatives` is set by `sample_existence_question` only: the kind of negatives its question belongs to. `names` is
+    the group of `NAMES` that its object's name was drawn from; None where it names none.
     """
 
     kind: str
     question: str
     answer: str
     negatives: str | None = None
+    names: str | None = None
 
 
-def _name(item) -> str:
+class Naming(NamedTuple):
+    """How a kind of question names its object: plainly, and what no name of it may state, for that is the answer."""
+
+    plain: str
+    without: tuple[str, ...]
+
+
+NAMING = {
+    "color": Naming("the {shape}", ("color",)),
+    "shape": Naming("the {color} object", ("shape",)),
+    "location": Naming(PLAIN, ("cell",)),
+    "relation": Naming(PLAIN, ("relation",)),
+}
+"""Of the kinds of questions that name an object, how they do."""
+Namer = Callable[[SceneObject], str | None]
+
+
+def _answer_name(item) -> str:
     return f"{item.color} {item.shape}"
 
 
-def _color_questions(scene: Scene) -> list[Question]:
-    shapes = [item.shape for item in scene.objects]
-    return [
-        Question("color", f"what color is the {item.shape}?", item.color)
-        for item in scene.objects
-        if shapes.count(item.shape) == 1
-    ]
+def _named(scene: Scene, name: Namer) -> list[tuple[SceneObject, str]]:
+    """The objects of a scene that can be named, and their names."""
+    return [(item, words) for item in scene.objects if (words := name(item))]
 
 
-def _shape_questions(scene: Scene) -> list[Question]:
-    colors = [item.color for item in scene.objects]
-    return [
-        Question("shape", f"what shape is the {item.color} object?", item.shape)
-        for item in scene.objects
-        if colors.count(item.color) == 1
-    ]
+def _color_questions(scene: Scene, name: Namer) -> list[Question]:
+    return [Question("color", f"what color is {words}?", item.color) for item, words in _named(scene, name)]
 
 
-def _count_questions(scene: Scene) -> list[Question]:
+def _shape_questions(scene: Scene, name: Namer) -> list[Question]:
+    return [Question("shape", f"what shape is {words}?", item.shape) for item, words in _named(scene, name)]
+
+
+def _count_questions(scene: Scene, _) -> list[Question]:
     return [Question("count", "how many objects are there?", NUMBERS[len(scene.objects)])]
 
 
-def _count_shape_questions(scene: Scene) -> list[Question]:
+def _count_shape_questions(scene: Scene, _) -> list[Question]:
     shapes = [item.shape for item in scene.objects]
     return [
         Question("count_shape", f"how many {plural(shape)} are there?", NUMBERS[shapes.count(shape)])
@@ -63,11 +79,11 @@ def _count_shape_questions(scene: Scene) -> list[Question]:
     ]
 
 
-def _location_questions(scene: Scene) -> list[Question]:
-    return [Question("location", f"where is the {_name(item)}?", item.cell) for item in scene.objects]
+def _location_questions(scene: Scene, name: Namer) -> list[Question]:
+    return [Question("location", f"where is {words}?", item.cell) for item, words in _named(scene, name)]
 
 
-def _existence_questions(scene: Scene) -> list[Question]:
+def _existence_questions(scene: Scene, _) -> list[Question]:
     present = {(item.color, item.shape) for item in scene.objects}
     return [
         Question("existence", f"is there a {color} {shape}?", "yes" if (color, shape) in present else "no")
@@ -75,21 +91,21 @@ def _existence_questions(scene: Scene) -> list[Question]:
     ]
 
 
-def _relation_questions(scene: Scene) -> list[Question]:
+def _relation_questions(scene: Scene, name: Namer) -> list[Question]:
     found = []
     for relation, holds in RELATIONS.items():
-        for item in scene.objects:
+        for item, words in _named(scene, name):
             there = [other for other in scene.objects if holds(other, item)]
             if len(there) == 1:
-                found.append(Question("relation", f"what is {relation} the {_name(item)}?", _name(there[0])))
+                found.append(Question("relation", f"what is {relation} {words}?", _answer_name(there[0])))
     return found
 
 
-def _background_questions(scene: Scene) -> list[Question]:
+def _background_questions(scene: Scene, _) -> list[Question]:
     return [Question("background", "what color is the background?", scene.background)]
 
 
-_BUILDERS: dict[str, Callable[[Scene], list[Question]]] = {
+_BUILDERS: dict[str, Callable[[Scene, Namer | None], list[Question]]] = {
     "color": _color_questions,
     "shape": _shape_questions,
     "count": _count_questions,
@@ -102,9 +118,27 @@ _BUILDERS: dict[str, Callable[[Scene], list[Question]]] = {
 QUESTION_KINDS = tuple(_BUILDERS)
 
 
+def questions_of(rng: random.Random, scene: Scene, kind: str, names: str) -> list[Question]:
+    """The questions of a kind that a scene allows, one for each name that a group of `NAMES` gives to an object."""
+    naming = NAMING.get(kind)
+    if naming is None:
+        return _BUILDERS[kind](scene, None)
+    forms = (naming.plain,) if names == "plain" else NAMES[names]
+    found = _BUILDERS[kind](scene, lambda item: name_object(rng, scene, item, forms, without=naming.without))
+    return [replace(question, names=names) for question in found]
+
+
+def objects_asked(kind: str) -> tuple[int, ...]:
+    """How many objects scenes can have that allow a question of a kind."""
+    return tuple(range(1 + (kind == "relation"), MAX_OBJECTS + 1))
+
+
 def questions(scene: Scene) -> list[Question]:
-    """Every question of the language that has exactly one right answer about the scene, kind by kind."""
-    return [question for build in _BUILDERS.values() for question in build(scene)]
+    """Every question of the language that has exactly one right answer about the scene and names objects plainly, kind
+    by kind.
+    """
+    rng = random.Random(0)  # of one form there is one name
+    return [question for kind in _BUILDERS for question in questions_of(rng, scene, kind, "plain")]
 
 
 def negative_pairs(scene: Scene, negatives: str) -> list[tuple[str, str]]:
@@ -152,7 +186,12 @@ def sample_existence_question(
 
 
 def sample_question(
-    rng: random.Random, scene: Scene, kind: str | None = None, *, weights: dict[str, float] | None = None
+    rng: random.Random,
+    scene: Scene,
+    kind: str | None = None,
+    *,
+    weights: dict[str, float] | None = None,
+    names: str = "plain",
 ) -> Question:
     """Draws a question over the kinds the scene allows, then over the answers, then over the questions.
 
@@ -163,10 +202,12 @@ def sample_question(
         scene: the scene asked about.
         kind: the kind of the question; None draws it.
         weights: of the kinds, above 0; None weighs all alike.
+        names: group of `NAMES` that names of objects are drawn from.
 
     Raises:
-        ValueError: unknown kind, or the scene allows no question of it (e.g. a relation with one object).
+        ValueError: unknown kind or names, or the scene allows no question of it (e.g. a relation with one object).
     """
+    check_names(names)
     if kind is not None and kind not in _BUILDERS:
         raise ValueError(f"Unknown kind of question {kind!r}; use one of {', '.join(QUESTION_KINDS)}.")
     if kind:
@@ -178,23 +219,24 @@ def sample_question(
     for tried in kinds:
         if tried == "existence":
             return sample_existence_question(rng, scene)
-        if asked := _BUILDERS[tried](scene):
+        if asked := questions_of(rng, scene, tried, names):
             answer = rng.choice(sorted({question.answer for question in asked}))
             return rng.choice([question for question in asked if question.answer == answer])
     raise ValueError(f"No {kind} question has exactly one answer about {scene.to_json()}; sample another scene.")
 
 
+_OBJECT = f"(?P<object>{REFERENCE})"
 _SHAPE, _COLOR = f"(?P<shape>{'|'.join(SHAPES)})", f"(?P<color>{'|'.join(COLORS)})"
 _PATTERNS = {
     kind: re.compile(pattern)
     for kind, pattern in {
-        "color": rf"what color is the {_SHAPE}\?",
-        "shape": rf"what shape is the {_COLOR} object\?",
+        "color": rf"what color is {_OBJECT}\?",
+        "shape": rf"what shape is {_OBJECT}\?",
         "count": r"how many objects are there\?",
         "count_shape": rf"how many (?P<plural>{'|'.join(map(plural, SHAPES))}) are there\?",
-        "location": rf"where is the {_COLOR} {_SHAPE}\?",
+        "location": rf"where is {_OBJECT}\?",
         "existence": rf"is there a {_COLOR} {_SHAPE}\?",
-        "relation": rf"what is (?P<relation>{'|'.join(RELATIONS)}) the {_COLOR} {_SHAPE}\?",
+        "relation": rf"what is (?P<relation>{'|'.join(RELATIONS)}) {_OBJECT}\?",
         "background": r"what color is the background\?",
     }.items()
 }
@@ -210,21 +252,6 @@ def parse_question(question: str) -> tuple[str, dict[str, str]]:
         if match := pattern.fullmatch(question):
             return kind, match.groupdict()
     raise ValueError(f"Cannot read the question {question!r}; ask e.g. 'what color is the circle?', in lower case.")
-
-
-def _matching(scene, stated: dict[str, str]) -> list:
-    """Objects that have the shape and the color stated, if any is."""
-    return [
-        item
-        for item in scene.objects
-        if stated.get("shape", item.shape) == item.shape and stated.get("color", item.color) == item.color
-    ]
-
-
-def _only(items: list, what: str, question: str):
-    if len(items) != 1:
-        raise ValueError(f"{question!r} needs exactly one object {what}, the scene has {len(items)}.")
-    return items[0]
 
 
 def _number(count: int, question: str) -> str:
@@ -249,9 +276,15 @@ def answer_question(question: str, scene) -> str:
     if kind == "count_shape":
         return _number(sum(plural(item.shape) == stated["plural"] for item in scene.objects), question)
     if kind == "existence":
-        return "yes" if _matching(scene, stated) else "no"
-    item = _only(_matching(scene, stated), "it speaks of", question)
+        pair = (stated["color"], stated["shape"])
+        return "yes" if pair in {(item.color, item.shape) for item in scene.objects} else "no"
+    try:
+        item = object_named(scene, stated["object"])
+    except ValueError as error:
+        raise ValueError(f"{question!r} has no answer: {error}") from None
     if kind == "relation":
-        holds = RELATIONS[stated["relation"]]
-        return _name(_only([other for other in scene.objects if holds(other, item)], "there", question))
+        there = [other for other in scene.objects if RELATIONS[stated["relation"]](other, item)]
+        if len(there) != 1:
+            raise ValueError(f"{question!r} needs exactly one object there, the scene has {len(there)}.")
+        return _answer_name(there[0])
     return {"color": item.color, "shape": item.shape, "location": item.cell}[kind]

@@ -5,12 +5,12 @@ that explains the pixels best is kept if it explains them well. Knows nothing ab
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from .draw import HARD_JITTER, check_canvas, coverage
+from .draw import HARD_JITTER, check_canvas, coverage, size_word
 from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 
 MAX_RESIDUAL = 0.6  # above it an object is not readable
@@ -45,10 +45,12 @@ class SceneReading:
     """What a picture shows: its objects in cell order (any number, at most one a cell) and its background.
 
     `background` is None where no background color fills at least half of the picture; no object is readable then.
+    `size` is the word for the picture's size (`PICTURE_SIZES`), None where it has none.
     """
 
     objects: tuple[ObjectReading, ...]
     background: str | None
+    size: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _templates(height: int, width: int) -> _Templates:
     return _Templates(pixels, covered, np.square(covered).sum(-1))
 
 
-def _as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     """RGB pixels, uint8 [height, width, 3]."""
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
@@ -128,11 +130,11 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     Raises:
         ValueError: a side outside 32..192 px, or an array of another type or shape.
     """
-    image = _as_pixels(image)
+    image = as_pixels(image)
     pixels = image.reshape(-1, 3).astype(np.float32)
-    background = _read_background(pixels)
+    background, word = _read_background(pixels), size_word(*image.shape[:2])
     if background is None:
-        return SceneReading((), None)
+        return SceneReading((), None, word)
     templates = _templates(*image.shape[:2])
     directions = _COLOR_VALUES - _BACKGROUND_VALUES[background]  # [6, 3]
     lengths = np.square(directions).sum(-1)
@@ -148,7 +150,7 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
         if residual <= MAX_RESIDUAL and _is_of_color(template @ differences[index], directions[color]):
             shape, size, jitter = _KINDS[kind]
             objects.append(ObjectReading(shape, _COLOR_NAMES[color], size, CELLS[index], jitter, residual))
-    return SceneReading(tuple(objects), _BACKGROUND_NAMES[background])
+    return SceneReading(tuple(objects), _BACKGROUND_NAMES[background], word)
 
 
 def reading_equals(reading: SceneReading, scene: Scene | SceneReading) -> bool:

@@ -1,12 +1,16 @@
 """The embedded world's requests for reinforcement learning: prompts, and pictures to edit, without what is right."""
 
 import random
+from collections.abc import Sequence
 
 from datasets import Dataset, Features, Image, Value
 
+from .captions import sized_caption
 from .draw import draw_scene
-from .edits import sample_editing_pair
+from .edits import Edit, sample_editing_pair
+from .pictures import Canvas, as_canvases, drawn_canvas
 from .prompts import GENERATION_TASKS, task_prompts
+from .references import names_drawn
 from .scene import MAX_OBJECTS, sample_scene
 from .tasks import CAPTIONS
 
@@ -20,6 +24,13 @@ def _caption(rng: random.Random, kind: str, split: str | None, held_out: frozens
             return caption
 
 
+def _edit(rng: random.Random, min_objects: int, other_names: float, **wanted) -> Edit:
+    while True:
+        pair = sample_editing_pair(rng, held_out_pairs=False, names=names_drawn(rng, other_names), **wanted)
+        if len(pair.source.objects) >= min_objects:
+            return pair
+
+
 def world_requests(
     count: int,
     *,
@@ -27,9 +38,13 @@ def world_requests(
     editing: float = 0.0,
     min_objects: int = 1,
     captions: dict[str, float] | None = None,
+    other_names: float = 0.5,
+    canvases: Sequence[Canvas | dict] | None = None,
+    stated_size: float = 0.0,
     split: str | None = "train",
 ) -> Dataset:
-    """Rows `task`, `prompt` and `source_image` (None for text-to-image), in random order.
+    """Rows `task`, `prompt` and `source_image` (None for text-to-image), in random order; where canvases are stated,
+    `height` and `width` as well.
 
     Args:
         count: rows.
@@ -39,6 +54,10 @@ def world_requests(
         captions: weight of each kind of caption: `full`, `short`, `any` form of the language, `loose` (no cells, no
             background) and `related` (two objects, one left of the other, ...). Prompts of GenEval's six tasks, which
             scores are taken with, are left out.
+        other_names: share of the edits that name their object in other ways than plainly (`NAMES`).
+        canvases: what is drawn on, or dicts with their fields; None: the default one for sources, and pictures of the
+            processor's size.
+        stated_size: share of the captions that state the size of their picture, where there is a word for it.
         split: of the scenes, and of the edits' targets; none of them holds a held-out pair.
 
     Raises:
@@ -55,13 +74,15 @@ def world_requests(
     rng = random.Random(f"{seed}/requests")
     rows = []
     for _ in range(count):
+        canvas = drawn_canvas(rng, as_canvases(canvases or [Canvas()]))
         if rng.random() < editing:
-            pair = sample_editing_pair(rng, split=split, held_out_pairs=False)
-            while len(pair.source.objects) < min_objects:
-                pair = sample_editing_pair(rng, split=split, held_out_pairs=False)
-            rows.append(("editing", pair.instruction, draw_scene(pair.source)))
+            pair = _edit(rng, min_objects, other_names, split=split, max_jitter=canvas.max_jitter)
+            row = ("editing", pair.instruction, draw_scene(pair.source, **canvas.size))
         else:
             (kind,) = rng.choices(list(captions), list(captions.values()))
-            rows.append(("text_to_image", _caption(rng, kind, split, held_out), None))
-    features = Features({"task": Value("string"), "prompt": Value("string"), "source_image": Image()})
+            size = canvas.word if rng.random() < stated_size else None
+            row = ("text_to_image", sized_caption(_caption(rng, kind, split, held_out), size), None)
+        rows.append((*row, *canvas.size.values()) if canvases else row)
+    columns = {"task": Value("string"), "prompt": Value("string"), "source_image": Image()}
+    features = Features(columns | ({"height": Value("int64"), "width": Value("int64")} if canvases else {}))
     return Dataset.from_list([dict(zip(features, row, strict=True)) for row in rows], features=features)

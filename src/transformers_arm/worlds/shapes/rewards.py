@@ -13,9 +13,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from .captions import RELATIONS, CaptionSpec, parse_caption
+from .captions import CaptionSpec, parse_caption
 from .edits import apply_edit
 from .reader import SceneReading, read_scene
+from .references import RELATIONS
 from .scene import CELLS, Scene, SceneObject
 
 
@@ -32,12 +33,14 @@ def _reading(image: Image.Image) -> SceneReading:
 def alignment(spec: CaptionSpec, reading: SceneReading) -> float:
     """Share of what a caption states that a picture shows, in 0..1, under the best match of nouns and objects.
 
-    One item each: the number of objects, every attribute stated, the relation, the background. 1 if and only if the
-    caption is true of the picture.
+    One item each: the number of objects, every attribute stated, the relation, the background, the picture's size. 1
+    if and only if the caption is true of the picture.
     """
     items = [len(reading.objects) == len(spec.nouns)]
     if spec.background is not None:
         items.append(reading.background == spec.background)
+    if spec.size is not None:
+        items.append(reading.size == spec.size)
     found = [*reading.objects, *[None] * len(spec.nouns)]  # a noun may be missing from the picture
     best: list[bool] = []
     for order in itertools.permutations(found, len(spec.nouns)):

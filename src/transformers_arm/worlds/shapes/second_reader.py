@@ -8,7 +8,8 @@ does not see is none. Knows nothing about prompts.
 import os
 import random
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,24 @@ from tqdm.auto import tqdm
 
 from ...data.collators import to_pixel_values
 from ..worn import worn
-from .draw import DEFAULT_SIDE, render_scene
-from .reader import ObjectReading, SceneReading
+from .draw import DEFAULT_SIDE, PICTURE_SIZES, render_scene, size_word
+from .reader import ObjectReading, SceneReading, as_pixels, read_scene
 from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject, sample_scene
 
 READER_STEPS, READER_BATCH_SIZE, READER_SEED = 2000, 64, 0
+READER_SIZES = tuple(PICTURE_SIZES[word] for word in ("small", "wide", "tall"))  # a large one is shrunk to a small one
 READER_FILE = Path("runs/reader/scene_classifier.safetensors")
 
 _KINDS = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
 _BACKGROUNDS = (*BACKGROUNDS, None)  # the last: no background of the world
-_CELL_SIDE = DEFAULT_SIDE // 3
 
 
 class SceneClassifier(nn.Module):
-    """What stands in each of the nine cells of a 48x48 picture, and on what background.
+    """What stands in each of the nine cells of a picture, and on what background.
 
-    Four strided convolutions lead from pixels to the 3x3 lattice, so that one vector describes one cell and what
-    surrounds it (31 px across); linear heads read it.
+    A picture is shrunk until its shorter side has 48 px. Four strided convolutions lead to a vector for every 16 px,
+    which describes them and what surrounds them (31 px across); those of a cell are averaged, and linear heads read
+    them.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 96, 128)):
@@ -56,9 +58,10 @@ class SceneClassifier(nn.Module):
         self.background = nn.Linear(channels, len(_BACKGROUNDS))
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """RGB in -1..1, float32 [B, 3, 48, 48] -> logits: `presence` [B, 9]; `shape` [B, 9, 4], `color` [B, 9, 6] and
+        """RGB in -1..1, float32 [B, 3, H, W] -> logits: `presence` [B, 9]; `shape` [B, 9, 4], `color` [B, 9, 6] and
         `size` [B, 9, 2], which say something where an object is present; `background` [B, 4], the last for none."""
-        cells = self.body(pixel_values).flatten(2).transpose(1, 2)  # [B, 9, C]
+        patches = self.body(_shrunk(pixel_values))
+        cells = nn.functional.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2)  # [B, 9, C]
         return {
             "presence": self.presence(cells).squeeze(-1),
             **{name: head(cells) for name, head in self.kinds.items()},
@@ -70,39 +73,49 @@ class SceneClassifier(nn.Module):
         """What each picture shows, in the form of `shapes.reader.read_scene`; residuals are 0, jitters (0, 0).
 
         Args:
-            images: PIL images, or uint8 RGB [48, 48, 3].
-            batch_size: pictures read at once.
+            images: PIL images, or uint8 RGB [height, width, 3], of any sizes that are nearly as high as wide, twice as
+                high or twice as wide, with sides of 32 to 192 px.
+            batch_size: pictures of one size read at once.
 
         Raises:
-            ValueError: a picture that is not 48x48, or an array of another type or shape.
+            ValueError: other proportions, a side outside 32..192 px, or an array of another type or shape.
         """
         self.eval()
-        pixels = [_as_pixels(image) for image in images]
-        readings = []
-        for start in range(0, len(pixels), batch_size):
-            inputs = to_pixel_values(pixels[start : start + batch_size]).to(self.presence.weight.device)
-            logits = self(inputs)
-            present = (logits["presence"] > 0).tolist()
-            kinds = {name: logits[name].argmax(-1).tolist() for name in _KINDS}
-            backgrounds = logits["background"].argmax(-1).tolist()
-            for row, background in enumerate(backgrounds):
-                objects = (
-                    ObjectReading(cell=name, **{kind: _KINDS[kind][kinds[kind][row][cell]] for kind in _KINDS})
-                    for cell, name in enumerate(CELLS)
-                    if present[row][cell] and _BACKGROUNDS[background] is not None
-                )
-                readings.append(SceneReading(tuple(objects), _BACKGROUNDS[background]))
-        return readings
+        pixels = [as_pixels(image) for image in images]
+        of_size = defaultdict(list)
+        for place, picture in enumerate(pixels):
+            of_size[picture.shape].append(place)
+        readings = {}
+        for places in of_size.values():
+            for start in range(0, len(places), batch_size):
+                batch = places[start : start + batch_size]
+                readings |= zip(batch, self._readings([pixels[place] for place in batch]), strict=True)
+        return [readings[place] for place in range(len(pixels))]
+
+    def _readings(self, pixels: list[np.ndarray]) -> Iterator[SceneReading]:
+        """`read` of pictures of one size."""
+        logits = self(to_pixel_values(pixels).to(self.presence.weight.device))
+        present = (logits["presence"] > 0).tolist()
+        kinds = {name: logits[name].argmax(-1).tolist() for name in _KINDS}
+        for row, background in enumerate(logits["background"].argmax(-1).tolist()):
+            objects = (
+                ObjectReading(cell=name, **{kind: _KINDS[kind][kinds[kind][row][cell]] for kind in _KINDS})
+                for cell, name in enumerate(CELLS)
+                if present[row][cell] and _BACKGROUNDS[background] is not None
+            )
+            yield SceneReading(tuple(objects), _BACKGROUNDS[background], size_word(*pixels[row].shape[:2]))
 
 
-def _as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
-    pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    if pixels.shape != (DEFAULT_SIDE, DEFAULT_SIDE, 3) or pixels.dtype != np.uint8:
+def _shrunk(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, 3, H, W] with the shorter side at 48 px, in proportions that training has."""
+    height, width = sides = tuple(pixel_values.shape[2:])
+    size = tuple(DEFAULT_SIDE // 3 * round(3 * side / min(sides)) for side in sides)
+    if size not in READER_SIZES:
         raise ValueError(
-            f"The scene classifier reads uint8 RGB of shape {[DEFAULT_SIDE, DEFAULT_SIDE, 3]}, got {pixels.dtype} of "
-            f"shape {list(pixels.shape)}; draw at, or resize to, {DEFAULT_SIDE}x{DEFAULT_SIDE}."
+            f"The second reader knows pictures as high as wide, and twice as high or wide, not {height}x{width}; "
+            "resize it, or read it by the template reader."
         )
-    return pixels
+    return pixel_values if sides == size else nn.functional.interpolate(pixel_values, size, mode="area")
 
 
 def _crowd(rng: random.Random) -> SceneReading:
@@ -117,8 +130,10 @@ def _crowd(rng: random.Random) -> SceneReading:
 
 
 def _window(picture: np.ndarray, cell: str) -> np.ndarray:
-    row, column = (index * _CELL_SIDE for index in divmod(CELLS.index(cell), 3))
-    return picture[row : row + _CELL_SIDE, column : column + _CELL_SIDE]
+    """A cell's part of a picture."""
+    row, column = divmod(CELLS.index(cell), 3)
+    height, width = picture.shape[0] // 3, picture.shape[1] // 3
+    return picture[row * height : (row + 1) * height, column * width : (column + 1) * width]
 
 
 def _spoil(rng: random.Random, picture: np.ndarray, item: SceneObject, background: str) -> None:
@@ -127,13 +142,15 @@ def _spoil(rng: random.Random, picture: np.ndarray, item: SceneObject, backgroun
     if way == 0:
         shape = rng.choice([name for name in SHAPES if name != item.shape])
         color = rng.choice([name for name in COLORS if name != item.color])
-        other = render_scene(SceneReading((SceneObject(shape, color, item.size, item.cell),), background))
+        other = render_scene(
+            SceneReading((SceneObject(shape, color, item.size, item.cell),), background), *picture.shape[:2]
+        )
         window[:] = (window.astype(np.uint16) + _window(other, item.cell)) // 2
     elif way == 1:
-        order = rng.sample(range(_CELL_SIDE**2), _CELL_SIDE**2)
-        window[:] = window.reshape(-1, 3)[order].reshape(window.shape)
+        pixels = window.reshape(-1, 3)
+        window[:] = pixels[rng.sample(range(len(pixels)), len(pixels))].reshape(window.shape)
     else:
-        window[_CELL_SIDE // 2 :] = window[:, _CELL_SIDE // 2 :] = BACKGROUNDS[background]
+        window[window.shape[0] // 2 :] = window[:, window.shape[1] // 2 :] = BACKGROUNDS[background]
 
 
 def _foreign_color(rng: random.Random) -> list[int]:
@@ -144,8 +161,8 @@ def _foreign_color(rng: random.Random) -> list[int]:
             return color
 
 
-def _training_sample(rng: random.Random) -> tuple[np.ndarray, SceneReading | Scene]:
-    """A picture, uint8 [48, 48, 3], and what is to be read in it.
+def _training_sample(rng: random.Random, height: int, width: int) -> tuple[np.ndarray, SceneReading | Scene]:
+    """A picture, uint8 [height, width, 3], and what is to be read in it.
 
     Mostly scenes of the train split, some with an object spoilt, which is then none. Besides them crowds, empty
     canvases, and canvases of no background's color.
@@ -153,9 +170,9 @@ def _training_sample(rng: random.Random) -> tuple[np.ndarray, SceneReading | Sce
     draw = rng.random()
     if draw < 0.25:
         crowd = _crowd(rng)
-        return render_scene(crowd), crowd
+        return render_scene(crowd, height, width), crowd
     scene = sample_scene(rng, split="train", max_jitter=rng.choice((0, 0, 1, 2)))
-    picture = render_scene(scene)
+    picture = render_scene(scene, height, width)
     if draw < 0.3:
         picture[(picture == BACKGROUNDS[scene.background]).all(-1)] = _foreign_color(rng)
         return picture, SceneReading((), None)
@@ -177,9 +194,14 @@ def _labels(scenes: Sequence[SceneReading | Scene]) -> dict[str, torch.Tensor]:
 
 
 def train_scene_classifier(
-    steps: int = READER_STEPS, *, seed: int = READER_SEED, batch_size: int = READER_BATCH_SIZE
+    steps: int = READER_STEPS,
+    *,
+    seed: int = READER_SEED,
+    batch_size: int = READER_BATCH_SIZE,
+    sizes: Sequence[tuple[int, int]] = READER_SIZES,
 ) -> SceneClassifier:
-    """Trains a classifier from scratch on pictures drawn on the way; 2 to 3 minutes on one core by default.
+    """Trains a classifier from scratch on pictures drawn on the way, batches of `sizes` in turn; 4 to 6 minutes on one
+    core by default.
 
     The same arguments give the same weights on the same machine. The state of torch's global generator stays as it is.
     """
@@ -190,8 +212,9 @@ def train_scene_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=0.1)
     cross_entropy = nn.functional.cross_entropy
-    for _ in tqdm(range(steps), desc="training the second reader", leave=False):
-        pictures, scenes = zip(*(_training_sample(rng) for _ in range(batch_size)), strict=True)
+    for step in tqdm(range(steps), desc="training the second reader", leave=False):
+        size = sizes[step % len(sizes)]
+        pictures, scenes = zip(*(_training_sample(rng, *size) for _ in range(batch_size)), strict=True)
         logits, labels = model(worn(to_pixel_values(pictures), generator)), _labels(scenes)
         present = labels["shape"] >= 0
         loss = nn.functional.binary_cross_entropy_with_logits(logits["presence"], present.float())
@@ -212,7 +235,7 @@ def load_or_train(
 
     A new one is written aside and renamed, so that an interrupted or a second process leaves no half file.
     """
-    path, settings = Path(path), {"steps": str(steps), "seed": str(seed)}
+    path, settings = Path(path), {"steps": str(steps), "seed": str(seed), "sizes": str(READER_SIZES)}
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             kept = file.metadata()
@@ -226,3 +249,9 @@ def load_or_train(
         save_file(model.state_dict(), Path(aside) / path.name, metadata=settings)
         os.replace(Path(aside) / path.name, path)
     return model
+
+
+def both_readers(path: str | Path = READER_FILE) -> dict[str, Callable]:
+    """The template reader and this one, by what stands before the names of their scores."""
+    classifier = load_or_train(path)
+    return {"": read_scene, "second_reader_": lambda image: classifier.read([image])[0]}

@@ -51,21 +51,21 @@ class ShapesWorld(World):
         batch_size: int = 1,
         per_step: int = 1,
         curriculum: Sequence[int] = (0, 0),
-        canvas: Canvas | None = None,
+        canvases: Sequence[Canvas] = (Canvas(),),
         **arguments,
     ) -> WorldTasks:
         """`WorldTasks`.
 
         Args:
             curriculum: steps until scenes may have two objects, and three.
-            canvas: what pictures are drawn on.
+            canvases: what pictures are drawn on.
         """
         bounds = tuple(step * per_step for step in curriculum)
-        return WorldTasks(length, seed=seed, batch_size=batch_size, curriculum=bounds, canvas=canvas, **arguments)
+        return WorldTasks(length, seed=seed, batch_size=batch_size, curriculum=bounds, canvases=canvases, **arguments)
 
     @takes(world_requests)
-    def requests(self, count: int, *, seed: int, **arguments) -> Dataset:
-        return world_requests(count, seed=seed, **arguments)
+    def requests(self, count: int, *, seed: int, canvases: Sequence[Canvas] | None = None, **arguments) -> Dataset:
+        return world_requests(count, seed=seed, canvases=canvases, **arguments)
 
     def reconstruction_scores(self, returned: Sequence, originals: Sequence) -> dict[str, float]:
         """`read_back`: the share of pictures that read as their originals do."""

@@ -43,25 +43,35 @@ def _mean_scores(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def editing_scores(
-    images: Sequence, sources: Sequence[str], instructions: Sequence[str], read: Callable = read_scene
+    images: Sequence,
+    sources: Sequence[str],
+    instructions: Sequence[str],
+    read: Callable = read_scene,
+    cells: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """Means of exact, SC, PQ and O, by what `read` says a picture shows, per kind of edit and over the kinds; see the
-    metric's inputs.
+    metric's inputs. `cells` are names of what each edit counts for besides, as its kind; means over kinds leave them
+    out.
 
     Raises:
         ValueError: a source that is no scene, an instruction that cannot be applied to it or changes nothing, or a
             picture with a side outside 32..192 px.
     """
-    rows = defaultdict(list)
-    for image, text, instruction in zip(images, sources, instructions, strict=True):
+    kinds, others = defaultdict(list), defaultdict(list)
+    cells = cells or [()] * len(images)
+    for image, text, instruction, more in zip(images, sources, instructions, cells, strict=True):
         source = scene_from_json(text)
         kind, _ = parse_instruction(instruction)
-        group = "composition" if apply_edit(source, instruction).has_held_out_pair else kind
         score = score_edit(source, instruction, image, read)
-        rows[group].append((score.exact, score.consistency, score.quality, score.overall))
-    means = {group: _mean_scores(scored) for group, scored in rows.items()}
-    kinds = [mean for group, mean in means.items() if group != "composition"]
-    scores = dict(zip(SCORES, _mean_scores(kinds), strict=True)) if kinds else {}
+        row = (score.exact, score.consistency, score.quality, score.overall)
+        if apply_edit(source, instruction).has_held_out_pair:
+            others["composition"].append(row)
+            continue
+        kinds[kind].append(row)
+        for cell in more:
+            others[cell].append(row)
+    means = {group: _mean_scores(rows) for group, rows in {**kinds, **others}.items()}
+    scores = dict(zip(SCORES, _mean_scores([means[kind] for kind in kinds]), strict=True)) if kinds else {}
     for group, mean in means.items():
         scores.update((f"{group}_{name}", value) for name, value in zip(SCORES, mean, strict=True))
     return scores
