@@ -168,3 +168,30 @@ def test_the_page_of_emoji_has_what_tokenizers_give_back():
     names |= {"shipped": "emoji_tokenizer", "arm-tiny's": "emoji_arm_tiny"}
     for name, file in names.items():
         assert published[name] == emoji_cells(result(file)["scores"]), name
+
+
+OTHER_WORDS = {
+    "six tasks; the weakest": ("generation", "generation_weakest"),
+    "full captions in reading, shuffled, reversed order": tuple(
+        f"generation_full_{order}" for order in ("reading", "shuffled", "reversed")
+    ),
+    "of these with three objects": tuple(
+        f"generation_full_{order}_three" for order in ("reading", "shuffled", "reversed")
+    ),
+    "understanding; by names that training never has": ("understanding", "understanding_new_names"),
+    "the color of one of one, two and three objects": tuple(
+        f"understanding_color_{number}" for number in ("one", "two", "three")
+    ),
+    "the place of one of one, two and three objects": tuple(
+        f"understanding_location_{number}" for number in ("one", "two", "three")
+    ),
+}
+
+
+@pytest.mark.parametrize(("column", "file"), enumerate(("scores_arm_tiny", "scores_arm_tiny_rl")))
+def test_the_page_of_results_has_what_the_shipped_models_make_of_other_words(column, file):
+    scores = result(file)["scores"]
+    published = table("arm-tiny", (ROOT / "docs" / "results.md").read_text())
+    for row, names in OTHER_WORDS.items():
+        shown = published[row][column].replace(";", ",").split(", ")
+        assert shown == [f"{scores[name]:.3f}" for name in names], row

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from transformers_arm.worlds.shapes.edits import EDIT_KINDS, NAMING_KINDS, apply
 from transformers_arm.worlds.shapes.evaluation import (
     editing,
     generation,
+    merged,
     multimodal_parts,
     multimodal_scores,
     size_choices,
+    tiny_parts,
     understanding,
 )
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
@@ -313,6 +316,13 @@ def test_scored_items_are_of_the_split(split):
     assert {some_scene(prompt).split for prompt in listener.prompts[12:]} == {split}
     assert {apply_edit(scene_in(image), prompt).split for image, prompt in listener.sources} == {split}
     assert {scene_in(image).split for image, _ in listener.questions} == {split}
+
+
+def test_a_folder_without_backbones_is_scored_by_what_it_has():
+    folder = Path(__file__).parents[3] / "checkpoints" / "arm-tiny-rl"
+    found = merged(tiny_parts(folder, count=2))
+    assert "read_back" in found and "hard_read_back" in found
+    assert not any(name.startswith("text_") or "zero_shot" in name for name in found)
 
 
 def test_scores_of_an_untrained_arm_come_out_again(arm_folder):

@@ -344,20 +344,19 @@ def text_scores(qwen2_folder: str | Path, *, count: int = 500, seed: int = EVALU
 
 
 def tiny_parts(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict[str, float]]:
-    """All scores of the parts of an arm-tiny folder on `count` held-out scenes, flat, by name, as they come."""
+    """All scores of the parts of an arm-tiny folder on `count` held-out scenes, flat, by name, as they come; of the
+    backbones where the folder has them.
+    """
     folder = Path(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
     yield reconstruction(tokenizer, count=count, seed=seed)
     hard = reconstruction(tokenizer, HARD_CANVAS, count=count, seed=seed)
     yield {f"hard_{name}": hard[name] for name in ("read_back", "psnr")}
+    if not (folder / "backbones").is_dir():
+        return
     similarity = zero_shot(tokenizer, folder / "backbones" / "siglip", count=count, seed=seed)
     yield {"zero_shot": similarity["z_q"], "siglip_zero_shot": similarity["siglip"]}
     yield text_scores(folder / "backbones" / "qwen2", count=count, seed=seed)
-
-
-def tiny_scores(folder: str | Path, **settings: int) -> dict[str, float]:
-    """All of `tiny_parts`, together."""
-    return merged(tiny_parts(folder, **settings))
 
 
 def score_parts(
