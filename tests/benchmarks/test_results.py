@@ -170,6 +170,26 @@ def test_the_page_of_emoji_has_what_tokenizers_give_back():
         assert published[name] == emoji_cells(result(file)["scores"]), name
 
 
+DRAWN = {
+    "trained combinations": "generation_train",
+    "the same, parts in another order": "generation_reordered_train",
+    "held-out tones": "generation_tone",
+    "held-out genders": "generation_gender",
+    "held-out styles": "generation_style",
+    "objects, trained": "generation_objects_train",
+}
+
+
+def test_the_page_of_emoji_has_what_arm_emoji_draws():
+    scores = json.loads((ROOT / "checkpoints" / "arm-emoji" / "results" / "arm_emoji.json").read_text())["scores"]
+    published, figures = table("Training", (ROOT / "docs" / "emoji.md").read_text()), scores["figures"]
+    for row, name in DRAWN.items():
+        parts = (figures.get(f"{name}_{part}") for part in ("concept", "tone", "gender", "style"))
+        shown = [f"{figures[name]:.3f}", *("" if part is None else f"{part:.3f}" for part in parts)]
+        weakest = f"{figures[f'{name}_weakest']:.3f} ({scores['weakest'][name]})"
+        assert published[row] == [*shown, weakest], row
+
+
 OTHER_WORDS = {
     "six tasks; the weakest": ("generation", "generation_weakest"),
     "full captions in reading, shuffled, reversed order": tuple(
