@@ -11,7 +11,7 @@ from transformers_arm.data.conversations import document
 from transformers_arm.data.mixture import Mixture, Source
 from transformers_arm.data.packing import PackedMixture
 
-ALIKE = {task: world(task) for task in ("text", "image_to_text", "text_to_image")}  # in length
+ALIKE = {task: world(task) for task in ("image_to_text", "text_to_image")}  # in length
 
 
 @pytest.mark.parametrize("fill_rows", [False, True])
