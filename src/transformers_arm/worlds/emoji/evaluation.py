@@ -184,10 +184,11 @@ def score_rows(
 
 def score_parts(folder: str | os.PathLike, *, count: int = 500, seed: int = EVALUATION_SEED) -> Iterator[dict]:
     """All scores of a complete ARM folder, flat, by name, as they come: its tokenizer's codes, then `score_rows`."""
-    originals, tokenizer = read_originals(), Arm.from_pretrained(folder).tokenizer
+    originals, arm = read_originals(), Arm.from_pretrained(folder)
+    tokenizer, settings = arm.tokenizer, {"count": count, "seed": seed}
     codes = all_codes(tokenizer, originals.drawn)
     yield flat("tokenizer", code_scores(codes, originals.drawn, tokenizer.model.config.codebook_size), "")
-    for row in score_rows(folder, count=count, seed=seed, originals=originals):
+    for row in rows_of_splits(arm, Judges(originals), splits=IN_ORDER, tokenizer=tokenizer, **settings):
         yield row.figures()
 
 
