@@ -20,7 +20,7 @@ import torch
 from transformers_arm import ArmForCausalLM, ArmProcessor
 from transformers_arm.data.packing import PackedMixture
 from transformers_arm.evaluation.results import write_result
-from transformers_arm.training.freed_memory import keep_freed_memory
+from transformers_arm.training.process import keep_freed_memory
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "arm-tiny"
 TASKS = {"text": 0.1, "image_to_text": 0.3, "text_to_image": 0.3, "editing": 0.3}

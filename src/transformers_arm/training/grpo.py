@@ -33,9 +33,9 @@ from ..processing_arm import ArmProcessor
 from ..prompts_arm import stack_left_padded
 from ..rewards.errors import RewardError
 from ..sizes.adapters import check_adapters, without_adapters
-from .freed_memory import FreedMemoryMixin
 from .grpo_config import ArmGRPOConfig
 from .parts import detokenizer_of, given_model, processor_of, reference_of
+from .process import ProcessMixin
 from .reporting import log_samples
 from .requests import EDITING, TEXT_TO_IMAGE, usable_requests
 from .reward_calls import AsyncGuardedReward, GuardedReward
@@ -50,7 +50,7 @@ ROLLOUTS = "Rollouts call parts of the model, on each process as its prompts wan
 SHEET_GROUPS = 8  # prompts a picture sheet shows, with all their samples
 
 
-class ArmGRPOTrainer(FreedMemoryMixin, AtomicCheckpointMixin, CardMixin, GRPOTrainer):
+class ArmGRPOTrainer(ProcessMixin, AtomicCheckpointMixin, CardMixin, GRPOTrainer):
     """`trl.GRPOTrainer` for ARM: text-to-image, editing, or both mixed.
 
     Rows of the datasets: `prompt` (str, a caption or an instruction); for edits `source_image`, or `source_images`, a

@@ -41,9 +41,9 @@ from ..fetching_arm import FROM_CALLER, Fetcher
 from ..modeling_arm import ArmForCausalLM
 from ..processing_arm import ArmProcessor
 from ..sizes.adapters import check_adapters, without_adapters
-from .freed_memory import FreedMemoryMixin
 from .logs import RunLogsMixin
 from .parts import given_model, processor_of
+from .process import ProcessMixin
 from .routed_loss import WHOLE_HEAD, RoutedLossMixin, refuse_other_losses
 from .sharding import ShardingMixin
 from .trainer import AtomicCheckpointMixin, CardMixin, no_bf16_on_cpu, set_aside, settle
@@ -253,7 +253,7 @@ class ModelLossMixin:
 
 
 class ArmSFTTrainer(
-    FreedMemoryMixin,
+    ProcessMixin,
     AtomicCheckpointMixin,
     ShardingMixin,
     CardMixin,

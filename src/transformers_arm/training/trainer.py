@@ -4,7 +4,6 @@ Knows nothing about what is trained, nor how it is saved (`saving`); what an ARM
 is logged in `logs`.
 """
 
-import atexit
 import logging
 import os
 from contextlib import contextmanager
@@ -12,13 +11,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch.utils.data import SequentialSampler
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
-from .freed_memory import FreedMemoryMixin
 from .logs import RunLogsMixin
 from .preemption import STATUS, PreemptionCallback
+from .process import ProcessMixin
 from .routed_loss import RoutedLossMixin
 from .saving import AtomicCheckpointMixin, newest_checkpoint
 from .sharding import ShardingMixin
@@ -84,7 +82,7 @@ class FrozenPartsMixin:
 
 
 class ArmTrainer(
-    FreedMemoryMixin, AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer
+    ProcessMixin, AtomicCheckpointMixin, ShardingMixin, FrozenPartsMixin, RunLogsMixin, RoutedLossMixin, Trainer
 ):
     """`transformers.Trainer` with these mixins. Samples are taken in order: the datasets here are shuffled by
     construction.
@@ -145,8 +143,6 @@ def train(trainer: Trainer) -> None:
     Raises:
         SystemExit: (on all processes, with the status of SIGTERM) it was asked to end, and has saved a checkpoint.
     """
-    # Left to the end of the process, gloo's threads may abort it after all is done and saved.
-    atexit.register(PartialState().destroy_process_group)
     preemption = PreemptionCallback()
     trainer.add_callback(preemption)
     try:

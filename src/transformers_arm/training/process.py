@@ -1,12 +1,16 @@
-"""Trainings on a CPU keep the memory that a step frees for the next: every trainer of ours, however it is started.
+"""What every trainer of ours, however it is started, asks of the process that it runs in.
 
-A step frees and allocates large buffers. glibc hands each back to the kernel, which clears its pages when they are
-touched again. Knows nothing about trainings but where they compute.
+On a CPU it keeps the memory that a step frees for the next: glibc hands large buffers back to the kernel, which clears
+their pages when they are touched again. One of several processes leaves their group before it ends: left to the end,
+gloo's threads may abort it after all is done and saved. Knows nothing about trainings but where they compute.
 """
 
+import atexit
 import ctypes
 import os
 import sys
+
+import torch.distributed
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # of glibc's malloc.h
 KEPT = 2**30  # bytes: smaller buffers lie on the heap, and so much free memory at its end stays there
@@ -30,10 +34,18 @@ def keep_freed_memory() -> bool:
     return bool(mapped and mallopt(TRIM_THRESHOLD, KEPT) and mallopt(TOP_PAD, GROWTH))
 
 
-class FreedMemoryMixin:
-    """For a `Trainer`: `keep_freed_memory` where it trains on a CPU."""
+def leave_group() -> None:
+    """Leaves the group of processes, where this one is of any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class ProcessMixin:
+    """For a `Trainer`: `keep_freed_memory` where it trains on a CPU, and `leave_group` when the process ends."""
 
     def train(self, *args, **kwargs):
         if self.args.device.type == "cpu":
             keep_freed_memory()
+        atexit.unregister(leave_group)  # once, however often it trains
+        atexit.register(leave_group)
         return super().train(*args, **kwargs)
