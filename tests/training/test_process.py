@@ -1,4 +1,4 @@
-"""Trainings on a CPU touch no page twice that they freed, unless the environment has settings, and leave their group."""
+"""Trainings on a CPU touch no page twice that they freed, unless told otherwise, and leave their group."""
 
 import os
 import subprocess

@@ -41,6 +41,7 @@ print(drawn(("a", {}), ("b", DEAD), ("c", {})))
 print(drawn(("a", DEAD), ("b", {}), ("c", DEAD)))
 print(drawn(("a", DEAD), ("b", DEAD), ("c", DEAD)))
 print(drawn(("a", DEAD), ("b", {}), ("c", {}), max_skipped=0.0))
+PartialState().destroy_process_group()
 """
 
 
