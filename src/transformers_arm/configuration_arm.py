@@ -84,6 +84,8 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
             a loss of weight 0 needs is not built.
         decorrelation_loss_weight: penalty on the covariance of the channels before the quantizer (ours: small
             worlds need it, or the bits copy each other; 0 is the paper's loss).
+        context_loss_weight: penalty on what a patch's channels change by where other patches surround it (ours: in
+            small worlds an empty patch otherwise has a code for every surrounding; 0 is the paper's loss).
         pixel_regression_share: share of the samples whose pixel loss is taken at t = 0, where the input is pure noise
             and rectified flow is regression on `z_q` (ours: small budgets learn detail sooner; 0 is the paper's).
         caption_share: share of each batch that the captioner reads, to save its time; 1 is the paper's.
@@ -108,6 +110,7 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
     sigmoid_loss_weight: float = 5.0
     feature_loss_weight: float = 1.0
     decorrelation_loss_weight: float = 0.0
+    context_loss_weight: float = 0.0
     pixel_regression_share: float = 0.0
     caption_share: float = 1.0
     initializer_range: float = 0.02

@@ -1,7 +1,8 @@
 """Trains ARM's tokenizer: `ArmVQModel` with the four losses of paper section 3.1 and the parts only they need.
 
-L = caption + pixel + sigmoid + feature, each with its weight from the configuration, plus (ours) a penalty on
-correlated channels. A loss of weight 0 costs nothing: what only it needs is neither read, built nor computed.
+L = caption + pixel + sigmoid + feature, each with its weight from the configuration, plus (ours) penalties on
+correlated channels and on channels that follow other patches. A loss of weight 0 costs nothing: what only it needs is
+neither read, built nor computed.
 
 Knows nothing about optimizers and checkpoints. What is frozen comes from the backbones and has no gradients.
 """
@@ -129,8 +130,9 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
     In several processes the mean of their gradients is that of one process with the whole batch for the sigmoid and
     the feature loss, if batches are equally large or `num_items_in_batch` is told. What still sees a process's own
     batch: the statistics of `vq_model.channel_norm` (on GPUs `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)`
-    makes them common), the decorrelation loss, which is a covariance, the caption loss, a mean over as many tokens as
-    the captions happen to have, and `caption_share`, a share of each process's batch.
+    makes them common), the decorrelation loss, which is a covariance, the context loss, which mixes its pictures, the
+    caption loss, a mean over as many tokens as the captions happen to have, and `caption_share`, a share of each
+    process's batch.
     """
 
     base_model_prefix = "vq_model"
@@ -331,6 +333,17 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             use_cache=False,
         ).loss
 
+    def context_loss(self, pixel_values: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+        """Mean squared change of the channels [B, h, w, C] of a random half of each picture's patches, where those of
+        the next picture of the batch stand in place of the other half. One picture alone has none.
+        """
+        kept = torch.rand(channels.shape[:3], device=channels.device) < 0.5
+        kept_pixels = kept.repeat_interleave(self.config.patch_size, 1).repeat_interleave(self.config.patch_size, 2)
+        mixed = torch.where(kept_pixels[:, None], pixel_values, pixel_values.roll(-1, 0))
+        changed = self.vq_model(mixed, output_z_q=False, return_dict=True).channels.float()
+        changes = (changed - channels.float()).square().mean(-1)
+        return (changes * kept).sum() / kept.sum().clamp(min=1)
+
     def _caption_part(self, z_q, caption_ids) -> tuple[torch.Tensor, float]:
         """The caption loss of those pictures that have a caption, and their share of the pictures read."""
         read = max(1, round(self.config.caption_share * len(z_q)))
@@ -394,6 +407,8 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
             losses["feature"] = 1 - cosines.mean()
         if config.decorrelation_loss_weight:
             losses["decorrelation"] = decorrelation_loss(encoded.channels)
+        if config.context_loss_weight:
+            losses["context"] = self.context_loss(pixel_values, encoded.channels)
         weights = {name: getattr(config, f"{name}_loss_weight") * shares.get(name, 1) for name in losses}
         loss, pictures = sum(weights[name] * value for name, value in losses.items()), len(pixel_values)
         if num_items_in_batch is not None:

@@ -11,8 +11,9 @@ SMALL = {
     "pixel_hidden_size": 32,
     "pixel_num_heads": 2,
     "decorrelation_loss_weight": 0.1,
+    "context_loss_weight": 0.1,
 }
-LOSSES = ["caption", "pixel", "sigmoid", "feature", "decorrelation"]
+LOSSES = ["caption", "pixel", "sigmoid", "feature", "decorrelation", "context"]
 
 
 def new_model(backbones, seed=0, **config):

@@ -93,7 +93,7 @@ def test_of_a_mixed_batch_the_captions_there_are_count_by_their_share(tiny_backb
 
 
 def test_parts_of_a_step_add_up_to_its_pictures_mean(tiny_backbones, batch):
-    off = dict.fromkeys((f"{name}_loss_weight" for name in ("sigmoid", "pixel", "decorrelation")), 0.0)
+    off = dict.fromkeys((f"{name}_loss_weight" for name in ("sigmoid", "pixel", "decorrelation", "context")), 0.0)
     model = new_model(tiny_backbones, **off).eval()
     length = (batch["caption_ids"] != -100).sum(1).min()
     batch = {**without(batch, [3]), "caption_ids": without(batch, [3])["caption_ids"][:, :length]}

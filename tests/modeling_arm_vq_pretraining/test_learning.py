@@ -110,7 +110,8 @@ def test_gradient_checkpointing_changes_no_loss_and_no_gradient(tiny_backbones, 
             lambda *args, name=name: calls.update({name: calls[name] + 1}), always_call=True
         )
     found, checkpointed = losses_and_gradients(model, batch)
-    assert calls.pop("vq_model.vision_model.encoder.layers.0.mlp") == 1  # it has no gradients
+    assert calls.pop("vq_model.vision_model.encoder.layers.0.mlp") == 2  # no gradients; pictures, and mixed ones
+    assert calls.pop("vq_model.down_blocks.layers.0.mlp") == 2 * 2
     assert set(calls.values()) == {2}  # forward, and again in the backward pass
     torch.testing.assert_close(found.losses, expected.losses)
     assert checkpointed.keys() == gradients.keys()
@@ -184,17 +185,18 @@ for name, gradient in expected["of_mixed"].items():
     torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-4, rtol=1e-4, msg=name)
 dist.destroy_process_group()
 """
+OF_ITS_OWN_BATCH = {"decorrelation_loss_weight": 0, "context_loss_weight": 0}  # losses that see a process alone
 
 
 def test_two_processes_give_the_losses_and_gradients_of_one_with_both_batches(tiny_backbones, batch, tmp_path):
-    model = new_model(tiny_backbones, caption_loss_weight=0, pixel_loss_weight=0, decorrelation_loss_weight=0)
+    model = new_model(tiny_backbones, caption_loss_weight=0, pixel_loss_weight=0, **OF_ITS_OWN_BATCH)
     model.save_pretrained(tmp_path)
     model.vq_model.channel_norm.eval()
     inputs = {name: batch[name] for name in ("pixel_values", "input_ids")}
     output, gradients = losses_and_gradients(model, inputs)
     assert set(output.losses) == {"sigmoid", "feature"}
     expected = {"batch": inputs, "loss": output.loss.detach(), "gradients": gradients}
-    model = new_model(tiny_backbones, pixel_loss_weight=0, decorrelation_loss_weight=0)
+    model = new_model(tiny_backbones, pixel_loss_weight=0, **OF_ITS_OWN_BATCH)
     model.save_pretrained(tmp_path / "captions")
     model.vq_model.channel_norm.eval()
     mixed = {name: value.clone() for name, value in batch.items()}

@@ -94,8 +94,35 @@ def test_independent_channels_cost_nothing_and_copies_do():
     assert decorrelation_loss(copies).item() == pytest.approx((4 / 3) ** 2)
 
 
+def test_the_context_loss_is_what_channels_of_half_of_the_patches_change_by_among_those_of_the_next_picture(
+    tiny_backbones, batch, monkeypatch
+):
+    model, pixels = new_model(tiny_backbones).eval(), batch["pixel_values"]
+    drawn = torch.rand(4, 3, 4)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: drawn.reshape(*shape))
+    with torch.no_grad():
+        before = model.vq_model(pixels).channels
+        found = model.context_loss(pixels, before)
+        changes = []
+        for i in range(4):
+            mixed = pixels[(i + 1) % 4].clone()
+            for row, column in (drawn[i] < 0.5).nonzero().tolist():
+                place = (slice(None), slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16))
+                mixed[place] = pixels[i][place]
+            after = model.vq_model(mixed[None]).channels[0]
+            changes += (after - before[i])[drawn[i] < 0.5].square().flatten().tolist()
+    assert found.item() == pytest.approx(np.mean(changes), rel=1e-4) and found > 0
+
+
+def test_the_context_loss_of_a_picture_alone_is_nothing(model, batch):
+    evaluated = model.vq_model.eval()
+    alone = batch["pixel_values"][:1]
+    assert model.context_loss(alone, evaluated(alone).channels).item() == 0
+    model.train()
+
+
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_backbones, batch):
-    weights = dict(zip(LOSSES, (0.3, 50.0, 0.7, 2.0, 0.1), strict=True))
+    weights = dict(zip(LOSSES, (0.3, 50.0, 0.7, 2.0, 0.1, 0.2), strict=True))
     model = new_model(tiny_backbones, **{f"{name}_loss_weight": value for name, value in weights.items()})
     output = run(model, batch)
     assert set(output.losses) == set(LOSSES) and all(part.ndim == 0 for part in output.losses.values())
@@ -106,7 +133,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_backbones, batch):
 
 def test_the_default_weights_are_the_paper_s():
     config = ArmVQConfig()
-    assert [getattr(config, f"{name}_loss_weight") for name in LOSSES] == [1, 5, 5, 1, 0]
+    assert [getattr(config, f"{name}_loss_weight") for name in LOSSES] == [1, 5, 5, 1, 0, 0]
     assert (config.pixel_regression_share, config.caption_share) == (0, 1)
 
 

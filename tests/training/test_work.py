@@ -29,6 +29,7 @@ def tokenizer():
         text_config=SiglipTextConfig(**SIZE, vocab_size=100, max_position_embeddings=32, projection_size=128),
         captioner_config=Qwen2Config(**SIZE, num_key_value_heads=1, vocab_size=200),
         **{"num_projection_layers": 3, "fsq_levels": [2] * 6, "pixel_regression_share": 0.5},
+        context_loss_weight=1.0,
         **{"pixel_hidden_size": 64, "pixel_num_layers": 3, "pixel_num_heads": 2},
     )
     torch.manual_seed(0)

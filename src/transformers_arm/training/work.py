@@ -142,6 +142,9 @@ def _(model: ArmForCausalLM, inputs: Mapping) -> Work | None:
 def _(model: ArmVQForPreTraining, inputs: Mapping) -> Work:
     config, (pictures, patches) = model.config, grid_of(inputs["pixel_values"], model.config.patch_size)
     flops = encoder_flops(model.vq_model, pictures, patches, LEARNING)
+    if config.context_loss_weight:
+        to_codes = encoder_flops(model.vq_model, pictures, patches, LEARNING)
+        flops += to_codes - LEARNING * decoder_flops(model.vq_model, pictures, patches)
     if config.pixel_loss_weight:
         flops += pixel_transformer_flops(model.pixel_transformer, pictures, patches)
     if config.sigmoid_loss_weight and inputs.get("input_ids") is not None:
