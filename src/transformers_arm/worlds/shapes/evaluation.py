@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...data.collators import ASKED, to_pixel_values
 from ...evaluation.arm import Arm
+from ...evaluation.code_noise import code_noise
 from ...evaluation.results import EVALUATION_SEED
 from ...evaluation.tokenizer import Picture, Tokenizer, ZeroShot
 from ...metrics.arm_understanding.arm_understanding import exact_match, understanding_scores
@@ -282,7 +283,7 @@ def _batches(total: int, size: int, what: str):
 def reconstruction(
     tokenizer: Tokenizer, canvas: Canvas = DEFAULT_CANVAS, *, count: int = 500, seed: int = EVALUATION_SEED
 ) -> dict[str, float]:
-    """PSNR, read-back, codebook usage and code perplexity on `count` test scenes drawn on `canvas`."""
+    """PSNR, read-back, codebook usage, code perplexity and `code_noise` on `count` test scenes drawn on `canvas`."""
     data = ShapesDataset(count, batch_size=count, seed=seed, canvases=[canvas], split="test")
     originals, returned, all_codes = [], [], []
     for batch in _batches(count, 100, f"reconstructing {canvas.height}x{canvas.width}"):
@@ -291,7 +292,9 @@ def reconstruction(
         originals += images
         returned += pictures
         all_codes.append(codes)
-    return reconstruction_scores(returned, originals, np.concatenate(all_codes), tokenizer.model.config.codebook_size)
+    codes = np.concatenate(all_codes)
+    scores = reconstruction_scores(returned, originals, codes, tokenizer.model.config.codebook_size)
+    return scores | {"code_noise": code_noise(originals, codes)}
 
 
 def world_pictures(count: int, *, seed: int = EVALUATION_SEED) -> Iterator[Picture]:

@@ -83,6 +83,7 @@ FIGURE_NAMES = {
     "editing_pq": "editing, PQ (quality), of 10",
     "editing_o": "editing, O = sqrt(SC * PQ), of 10",
     "read_back": "reconstructions read back, everything right",
+    "code_noise": "nats of a code that its patch does not tell",
     "hard_read_back": "read back, hard variant (64x64, jitter)",
     "hard_psnr": "PSNR, hard variant, dB",
     "text_question": "questions about scenes told in words",
