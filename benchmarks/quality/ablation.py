@@ -9,20 +9,16 @@ rendered by the pixel transformer that each was trained with. Prints a table, an
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
+
+from trials import ROOT, Trial, shown, train_all
 
 from transformers_arm.evaluation.results import EVALUATION_SEED, write_result
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.worlds.shapes.evaluation import reconstruction, zero_shot
 
-ROOT = Path(__file__).parents[2]
-TRAINER, RECIPE = ROOT / "trainers" / "tokenizer.py", "arm_tiny/ablation"
 SIGLIP = ROOT / "checkpoints" / "arm-tiny" / "backbones" / "siglip"
 # The losses that are left out, and the paper's zero-shot (%, ImageNet), PSNR (dB) and codebook usage (%).
 LOSSES = {
@@ -34,37 +30,12 @@ LOSSES = {
 SCORES = {"zero_shot": "zero-shot", "psnr": "PSNR", "read_back": "read-back", "codebook_usage": "usage"}
 
 
-def prepare(losses: str, seed: int, runs: Path, overrides: list[str]) -> tuple[Path, list[str]]:
-    """The folder of a run, and the recipe's fields that it replaces, which are noted there.
-
-    Raises:
-        ValueError: the folder holds a run with other fields.
-    """
+def trial(losses: str, seed: int, runs: Path, overrides: list[str]) -> Trial:
+    """A run with these losses."""
     left_out, _ = LOSSES[losses]
     folder = runs / f"{losses.strip('+ ').replace(' ', '_').replace('_+_', '_')}-{seed}"
     fields = [f"training.seed={seed}", *overrides, *(f"model.{loss}_loss_weight=0" for loss in left_out)]
-    note = folder / "fields.json"
-    if note.is_file() and (found := json.loads(note.read_text())) != fields:
-        raise ValueError(f"{folder} holds a run with {' '.join(found)}; name another folder with --runs.")
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(fields))
-    return folder, fields
-
-
-def train(folder: Path, fields: list[str]) -> None:
-    """Trains into a folder unless that was done; its log is in `training.log`.
-
-    Raises:
-        RuntimeError: the training failed.
-    """
-    if (folder / "vq_model").is_dir():
-        return
-    command = [sys.executable, str(TRAINER), "--config", RECIPE, f"output_dir={folder}", *fields]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(folder / "training.log", "w") as log:
-        done = subprocess.run(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"The training in {folder} failed; see {folder / 'training.log'}.")
+    return Trial("tokenizer", "arm_tiny/ablation", folder, fields, "vq_model")
 
 
 def scores_of(folder: Path, *, count: int, seed: int) -> dict[str, float]:
@@ -73,10 +44,6 @@ def scores_of(folder: Path, *, count: int, seed: int) -> dict[str, float]:
     drawn = reconstruction(tokenizer, count=count, seed=seed)
     found = {"zero_shot": zero_shot(tokenizer, SIGLIP, count=count, seed=seed)["z_q"], **drawn}
     return {name: found[name] for name in SCORES}
-
-
-def shown(values: list[float]) -> str:
-    return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 if __name__ == "__main__":
@@ -90,15 +57,14 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
 
     runs = [(losses, seed) for seed in arguments.seeds for losses in LOSSES]
+    trials = {run: trial(*run, arguments.runs.absolute(), arguments.overrides) for run in runs}
     try:
-        prepared = {run: prepare(*run, arguments.runs.absolute(), arguments.overrides) for run in runs}
+        train_all(trials, arguments.jobs)
     except ValueError as error:
         sys.exit(f"ablation.py: {error}")
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(train, *zip(*prepared.values(), strict=True)))
     found = {losses: [] for losses in LOSSES}
-    for (losses, seed), (folder, _) in prepared.items():
-        scores = scores_of(folder, count=arguments.items, seed=EVALUATION_SEED)
+    for (losses, seed), run in trials.items():
+        scores = scores_of(run.folder, count=arguments.items, seed=EVALUATION_SEED)
         found[losses].append({"seed": seed, **scores})
 
     print(f"| {len(arguments.seeds)} seeds, +- standard deviation | {' | '.join(SCORES.values())} | in the paper |")

@@ -191,6 +191,28 @@ def test_the_ablation_takes_no_run_for_one_with_other_fields(tmp_path, monkeypat
         runpy.run_path(str(BENCHMARKS / "quality" / "ablation.py"), run_name="__main__")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "change", "figure"),
+    [("tokenizer", "12 bits", "large_read_back"), ("binding", "the question first", "color_three")],
+)
+def test_changes_are_trained_and_scored(study, change, figure, tmp_path, monkeypatch, capsys):
+    short = ["training.max_steps=2", "training.warmup_steps=0", "training.per_device_train_batch_size=4"]
+    command = ["changes.py", study, "as it is", change, "--items", "12", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "changes.json"), "--all", *short])
+    runpy.run_path(str(BENCHMARKS / "quality" / "changes.py"), run_name="__main__")
+    result = json.loads((tmp_path / "changes.json").read_text())
+    assert list(result["scores"]) == list(result["changes"]) == ["as it is", change]
+    assert all(0 <= rows[0][figure] <= 1 for rows in result["scores"].values())
+    assert f"| {change} |" in capsys.readouterr().out
+
+
+def test_a_change_that_there_is_not_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["changes.py", "binding", "more of it"])
+    with pytest.raises(SystemExit, match="no change more of it; take as it is, eight questions"):
+        runpy.run_path(str(BENCHMARKS / "quality" / "changes.py"), run_name="__main__")
+
+
 def test_stories_and_previews_are_measured(arm_folder, tmp_path, monkeypatch, capsys):
     output = tmp_path / "interleaved.json"
     command = ["interleaved.py", "--checkpoint", arm_folder, "--items", "2", "--output", str(output)]
