@@ -63,7 +63,7 @@ def stages_of(until: str = MODEL_STAGES[-1], rl: Sequence[str] = ()) -> tuple[St
     trained = MODEL_STAGES[: MODEL_STAGES.index(until) + 1]
     stages = [
         Stage("backbones", "backbones", "backbones/siglip", "backbones/run/siglip", None, "siglip"),
-        Stage("tokenizer", "tokenizer", "tokenizer/vq_model", "tokenizer", None),
+        *(Stage("tokenizer", each, f"{each}/vq_model", each, None) for each in ("tokenizer", "tokenizer_context")),
         Stage("detokenizer", "detokenizer", "detokenizer/detokenizer", "detokenizer", "detokenizer"),
         Stage("backbones", "backbones", "backbones/qwen2", "backbones/run/qwen2", None, "qwen2"),
         *(Stage(each, each, f"{each}/model", each, None, launcher=TWO_PROCESSES) for each in trained),

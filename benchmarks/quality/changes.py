@@ -68,14 +68,14 @@ STUDIES = {
         (
             f"backbones.vision={ARM_TINY}/backbones/siglip",
             f"backbones.captioner={ARM_TINY}/backbones/qwen2",
-            "training.max_steps=1000",
+            "training.max_steps=600",
             "training.warmup_steps=100",
             "evaluation=null",
         ),
         {
             AS_IT_IS: (),
             "no penalty on context": ("model.context_loss_weight=0",),
-            "a tenth of the penalty": ("model.context_loss_weight=0.1",),
+            "a fourth of the penalty": ("model.context_loss_weight=1",),
             "12 bits": (f"model.fsq_levels={[2] * 12}",),
             "no feature loss": ("model.feature_loss_weight=0",),
             "no caption and sigmoid loss": ("model.caption_loss_weight=0", "model.sigmoid_loss_weight=0"),

@@ -84,7 +84,7 @@ class ArmVQConfig(CheckedPartsMixin, PreTrainedConfig):
             a loss of weight 0 needs is not built.
         decorrelation_loss_weight: penalty on the covariance of the channels before the quantizer (ours: small
             worlds need it, or the bits copy each other; 0 is the paper's loss).
-        context_loss_weight: penalty on what a patch's channels change by where other patches surround it (ours: in
+        context_loss_weight: penalty on what a patch's code changes by where other patches surround it (ours: in
             small worlds an empty patch otherwise has a code for every surrounding; 0 is the paper's loss).
         pixel_regression_share: share of the samples whose pixel loss is taken at t = 0, where the input is pure noise
             and rectified flow is regression on `z_q` (ours: small budgets learn detail sooner; 0 is the paper's).

@@ -1,7 +1,7 @@
 """Trains ARM's tokenizer: `ArmVQModel` with the four losses of paper section 3.1 and the parts only they need.
 
 L = caption + pixel + sigmoid + feature, each with its weight from the configuration, plus (ours) penalties on
-correlated channels and on channels that follow other patches. A loss of weight 0 costs nothing: what only it needs is
+correlated channels and on codes that follow other patches. A loss of weight 0 costs nothing: what only it needs is
 neither read, built nor computed.
 
 Knows nothing about optimizers and checkpoints. What is frozen comes from the backbones and has no gradients.
@@ -334,14 +334,17 @@ class ArmVQForPreTraining(ArmVQPreTrainedModel):
         ).loss
 
     def context_loss(self, pixel_values: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-        """Mean squared change of the channels [B, h, w, C] of a random half of each picture's patches, where those of
-        the next picture of the batch stand in place of the other half. One picture alone has none.
+        """Mean squared change of the quantized values of a random half of each picture's patches, where those of the
+        next picture of the batch stand in place of the other half. One picture alone has none.
+
+        Of the values, not of the channels [B, h, w, C] before them: only what changes a code counts.
         """
         kept = torch.rand(channels.shape[:3], device=channels.device) < 0.5
         kept_pixels = kept.repeat_interleave(self.config.patch_size, 1).repeat_interleave(self.config.patch_size, 2)
         mixed = torch.where(kept_pixels[:, None], pixel_values, pixel_values.roll(-1, 0))
-        changed = self.vq_model(mixed, output_z_q=False, return_dict=True).channels.float()
-        changes = (changed - channels.float()).square().mean(-1)
+        changed = self.vq_model(mixed, output_z_q=False, return_dict=True).channels
+        one, other = (self.vq_model.quantizer(each)[0].float() for each in (channels, changed))
+        changes = (one - other).square().mean(-1)
         return (changes * kept).sum() / kept.sum().clamp(min=1)
 
     def _caption_part(self, z_q, caption_ids) -> tuple[torch.Tensor, float]:

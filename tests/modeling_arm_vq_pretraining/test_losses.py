@@ -94,22 +94,22 @@ def test_independent_channels_cost_nothing_and_copies_do():
     assert decorrelation_loss(copies).item() == pytest.approx((4 / 3) ** 2)
 
 
-def test_the_context_loss_is_what_channels_of_half_of_the_patches_change_by_among_those_of_the_next_picture(
+def test_the_context_loss_is_what_values_of_half_of_the_patches_change_by_among_those_of_the_next_picture(
     tiny_backbones, batch, monkeypatch
 ):
     model, pixels = new_model(tiny_backbones).eval(), batch["pixel_values"]
-    drawn = torch.rand(4, 3, 4)
+    drawn, values_of = torch.rand(4, 3, 4), lambda pixels: model.vq_model.quantizer(model.vq_model(pixels).channels)[0]
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: drawn.reshape(*shape))
     with torch.no_grad():
-        before = model.vq_model(pixels).channels
-        found = model.context_loss(pixels, before)
+        before = values_of(pixels)
+        found = model.context_loss(pixels, model.vq_model(pixels).channels)
         changes = []
         for i in range(4):
             mixed = pixels[(i + 1) % 4].clone()
             for row, column in (drawn[i] < 0.5).nonzero().tolist():
                 place = (slice(None), slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16))
                 mixed[place] = pixels[i][place]
-            after = model.vq_model(mixed[None]).channels[0]
+            after = values_of(mixed[None])[0]
             changes += (after - before[i])[drawn[i] < 0.5].square().flatten().tolist()
     assert found.item() == pytest.approx(np.mean(changes), rel=1e-4) and found > 0
 

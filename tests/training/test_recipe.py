@@ -14,6 +14,7 @@ from transformers_arm.training.stages import STAGES, find_stage, read_stage
 
 STAGE_OF = {
     "continual": "pretrain",
+    "tokenizer_context": "tokenizer",
     "tokenizer_detail": "tokenizer",
     "ablation": "tokenizer",
     "photographs": "tokenizer",

@@ -32,15 +32,26 @@ def train_all(runs):
             *(*FEW, f"backbones.vision={runs}/backbones/siglip", "evaluation.pictures=4", "evaluation.every=1"),
             *within("model", "pixel_num_layers=1", "pixel_hidden_size=32", "pixel_num_heads=2"),
         ],
-        "detokenizer": [*FEW, f"pretraining={runs}/tokenizer/pretraining", "evaluation.pictures=4"],
+        "tokenizer_context": [
+            *(*FEW, f"backbones.vision={runs}/backbones/siglip", f"start_from={runs}/tokenizer/pretraining"),
+            "evaluation.pictures=4",
+        ],
+        "detokenizer": [*FEW, f"pretraining={runs}/tokenizer_context/pretraining", "evaluation.pictures=4"],
         "pretrain": [
-            *(*FEW, *on_the_way, f"detokenizer={rendered}", "training.lr_scheduler_kwargs.num_decay_steps=1"),
-            *within("backbones", f"text={runs}/backbones/qwen2", f"vq={runs}/tokenizer/vq_model"),
+            *(*FEW, *on_the_way, f"detokenizer={rendered}"),
+            *within("backbones", f"text={runs}/backbones/qwen2", f"vq={runs}/tokenizer_context/vq_model"),
         ],
         "sft": [*FEW, *on_the_way, f"detokenizer={rendered}", f"start_from={runs}/pretrain/model"],
     }
     for stage, settings in stages.items():
-        command = ["train", stage, "--config", f"arm_emoji/{stage}", f"output_dir={runs}/{stage}", *settings]
+        command = [
+            "train",
+            stage.partition("_")[0],
+            "--config",
+            f"arm_emoji/{stage}",
+            f"output_dir={runs}/{stage}",
+            *settings,
+        ]
         assert cli.main(command) == 0, stage
 
 
@@ -52,7 +63,7 @@ def runs(emoji_folder, tmp_path_factory):
 
 
 def test_a_tokenizer_gives_emoji_back(runs):
-    tokenizer = Tokenizer.from_parts(runs / "tokenizer" / "vq_model", runs / "detokenizer" / "detokenizer")
+    tokenizer = Tokenizer.from_parts(runs / "tokenizer_context" / "vq_model", runs / "detokenizer" / "detokenizer")
     codes, (picture,) = tokenizer.reconstruct([np.zeros((64, 64, 3), np.uint8)])
     assert codes.shape == (1, 8, 8) and codes.max() < 1024 and picture.size == (64, 64)
 
