@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from scripted_answers import steered
 from transformers import GenerationConfig, LogitsProcessor, TextIteratorStreamer, pipeline
 
 from transformers_arm import ArmInterleavedPipeline, ArmTextToImagePipeline
@@ -23,24 +24,6 @@ def story(tell):
 
 def seeded():
     return torch.Generator().manual_seed(0)
-
-
-class Writes(LogitsProcessor):
-    """Has a model write a text, token by token; image tokens are its own."""
-
-    def __init__(self, pipe, text):
-        self.script, self.offset = pipe.processor.tokenizer(text)["input_ids"], pipe.model.config.visual_token_offset
-        self.before = None
-
-    def __call__(self, input_ids, scores):
-        written = int((input_ids[0] < self.offset).sum())
-        self.before = written if self.before is None else self.before
-        scores[:, self.script[written - self.before]] += 1000.0
-        return scores
-
-
-def steered(pipe, text):
-    return {"generate_kwargs": {"logits_processor": [Writes(pipe, text)]}}
 
 
 def kinds(parts):

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import transformers.pipelines.any_to_any as any_to_any
+from any_to_any_pipelines import any_to_any_pipeline, chat, draw
 from diffusers import FlowMatchEulerDiscreteScheduler
-from transformers import pipeline
 
 from transformers_arm import (
     ArmImageEditingPipeline,
@@ -20,25 +19,11 @@ FOLDER = "checkpoints/arm-tiny"
 
 @pytest.fixture(scope="module")
 def pipe():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(any_to_any, "requires_backends", lambda *_: None)  # asks for torchvision; ARM needs none
-        made = pipeline("any-to-any", model=FOLDER)
-    assert type(made).__module__ == "transformers.pipelines.any_to_any"
-    return made
-
-
-def chat(text, *pictures):
-    content = [{"type": "text", "text": text}, *({"type": "image", "image": each} for each in pictures)]
-    return [{"role": "user", "content": content}]
+    return any_to_any_pipeline(FOLDER)
 
 
 def colors(picture):
     return sorted(each.color for each in read_scene(picture).objects)
-
-
-def draw(pipe, chats, seed=0, **options):
-    options = {"generator": torch.Generator().manual_seed(seed), **options}
-    return pipe(text=chats, generation_mode="image", generate_kwargs=options)
 
 
 def test_a_chat_gives_the_picture_that_it_asks_for(pipe):

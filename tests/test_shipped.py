@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from any_to_any_pipelines import any_to_any_pipeline, chat, draw
 from PIL import Image
 from push_folders import copied
+from scripted_answers import steered
 from shipped import SHIPPED_ARMS, name_of
 from transformers import pipeline
 
@@ -57,11 +59,35 @@ def test_pipelines_draw_edit_and_answer_and_diffusers_draws_the_same(folder):
     picture = pipeline("text-to-image", model=str(folder))(PROMPT, **seeded())
     edited = pipeline("image-editing", model=str(folder))(picture, INSTRUCTION, **seeded())
     assert picture.size == edited.size == size_of(folder)
-    assert ArmPipeline.from_pretrained(folder)(PROMPT, **seeded()).images[0].tobytes() == picture.tobytes()
+    pipe = ArmPipeline.from_pretrained(folder)
+    assert pipe(PROMPT, **seeded()).images[0].tobytes() == picture.tobytes()
+    assert pipe(INSTRUCTION, image=picture, **seeded()).images[0].tobytes() == edited.tobytes()
     asked = [{"type": "image", "image": edited}, {"type": "text", "text": QUESTION}]
     ask = pipeline("image-text-to-text", model=str(folder))
     (said,) = ask(text=[{"role": "user", "content": asked}], return_full_text=False)
     assert said["generated_text"].strip()
+
+
+def test_any_to_any_draws_edits_and_answers(folder):
+    pipe = any_to_any_pipeline(folder)
+    picture = draw(pipe, chat(PROMPT))[0]["generated_image"]
+    edited = draw(pipe, chat(INSTRUCTION, picture))[0]["generated_image"]
+    assert picture.size == edited.size == size_of(folder)
+    (said,) = pipe(text=chat(QUESTION, edited), return_full_text=False)
+    assert said["generated_text"].strip()
+
+
+def test_answers_have_texts_and_pictures_in_order_and_are_part_of_the_next_chat(folder):
+    tell, (width, height) = pipeline("interleaved", model=str(folder)), size_of(folder)
+    patch = tell.model.config.vq_config.patch_size
+    opened = "<|vision_start|><|h:{}|><|w:{}|><|vision_end|>".format
+    text = f"a{opened(height // patch, width // patch)}b{opened(2, 1)}<|im_end|>"
+    answer = tell(PROMPT, **steered(tell, text), **seeded())
+    assert [part.get("text") for part in answer] == ["a", None, "b", None]
+    assert [part["image"].size for part in answer[1::2]] == [(width, height), (patch, 2 * patch)]
+    asked = [*chat(PROMPT), {"role": "assistant", "content": answer}, *chat(QUESTION)]
+    for part in (*tell(asked, max_new_tokens=100, **seeded()), *tell(PROMPT, max_new_tokens=100, **seeded())):
+        assert isinstance(part["image"], Image.Image) if part["type"] == "image" else "<|" not in part["text"]
 
 
 @pytest.mark.slow

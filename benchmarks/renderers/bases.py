@@ -1,6 +1,7 @@
-"""Trains a small VAE of a family on the drawn world, and writes it as published pipelines lie: a base for renderers.
+"""Trains a small VAE of a family on a world, and writes it as published pipelines lie: a base for renderers.
 
     python benchmarks/renderers/bases.py flux2 runs/renderers/bases/flux2
+    python benchmarks/renderers/bases.py flux runs/renderers/bases/flux_emoji --world emoji --halvings 2
 
 The classes are diffusers' own, and the folder is one that `from_base` takes as it takes the published one: an
 untrained transformer, the VAE, whose latents are scaled as the family does, and the scheduler. Prints how well the VAE
@@ -32,25 +33,21 @@ from torch.utils.data import DataLoader
 from tqdm.auto import trange
 
 from transformers_arm.data.collators import ImageTextCollator, to_pixel_values
+from transformers_arm.data.world import find_world
 from transformers_arm.detokenizer_arm_latent import of_whole_places, resized
 from transformers_arm.image_processing_arm import ArmImageProcessor
-from transformers_arm.worlds.shapes.metrics.arm_reconstruction.arm_reconstruction import reconstruction_scores
-from transformers_arm.worlds.shapes.pictures import Canvas, ShapesDataset
+from transformers_arm.metrics.arm_fidelity.arm_fidelity import psnr
 
-CONDITION_SIZE = 128  # of arm-tiny's `z_q`, and of the slot that it takes in each transformer
-CANVASES = (Canvas(weight=0.7), Canvas(max_jitter=2, weight=0.3))
+WORLDS = {  # what their `pictures` take, for those to learn from and for those to be scored by
+    "shapes": ({"canvases": [{"weight": 0.7}, {"max_jitter": 2, "weight": 0.3}]}, {"split": "test"}),
+    "emoji": ({}, {"of": ["unseen"]}),
+}
+SLOT_SIZE = 128  # of what stands in place of a text, in each transformer
 KL_WEIGHT = 1e-4  # beside a squared error that ends near 0.002
 LOG_VARIANCE = -6.0  # of latents at first: with noise of 1, as it would be, tiny VAEs learn no objects
 
-KL = {
-    "block_out_channels": (16, 32, 64, 64),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "latent_channels": 8,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "sample_size": 48,
-}
+KL = {"layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 8, "sample_size": 48}
+KL_CHANNELS = (16, 32, 64, 64)  # whole, after one halving, two and three
 DC_BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 DC_SCALES = ((), (), (), (5,), (5,), (5,))
 DC_CHANNELS = (8, 16, 32, 64, 128, 128)
@@ -69,30 +66,37 @@ DC = {
     "downsample_block_type": "Conv",
 }
 HEADS = {"num_attention_heads": 6, "attention_head_dim": 32}
-FLUX = {**HEADS, "in_channels": 4 * KL["latent_channels"], "joint_attention_dim": CONDITION_SIZE}
+FLUX = {**HEADS, "in_channels": 4 * KL["latent_channels"], "joint_attention_dim": SLOT_SIZE}
 
 
-def flux2() -> DiffusionPipeline:
+def kl(halvings: int) -> dict:
+    """Settings of a KL's VAE. Published ones halve three times."""
+    levels = halvings + 1
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    return {**KL, **blocks, "block_out_channels": KL_CHANNELS[:levels]}
+
+
+def flux2(halvings: int = 3) -> DiffusionPipeline:
     sizes = {"num_layers": 1, "num_single_layers": 3, "axes_dims_rope": (8, 8, 8, 8), "guidance_embeds": False}
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=AutoencoderKLFlux2(**KL),
+        vae=AutoencoderKLFlux2(**kl(halvings)),
         text_encoder=None,
         tokenizer=None,
         transformer=Flux2Transformer2DModel(**FLUX, **sizes),
     )
 
 
-def flux() -> DiffusionPipeline:
+def flux(halvings: int = 3) -> DiffusionPipeline:
     sizes = {"num_layers": 2, "num_single_layers": 2, "axes_dims_rope": (8, 12, 12), "guidance_embeds": True}
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=AutoencoderKL(**KL, use_quant_conv=False, use_post_quant_conv=False),
+        vae=AutoencoderKL(**kl(halvings), use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
         tokenizer_2=None,
-        transformer=FluxTransformer2DModel(**FLUX, **sizes, pooled_projection_dim=CONDITION_SIZE),
+        transformer=FluxTransformer2DModel(**FLUX, **sizes, pooled_projection_dim=SLOT_SIZE),
     )
 
 
@@ -109,7 +113,7 @@ def sana() -> DiffusionPipeline:
             num_cross_attention_heads=6,
             cross_attention_head_dim=32,
             cross_attention_dim=192,
-            caption_channels=CONDITION_SIZE,
+            caption_channels=SLOT_SIZE,
             sample_size=2,
             qk_norm="rms_norm_across_heads",
         ),
@@ -124,7 +128,8 @@ FAMILIES = {each.__name__: each for each in (flux2, flux, sana)}
 
 def shown_to(vae: ModelMixin, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures [B, 3, H, W] at the size that the VAE takes: places of KL are two of its latents wide."""
-    return of_whole_places(pictures, 32 if isinstance(vae, AutoencoderDC) else 16)
+    side = 32 if isinstance(vae, AutoencoderDC) else 2 ** len(vae.config.block_out_channels)
+    return of_whole_places(pictures, side)
 
 
 def latents_of(vae: ModelMixin, pictures: torch.Tensor) -> torch.Tensor:
@@ -153,18 +158,18 @@ def narrow(vae: ModelMixin) -> None:
         last.bias.chunk(2)[1].fill_(LOG_VARIANCE)
 
 
-def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
-    data = ShapesDataset(count * size, batch_size=size, seed=seed, canvases=CANVASES)
+def batches(world: str, count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
+    data = find_world(world).pictures(count * size, batch_size=size, seed=seed, **WORLDS[world][0])
     for batch in DataLoader(data, size, collate_fn=ImageTextCollator()):
         yield batch["pixel_values"]
 
 
-def train(vae: ModelMixin, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
+def train(vae: ModelMixin, world: str, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     vae.train()
     with trange(steps, desc=type(vae).__name__, mininterval=10) as bar:
-        for step, pictures in zip(bar, batches(steps, batch_size, seed), strict=True):
+        for step, pictures in zip(bar, batches(world, steps, batch_size, seed), strict=True):
             loss = loss_of(vae, pictures)
             optimizer.zero_grad()
             loss.backward()
@@ -177,9 +182,9 @@ def train(vae: ModelMixin, steps: int, batch_size: int, learning_rate: float, se
 
 
 @torch.no_grad()
-def scale_latents(vae: ModelMixin, count: int, seed: int) -> None:
+def scale_latents(vae: ModelMixin, world: str, count: int, seed: int) -> None:
     """Measures on pictures what a family scales its latents to unit variance by; writes it where the family looks."""
-    latents = torch.cat([latents_of(vae, each) for each in batches(-(-count // 64), 64, seed)])
+    latents = torch.cat([latents_of(vae, each) for each in batches(world, -(-count // 64), 64, seed)])
     if isinstance(vae, AutoencoderKLFlux2):
         places = pixel_unshuffle(latents, 2)
         vae.bn.running_mean.copy_(places.mean((0, 2, 3)))
@@ -191,20 +196,23 @@ def scale_latents(vae: ModelMixin, count: int, seed: int) -> None:
 
 
 @torch.no_grad()
-def scores(vae: ModelMixin, count: int, seed: int) -> dict[str, float]:
-    """PSNR and read-back of what the VAE gives back of held-out scenes."""
-    data = ShapesDataset(count, batch_size=count, seed=seed, split="test")
+def scores(vae: ModelMixin, world: str, count: int, seed: int) -> dict[str, float]:
+    """PSNR of what the VAE gives back of held-out pictures, and what the world can read of it."""
+    known, (_, held_out) = find_world(world), WORLDS[world]
+    data = known.pictures(count, batch_size=count, seed=seed, **held_out)
     pictures = to_pixel_values([data[index]["image"] for index in range(count)])
     returned = [vae.decode(latents_of(vae, each)).sample for each in pictures.split(64)]
     returned = resized(torch.cat(returned), *pictures.shape[-2:])
-    processor = ArmImageProcessor()
-    return reconstruction_scores(*(processor.postprocess(each) for each in (returned, pictures)))
+    both = [ArmImageProcessor().postprocess(each) for each in (returned, pictures)]
+    return {"psnr": sum(map(psnr, *both)) / count, **known.reconstruction_scores(*both)}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path, help="where the pipeline is written")
+    parser.add_argument("--world", choices=WORLDS, default="shapes", help="(default: %(default)s)")
+    parser.add_argument("--halvings", type=int, choices=(1, 2, 3), help="of a side in FLUX's VAEs (default: 3)")
     parser.add_argument("--start-from", type=Path, help="folder written before, whose VAE learns on")
     parser.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="(default: %(default)s)")
@@ -213,13 +221,18 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    torch.manual_seed(arguments.seed)
-    pipeline = FAMILIES[arguments.family]()
+    if arguments.halvings and arguments.family == "sana":
+        parser.error("--halvings is of FLUX's VAEs; Sana's halves five times.")
+    sizes = {"halvings": arguments.halvings} if arguments.halvings else {}
+    world, items, seed = arguments.world, arguments.items, arguments.seed
+
+    torch.manual_seed(seed)
+    pipeline = FAMILIES[arguments.family](**sizes)
     if arguments.start_from is None:
         narrow(pipeline.vae)
     else:
         pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(arguments.start_from, subfolder="vae"))
-    train(pipeline.vae, arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed)
-    scale_latents(pipeline.vae, arguments.items, arguments.seed + 1)
+    train(pipeline.vae, world, arguments.steps, arguments.batch_size, arguments.learning_rate, seed)
+    scale_latents(pipeline.vae, world, items, seed + 1)
     pipeline.save_pretrained(arguments.folder)
-    print({name: round(score, 4) for name, score in scores(pipeline.vae, arguments.items, arguments.seed).items()})
+    print({name: round(score, 4) for name, score in scores(pipeline.vae, world, items, seed).items()})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marked_tiles import ticked_in_rows
 from PIL import Image
 
 from transformers_arm.data.collators import to_pixel_values
@@ -64,8 +65,15 @@ def test_renderers_are_compared_and_shown(tmp_path, monkeypatch, capsys):
     assert good["weakest_read_back"] == min(good["groups"].values()) <= good["read_back"]
     assert agreement["pixels, untrained"]["read_alike"] < 0.2
     assert "| pixels, again | 1.000 | 100.0 |" in printed and "| untrained | its VAE alone |" in printed
-    with Image.open(picture) as sheet:  # scenes, pixels, again, VAE, untrained
-        assert sheet.width == 6 * 96 and sheet.height > 5 * 96
+    with Image.open(picture) as page:  # scenes, pixels, again, VAE, untrained
+        scenes, good, again, _, bad = ticked_in_rows(page, 96, rows=5)
+    assert scenes == 6 and good == again > 4 > 1 >= bad
+
+
+def test_sana_has_no_halvings_to_choose(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("bases.py", monkeypatch, "sana", tmp_path, "--halvings", 2)
+    assert "--halvings is of FLUX's VAEs" in capsys.readouterr().err
 
 
 def test_what_is_no_renderer_is_refused(tmp_path, monkeypatch, capsys):

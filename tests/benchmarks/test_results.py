@@ -148,17 +148,33 @@ def test_the_page_of_renderers_has_what_they_made_of_the_same_tokens(file):
     assert found["command"].partition(" --output")[0] in " ".join(RENDERERS.replace("\\\n", " ").split())
 
 
-def emoji_cells(scores: dict) -> list[str]:
-    cells, codes, low = scores["cells"], scores["codes"], scores["weakest"]
+def kept_cells(scores: dict) -> list[str]:
+    cells, low = scores["cells"], scores["weakest"]
     splits = ("train", "unseen", "gender", "tone", "style")
     shown = [f"{cells[split]['psnr']['mean']:.1f}, {cells[split]['right']['mean']:.3f}" for split in splits]
-    shown += [
-        f"{cells[low]['right']['mean']:.2f} ({low})",
-        f"{codes['codes_used']:,}",
-        f"{codes['codes_used_once']:,}",
-    ]
+    return [*shown, f"{cells[low]['right']['mean']:.2f} ({low})"]
+
+
+def emoji_cells(scores: dict) -> list[str]:
+    codes = scores["codes"]
+    used = [f"{codes['codes_used']:,}", f"{codes['codes_used_once']:,}", f"{codes['code_perplexity']:,.0f}"]
     shared = [f"{codes[f'{kind}_codes_shared']['mean']:.2f}" for kind in ("tone", "gender")]
-    return [*shown, f"{codes['code_perplexity']:,.0f}", *shared]
+    return [*kept_cells(scores), *used, *shared]
+
+
+def test_the_page_of_renderers_has_what_they_made_of_emoji():
+    found = result("renderers_emoji")
+    published = table("Measured on emoji", RENDERERS)
+    for name, rows in found["scores"].items():
+        for how, row in rows.items():
+            steps = how.removesuffix(", 1")
+            how = f"{steps} step{'s' if steps != '1' else ''}" if steps.isdecimal() else how
+            assert published[f"{name}, {how}"] == kept_cells(row), (name, how)
+    ((pair, alike),) = found["agreement"].items()
+    assert pair == "pixels, FLUX.1"
+    text = " ".join(RENDERERS.replace("\\\n", " ").split())
+    assert f"show in {alike['found_alike']:.3f} of the pictures the same emoji, at {alike['psnr']:.1f} dB" in text
+    assert found["command"].partition(" --output")[0] in text
 
 
 def test_the_page_of_emoji_has_what_tokenizers_give_back():

@@ -117,6 +117,11 @@ class LatentTraining(nn.Module):
                 f"The renderer takes z_q of {renderer.condition_size} channels, but the tokenizer's have "
                 f"{vq_model.config.hidden_size}. Take the tokenizer that it was trained with, or begin from its base."
             )
+        if renderer.pixels_per_token != vq_model.config.patch_size:
+            raise ValueError(
+                f"The renderer makes {renderer.pixels_per_token} px a side of a token, but the tokenizer's are of "
+                f"{vq_model.config.patch_size}. Take the tokenizer that it was trained with, or set pixels_per_token."
+            )
         self.transformer = renderer.transformer.requires_grad_(True)
         self.connector = renderer.connector.requires_grad_(True)
         renderer.vae.requires_grad_(False).eval()
@@ -143,7 +148,7 @@ class LatentTraining(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
-        """Pictures [B, 3, H, W] in -1..1 -> latents [B, channels, h, w] and codes [B, H / 16, W / 16]."""
+        """Pictures [B, 3, H, W] in -1..1 -> latents [B, channels, h, w] and codes [B, h, w]."""
         codes = self.vq_model.encode(pixel_values, output_z_q=False).codes
         whole = of_whole_places(pixel_values, self.renderer.pixels_per_place)
         with torch.autocast(self.device.type, enabled=False):
@@ -275,7 +280,7 @@ def new_renderer(recipe: RendererRecipe, vq_model: ArmVQModel) -> ArmLatentDetok
             vq_model.config.hidden_size,
             dtype=of_transformer,
             connector=recipe.connector.plain() if recipe.connector else None,
-            defaults=defaults,
+            defaults={"pixels_per_token": vq_model.config.patch_size, **defaults},
         )
     for part, dtype in ((renderer.connector, learning), (renderer.vae, frozen)):
         nn.Module.to(part, dtype)  # diffusers' own `to` warns of every cast

@@ -159,6 +159,9 @@ def test_parts_that_do_not_belong_together_are_refused(recipe, folders, tmp_path
     new_renderer("flux2").save_pretrained(tmp_path / "narrow")
     with pytest.raises(ValueError, match="The renderer takes z_q of 12 channels, but the tokenizer's have 32"):
         train(recipe(tmp_path / "run", start_from=str(tmp_path / "narrow")))
+    of_eight = {"pipeline_defaults": {"pixels_per_token": 8}}
+    with pytest.raises(ValueError, match="makes 8 px a side of a token, but the tokenizer's are of 16"):
+        train(recipe(tmp_path / "run", **of_eight))
     pixels = ArmPixelDetokenizer(ArmPixelTransformer(16, 32, 1, 16, 2), FlowMatchEulerDiscreteScheduler())
     pixels.save_pretrained(tmp_path / "pixels")
     with pytest.raises(ValueError, match="holds an ArmPixelDetokenizer, which has no latents"):

@@ -1,4 +1,4 @@
-"""Scores of an ARM of emoji, and of what reinforcement learning did, as their commands print and write them."""
+"""Scores of an ARM of emoji, of what reinforcement learning did and of renderers, as their commands tell them."""
 
 import json
 import runpy
@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from marked_tiles import ticked_in_rows
+from PIL import Image
 
+from transformers_arm.renderers_arm import detokenizer_class_of_base
 from transformers_arm.worlds.emoji import judge as judging
 from transformers_arm.worlds.emoji.figure_names import FIGURE_NAMES
 
-QUALITY = Path(__file__).parents[3] / "benchmarks" / "quality"
+ROOT = Path(__file__).parents[3]
+SHIPPED = ROOT / "checkpoints" / "arm-emoji"
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +25,10 @@ def quickly_judged(emoji_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def run(script, *arguments):
+def run(script, *arguments, folder="quality"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        runpy.run_path(str(QUALITY / script), run_name="__main__")
+        runpy.run_path(str(ROOT / "benchmarks" / folder / script), run_name="__main__")
 
 
 @pytest.mark.slow
@@ -66,3 +70,27 @@ def test_stages_of_a_training_are_scored_alike(arm_folder, tmp_path, capsys):
     assert result["scores"]["pretrain"] == result["scores"]["sft"]  # one model under two names
     assert {"generation_train_right", "editing_composed_target"} <= set(result["scores"]["sft"])
     assert result["minutes"] == {"pretrain": 0, "sft": 0} and "| pretrain | sft |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_renderers_are_compared_by_split_each_in_its_own_steps(tmp_path, capsys):
+    few = ["--steps", 1, "--batch-size", 2, "--items", 64]
+    run("bases.py", "flux", tmp_path / "base", "--world", "emoji", "--halvings", 2, *few, folder="renderers")
+    assert "'tone': " in capsys.readouterr().out
+    made = detokenizer_class_of_base(tmp_path / "base")
+    settings = {"pixels_per_token": 8, "default_steps": 2, "default_guidance_scale": 1.0}
+    renderer = made.from_base(tmp_path / "base", condition_size=160, defaults=settings)
+    assert renderer.pixels_per_place == 8
+    renderer.save_pretrained(tmp_path / "untrained")
+    names = [f"pixels={SHIPPED / 'detokenizer'}", f"untrained={tmp_path / 'untrained'}", "--checkpoint", SHIPPED]
+    options = ["--items", 4, "--steps", "--guidance", "--output", "scores.json", "--picture", "shown.png"]
+    run("compare.py", *names, "--world", "emoji", *options, folder="renderers")
+    result = json.loads(Path("scores.json").read_text())
+    assert result["compared"] == {"pixels": "1, 1", "untrained": "2, 1"}
+    assert list(result["scores"]["untrained"]) == ["its VAE alone", "2, 1"]
+    good, bad = result["scores"]["pixels"]["1, 1"], result["scores"]["untrained"]["2, 1"]
+    assert good["right"] > bad["right"] and good["cells"]["unseen people"]["psnr"]["mean"] > 10
+    assert good["weakest_right"] == good["cells"][good["weakest"]]["right"]["mean"]
+    with Image.open("shown.png") as page:  # originals, pixels, VAE, untrained
+        originals, good, _, bad = ticked_in_rows(page, 96, rows=4)
+    assert originals == 10 > good > bad

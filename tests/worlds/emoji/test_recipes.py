@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny_renderers import write_base
 
 from transformers_arm import cli
 from transformers_arm.evaluation.arm import Arm
@@ -37,22 +38,22 @@ def train_all(runs):
             "evaluation.pictures=4",
         ],
         "detokenizer": [*FEW, f"pretraining={runs}/tokenizer_context/pretraining", "evaluation.pictures=4"],
+        "detokenizer_flux": [
+            *(*FEW, f"vq_model={runs}/tokenizer_context/vq_model", f"base={runs}/base", "evaluation.pictures=4"),
+            *("connector.latent_size=16", f"cache.folder={runs}/latents", "cache.pictures=8"),
+        ],
         "pretrain": [
             *(*FEW, *on_the_way, f"detokenizer={rendered}"),
             *within("backbones", f"text={runs}/backbones/qwen2", f"vq={runs}/tokenizer_context/vq_model"),
         ],
         "sft": [*FEW, *on_the_way, f"detokenizer={rendered}", f"start_from={runs}/pretrain/model"],
     }
-    for stage, settings in stages.items():
-        command = [
-            "train",
-            stage.partition("_")[0],
-            "--config",
-            f"arm_emoji/{stage}",
-            f"output_dir={runs}/{stage}",
-            *settings,
-        ]
-        assert cli.main(command) == 0, stage
+    (runs / "base").mkdir()
+    write_base("flux", runs / "base")
+    for recipe, settings in stages.items():
+        stage = "renderer" if recipe == "detokenizer_flux" else recipe.partition("_")[0]
+        command = ["train", stage, "--config", f"arm_emoji/{recipe}", f"output_dir={runs}/{recipe}", *settings]
+        assert cli.main(command) == 0, recipe
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,9 @@ def runs(emoji_folder, tmp_path_factory):
     return folder
 
 
-def test_a_tokenizer_gives_emoji_back(runs):
-    tokenizer = Tokenizer.from_parts(runs / "tokenizer_context" / "vq_model", runs / "detokenizer" / "detokenizer")
+@pytest.mark.parametrize("renderer", ["detokenizer", "detokenizer_flux"])
+def test_a_tokenizer_gives_emoji_back(runs, renderer):
+    tokenizer = Tokenizer.from_parts(runs / "tokenizer_context" / "vq_model", runs / renderer / "detokenizer")
     codes, (picture,) = tokenizer.reconstruct([np.zeros((64, 64, 3), np.uint8)])
     assert codes.shape == (1, 8, 8) and codes.max() < 1024 and picture.size == (64, 64)
 
