@@ -189,6 +189,7 @@ def test_the_page_of_emoji_has_what_tokenizers_give_back():
 DRAWN = {
     "trained combinations": "generation_train",
     "the same, parts in another order": "generation_reordered_train",
+    "the same, tags for names": "generation_tagged_train",
     "held-out tones": "generation_tone",
     "held-out genders": "generation_gender",
     "held-out styles": "generation_style",
@@ -196,14 +197,34 @@ DRAWN = {
 }
 
 
-def test_the_page_of_emoji_has_what_arm_emoji_draws():
+EDITED = {
+    "edits of people, trained": "editing_train",
+    "to held-out tones and genders": "editing_composed",
+    "edits of objects, trained": "editing_objects_train",
+}
+ASKED = {
+    "questions, trained": "understanding_train_{}",
+    "on held-out tones and genders": "understanding_composed_{}",
+    "the most frequent answer": "understanding_composed_{}_majority",
+}
+
+
+def test_the_page_of_emoji_has_what_arm_emoji_draws_edits_and_answers():
     scores = json.loads((ROOT / "checkpoints" / "arm-emoji" / "results" / "arm_emoji.json").read_text())["scores"]
     published, figures = table("Training", (ROOT / "docs" / "emoji.md").read_text()), scores["figures"]
+
+    def weakest(name: str) -> str:
+        return f"{figures[f'{name}_weakest']:.3f} ({scores['weakest'][name]})"
+
     for row, name in DRAWN.items():
         parts = (figures.get(f"{name}_{part}") for part in ("concept", "tone", "gender", "style"))
         shown = [f"{figures[name]:.3f}", *("" if part is None else f"{part:.3f}" for part in parts)]
-        weakest = f"{figures[f'{name}_weakest']:.3f} ({scores['weakest'][name]})"
-        assert published[row] == [*shown, weakest], row
+        assert published[row] == [*shown, weakest(name)], row
+    for row, name in EDITED.items():
+        shown = [f"{figures[name + part]:.3f}" for part in ("", "_attribute", "_kept", "_copied")]
+        assert published[row] == [*shown, weakest(name)], row
+    for row, name in ASKED.items():
+        assert published[row] == [f"{figures[name.format(kind)]:.3f}" for kind in ("what", "style", "tone", "gender")]
 
 
 OTHER_WORDS = {
