@@ -64,6 +64,7 @@ def test_codes_are_counted_and_compared_in_pairs(originals):
     assert found["codes_used"] == len(np.unique(codes)) and found["codes_used_once"] == 1
     shares = np.unique(codes, return_counts=True)[1] / codes.size
     assert found["code_perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    assert found["code_noise"] > 0  # of corners that are white in pictures of all tones
     assert found["tone_codes_shared"].mean == pytest.approx(0.75, abs=0.01)
     assert found["tone_codes_shared"].items == len(list(edits(originals.drawn, "tone")))
     assert found["gender_codes_shared_unseen"].mean == 0.75

@@ -82,4 +82,5 @@ FIGURE_NAMES = {
     "tokenizer_codes_used": "codes in use",
     "tokenizer_codes_used_once": "codes in use once",
     "tokenizer_code_perplexity": "code perplexity",
+    "tokenizer_code_noise": "nats of a code that its patch does not tell",
 }

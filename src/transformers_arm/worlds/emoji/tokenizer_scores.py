@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ...data.collators import to_pixel_values
+from ...evaluation.code_noise import code_noise
 from ...evaluation.intervals import Interval, mean_interval, mean_intervals
 from ...evaluation.tokenizer import Tokenizer
 from ...metrics.arm_codebook.arm_codebook import code_counts, usage_scores
@@ -91,15 +92,16 @@ def code_scores(codes: np.ndarray, drawn: Sequence[Drawn], codebook_size: int) -
         codes: [N, h, w], of `drawn`.
 
     Returns:
-        `codes_used`, `codes_used_once`, `code_perplexity`; of pairs that differ in tone or gender alone the share of
-        positions with the same code, `tone_codes_shared`, `gender_codes_shared`, and with `_unseen` behind the name of
-        concepts that are held out.
+        `codes_used`, `codes_used_once`, `code_perplexity`, `code_noise`; of pairs that differ in tone or gender alone
+        the share of positions with the same code, `tone_codes_shared`, `gender_codes_shared`, and with `_unseen`
+        behind the name of concepts that are held out.
     """
     counts = code_counts(codes, codebook_size)
     scores = {
         "codes_used": int((counts > 0).sum()),
         "codes_used_once": int((counts == 1).sum()),
         "code_perplexity": usage_scores(counts)["code_perplexity"],
+        "code_noise": code_noise([each.image for each in drawn], codes),
     }
     place = {id(each): number for number, each in enumerate(drawn)}
     for kind in ALIKE:
