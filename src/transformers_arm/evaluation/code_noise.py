@@ -26,4 +26,4 @@ def code_noise(images: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> flo
     for found in of_patch.values():
         counts = np.array(list(found.values()), float)
         nats -= (counts * np.log(counts / counts.sum())).sum()
-    return nats / sum(counts.total() for counts in of_patch.values())
+    return float(nats) / sum(counts.total() for counts in of_patch.values())
