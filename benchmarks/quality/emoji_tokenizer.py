@@ -64,7 +64,7 @@ if __name__ == "__main__":
     low, mean = weakest(cells)
     print(f"{table(cells)}\n\nright, mean of the cells: {mean:.3g}; weakest: {low}, {cells[low]['right']}\n")
     for name, value in codes.items():
-        print(f"{name}: {f'{value:.1f}' if isinstance(value, float) else value}")
+        print(f"{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
     if options.output:
         scores = {"cells": as_json(cells), "mean": mean, "weakest": low, "codes": as_json(codes)}
         write_result(options.output, seed=options.seed, items=options.count, scores=scores)

@@ -180,7 +180,11 @@ def test_the_page_of_renderers_has_what_they_made_of_emoji():
 def test_the_page_of_emoji_has_what_tokenizers_give_back():
     published = table("Training", (ROOT / "docs" / "emoji.md").read_text())
     names = {f"16 px, {bits} bits": f"emoji_bits_{bits}" for bits in (10, 12, 14)}
-    names |= {"16 px, 12 bits, longer": "emoji_varied", "8 px, 10 bits": "emoji_patch8", "8 px, then context": "emoji_context"}
+    names |= {
+        "16 px, 12 bits, longer": "emoji_varied",
+        "8 px, 10 bits": "emoji_patch8",
+        "8 px, then context": "emoji_context",
+    }
     names |= {"shipped": "emoji_tokenizer", "arm-tiny's": "emoji_arm_tiny"}
     for name, file in names.items():
         assert published[name] == emoji_cells(result(file)["scores"]), name
