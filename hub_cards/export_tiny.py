@@ -29,7 +29,7 @@ from transformers_arm.worlds.shapes.second_reader import both_readers
 
 SCORES, TRAINING = "results/arm_tiny.json", "results/training.json"
 RECIPES = Path(__file__).parents[1] / "src" / "transformers_arm" / "recipes"
-MAX_BYTES = 18_000_000
+MAX_BYTES = 18 * 2**20
 TWO_PROCESSES = "torchrun --nproc_per_node 2"
 
 
@@ -248,7 +248,7 @@ def export_tiny(
 
     Raises:
         FileNotFoundError: a stage is missing.
-        ValueError: the folder would be larger than 18 MB.
+        ValueError: the folder would be larger than 18 MiB.
     """
     stages = training_logs(STAGES, runs, checkpoint)
     with replacing(checkpoint) as aside:

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 from vq_pretraining import SMALL
 
-WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1}
+WEIGHTS = {"caption": 0.3, "pixel": 50.0, "sigmoid": 0.7, "feature": 2.0, "decorrelation": 0.1, "context": 0.2}
 MODEL = SMALL | {f"{name}_loss_weight": weight for name, weight in WEIGHTS.items()}
 COMPLETE = {
     *("model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"),

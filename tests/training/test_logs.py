@@ -187,7 +187,7 @@ def test_a_tokenizer_tells_pixels_at_pure_noise_apart(tiny_backbones, tmp_path):
     shares = [(log["loss_pixel"] - log["loss_pixel_below_noise"]), (log["loss_pixel_at_noise"] - log["loss_pixel"])]
     at_noise = shares[0] / (shares[0] + shares[1])
     assert 0.6 < at_noise < 0.9 and abs(at_noise * 32 - round(at_noise * 32)) < 0.02  # a number of the 32 pictures
-    parts = {name: log[f"loss_{name}"] for name in ("pixel", "feature", "decorrelation")}
+    parts = {name: log[f"loss_{name}"] for name in ("pixel", "feature", "decorrelation", "context")}
     whole = sum(MODEL[f"{name}_loss_weight"] * part for name, part in parts.items())
     assert log["loss"] == pytest.approx(whole, rel=1e-4)
     for name in ("eval_loss_pixel_at_noise", "eval_loss_pixel", "eval_loss"):
