@@ -72,6 +72,7 @@ train-tiny: install ## Train arm-tiny from nothing, stage by stage, and export i
 	$(PYTHON) trainers/backbones.py --config arm_tiny/backbones
 	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer
 	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer_detail
+	$(PYTHON) trainers/tokenizer.py --config arm_tiny/tokenizer_context
 	$(PYTHON) trainers/detokenizer.py --config arm_tiny/detokenizer
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config arm_tiny/pretrain
 	$(VENV)/bin/torchrun --nproc_per_node 2 trainers/pretrain.py --config arm_tiny/continual

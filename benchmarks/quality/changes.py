@@ -28,6 +28,10 @@ from transformers_arm.worlds.shapes.pictures import Canvas
 
 ARM_TINY = "checkpoints/arm-tiny"  # trials run in the repository's root
 AS_IT_IS = "as it is"
+FOUR_SIZES = (
+    "[{height: 48, width: 48, weight: 0.4}, {height: 48, width: 96, weight: 0.15}, "
+    "{height: 96, width: 48, weight: 0.15}, {height: 96, width: 96, weight: 0.2}, {height: 64, width: 64, max_jitter: 2, weight: 0.1}]"
+)
 
 
 def tokenizer_scores(folder: Path, *, count: int, seed: int) -> dict[str, float]:
@@ -71,6 +75,8 @@ STUDIES = {
             "training.max_steps=600",
             "training.warmup_steps=100",
             "evaluation=null",
+            "model.context_loss_weight=4",
+            f"data.arguments.canvases={FOUR_SIZES}",
         ),
         {
             AS_IT_IS: (),
