@@ -30,7 +30,8 @@ ARM_TINY = "checkpoints/arm-tiny"  # trials run in the repository's root
 AS_IT_IS = "as it is"
 FOUR_SIZES = (
     "[{height: 48, width: 48, weight: 0.4}, {height: 48, width: 96, weight: 0.15}, "
-    "{height: 96, width: 48, weight: 0.15}, {height: 96, width: 96, weight: 0.2}, {height: 64, width: 64, max_jitter: 2, weight: 0.1}]"
+    "{height: 96, width: 48, weight: 0.15}, {height: 96, width: 96, weight: 0.2}, "
+    "{height: 64, width: 64, max_jitter: 2, weight: 0.1}]"
 )
 
 
