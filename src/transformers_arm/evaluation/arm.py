@@ -36,14 +36,18 @@ class Written(StoppingCriteria):
 
 @dataclass
 class Arm:
-    """A model with what feeds it and what renders its pictures; each method takes lists and keeps their order."""
+    """A model with what feeds it and what renders its pictures; each method takes lists and keeps their order.
+
+    A model that is only asked needs no `detokenizer`, None.
+    """
 
     model: ArmForCausalLM
     processor: ArmProcessor
-    detokenizer: ArmDetokenizer
+    detokenizer: ArmDetokenizer | None
 
     def __post_init__(self):
-        self.detokenizer.set_progress_bar_config(disable=True)
+        if self.detokenizer is not None:
+            self.detokenizer.set_progress_bar_config(disable=True)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Arm":
