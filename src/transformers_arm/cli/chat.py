@@ -124,7 +124,6 @@ class Chat:
 
         from .progress import PrintedTexts
 
-        checked_seeds(self.seed)
         said, parts = [*self.messages, {"role": "user", "content": content}], []
         printed = PrintedTexts(self.pipe.processor.tokenizer)
         torch.manual_seed(self.seed)  # of texts, where a model samples them

@@ -9,10 +9,17 @@ import re
 from .shared import open_picture
 
 SUFFIX = r"\.(?:png|jpe?g|webp|gif|bmp|tiff?|ppm|avif)"
-# A name in quotes, or a word in which a backslash may stand before a space, as terminals write files that are dropped.
 PICTURE = re.compile(
-    rf"""(?<![^\s(\[])(?:"([^"]+{SUFFIX})"|'([^']+{SUFFIX})'|((?:\\.|[^\s"'\\])+{SUFFIX}))(?=[?!.,;:)\]]*(?:\s|$))""",
-    re.IGNORECASE,
+    rf"""
+    (?<![^\s(\[]) (?![(\[])         # where a word begins, after brackets
+    (?:
+        "([^"]+{SUFFIX})"           # a name in quotes
+        | '([^']+{SUFFIX})'
+        | ((?:\\.|[^\s"'\\])+{SUFFIX})  # a word, with backslashes before spaces, as terminals write dropped files
+    )
+    (?=[?!.,;:)\]]*(?:\s|$))         # and nothing but punctuation until it ends
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 ESCAPED = re.compile(r"\\([^\w\\])")
 
