@@ -13,7 +13,6 @@ from transformers import pipeline
 
 from transformers_arm.cli import main
 from transformers_arm.cli.chat import COMMANDS
-from transformers_arm.worlds.shapes.reader import read_scene
 
 TINY = os.path.abspath("checkpoints/arm-tiny")
 DRAWN, QUESTION = "a red circle above a blue square", "what color is the circle?"
@@ -50,7 +49,6 @@ def test_texts_and_pictures_are_those_of_the_pipeline(chat, tmp_path):
     assert (status, out) == (0, f"chat-2.png\n{color[0]['text']}\n{rest[0]['text']}\n7\n")
     assert Image.open("chat-2.png").tobytes() == picture["image"].tobytes()
     assert Image.open("chat-1.png").size == (8, 8) and sorted(os.listdir(tmp_path)) == ["chat-1.png", "chat-2.png"]
-    assert color[0]["text"] == "red" and "circle" in str(read_scene(picture["image"]))
 
 
 def test_a_seed_brings_a_picture_back(chat):
@@ -99,12 +97,16 @@ def test_a_model_is_named_once_and_must_be_one(chat, capsys):
     assert "--checkpoint is given twice" in capsys.readouterr().err
 
 
-def test_what_comes_through_a_pipe_is_answered_in_lines(tmp_path):
+def test_what_comes_through_a_pipe_is_answered_in_lines(chat, tmp_path):
+    said = (DRAWN, "/reset", f"chat-1.png {QUESTION}")
+    status, out, _ = chat(*said)
+    assert status == 0 and out.startswith("chat-1.png\n") and out.count("\n") == 2
+    os.remove("chat-1.png")
     command = [sys.executable, "-m", "transformers_arm", "chat", TINY]
-    said = f"{DRAWN}\n/reset\nchat-1.png {QUESTION}"
-    ran = subprocess.run(command, cwd=tmp_path, input=said, capture_output=True, text=True, timeout=300)
-    assert (ran.returncode, ran.stdout) == (0, "chat-1.png\nred\n")
-    assert "> " not in ran.stdout + ran.stderr
+    streams = {"capture_output": True, "text": True, "timeout": 300}
+    ran = subprocess.run(command, cwd=tmp_path, input="\n".join(said), **streams)
+    assert (ran.returncode, ran.stdout) == (0, out)
+    assert "\n> " not in ran.stderr
 
 
 def test_at_a_terminal_errors_and_ctrl_c_end_an_answer_and_not_the_conversation(arm_folder, tmp_path):

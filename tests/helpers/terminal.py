@@ -15,7 +15,7 @@ class Terminal:
 
     Attributes:
         process: its `Popen`; it is killed at the end if it still runs.
-        shown: all that the terminal has shown.
+        shown: all that the terminal has shown, as text.
     """
 
     def __init__(self, command: list[str], **streams):
@@ -27,7 +27,7 @@ class Terminal:
         environment = {**os.environ, "TERM": "dumb"}
         self.process = subprocess.Popen([*control, *command], env=environment, start_new_session=True, **streams)
         os.close(inside)
-        self.shown = ""
+        self.blocks, self.place = [], 0
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
 
@@ -35,22 +35,25 @@ class Terminal:
         with open(self.descriptor, "rb", buffering=0, closefd=False) as terminal:
             try:
                 while block := terminal.read(4096):
-                    self.shown += block.decode(errors="replace")
+                    self.blocks.append(block)
             except OSError:  # Linux says so when all who wrote are gone
                 pass
+
+    @property
+    def shown(self) -> str:
+        return b"".join(self.blocks).decode(errors="replace").replace("\r\n", "\n")
 
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
 
     def until(self, text: str, seconds: float = 300.0) -> str:
         """What is shown up to a text, from where the last call ended; fails if that does not come."""
-        begun, deadline = getattr(self, "place", 0), time.monotonic() + seconds
+        begun, deadline = self.place, time.monotonic() + seconds
         while (found := self.shown.find(text, begun)) < 0:
-            alive = self.process.poll() is None or self.reader.is_alive()
-            assert alive and time.monotonic() < deadline, f"{text!r} is not in {self.shown[begun:]!r}"
+            assert self.reader.is_alive() and time.monotonic() < deadline, f"no {text!r} in {self.shown[begun:]!r}"
             time.sleep(0.02)
         self.place = found + len(text)
-        return self.shown[begun : self.place].replace("\r\n", "\n")
+        return self.shown[begun : self.place]
 
     def __enter__(self) -> "Terminal":
         return self
