@@ -2,12 +2,13 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from threading import Barrier
 
 import pytest
 from PIL import Image
 
-from transformers_arm.whole_files import whole_file, write_whole
+from transformers_arm.whole_files import provisional, whole_file, write_whole
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -69,3 +70,30 @@ def test_an_error_of_another_file_is_told_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory: '.*source.png'"):
         with whole_file(tmp_path / "copy.png") as aside:
             Image.open(tmp_path / "source.png").save(aside)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, None])
+@pytest.mark.parametrize("was", [None, "before"])
+def test_what_is_not_done_leaves_a_file_as_it_was(tmp_path, was, error):
+    (tmp_path / "link.txt").symlink_to("file.txt")
+    if was is not None:
+        write_whole(tmp_path / "file.txt", was)
+    names = sorted(os.listdir(tmp_path))
+    with pytest.raises(error) if error else nullcontext(), provisional(tmp_path / "link.txt"):
+        write_whole(tmp_path / "link.txt", "not done")
+        assert (tmp_path / "file.txt").read_text() == "not done"
+        if error:
+            raise error
+    assert sorted(os.listdir(tmp_path)) == names
+    assert was is None or (tmp_path / "file.txt").read_text() == was
+
+
+@pytest.mark.parametrize("was", [None, "before"])
+def test_what_is_done_stays_whatever_comes_after_it(tmp_path, was):
+    if was is not None:
+        write_whole(tmp_path / "file.txt", was)
+    with pytest.raises(ValueError), provisional(tmp_path / "file.txt") as done:
+        write_whole(tmp_path / "file.txt", "done")
+        done()
+        raise ValueError
+    assert os.listdir(tmp_path) == ["file.txt"] and (tmp_path / "file.txt").read_text() == "done"

@@ -297,6 +297,10 @@ class ArmConfig(CheckedPartsMixin, Qwen2Config):
             self.width_token_offset + width - 1,
         ]
 
+    def stated_grid(self, opening) -> tuple[int, int]:
+        """H, W of an image, in tokens, by the last two of the ids that open it."""
+        return int(opening[-2]) - self.shape_token_offset + 1, int(opening[-1]) - self.width_token_offset + 1
+
     def states_width(self, input_ids):
         """Whether each id of a tensor is one of `<|w:*|>`, the last of what opens an image."""
         return (input_ids >= self.width_token_offset) & (input_ids < self.width_token_offset + MAX_GRID_SIDE)

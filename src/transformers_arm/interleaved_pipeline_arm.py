@@ -200,7 +200,7 @@ class ArmInterleavedPipeline(ArmImagePipeline):
                 yield {"type": "text", "text": text}
             if not opened:
                 break
-            grid = int(ids[0, -2]) - config.shape_token_offset + 1, int(ids[0, -1]) - config.width_token_offset + 1
+            grid = config.stated_grid(ids[0])
             ids, drawn = self.drawn({"input_ids": ids[:, :-3]}, grid, [pictures], **of_pictures)
             pictures += 1
             yield {"type": "image", "image": drawn[0]}

@@ -13,27 +13,6 @@ from transformers_arm.cli import main
 PROMPT = "a red circle above a blue square"
 
 
-@pytest.fixture
-def arm(arm_folder, tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder: (exit status, what it printed, what it said of errors)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, checkpoint=arm_folder):
-        capsys.readouterr()
-        named = "--checkpoint" in arguments or "--vq" in arguments or arguments[0] in ("memory", "parameters", "push")
-        status = main([*([] if named else ["--checkpoint", str(checkpoint)]), *map(str, arguments)])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def source(tmp_path):
-    Image.new("RGB", (100, 80), "red").save(tmp_path / "source.png")
-    return tmp_path / "source.png"
-
-
 def written(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -190,7 +169,7 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--output", "nowhere/new.png"), "There is no folder nowhere to write new.png into"),
         (("generate", PROMPT, "--output", "new.tiff"), "new.tiff must end in .png, .jpg or .webp"),
         (("generate", PROMPT, "--output", "."), ". is a folder; name a file"),
-        (("generate", PROMPT, "--count", 0), "--count 0 is no number of pictures"),
+        (("generate", PROMPT, "--count", 0), "--count 0 is no number of results"),
         (("generate", PROMPT, "--batch-size", 0), "batch_size 0 must be a whole number of requests"),
         (("generate", PROMPT, "--device", "gpu"), "--device gpu cannot be used: Expected one of cpu, cuda"),
         (("generate", PROMPT, "--revision", "v1"), "is a folder and has no revision v1; leave --revision out"),
@@ -198,8 +177,8 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--temperature", -1), "temperature -1.0 must be"),
         (("generate", PROMPT, "--temperature", "nan"), "temperature nan must be"),
         (("generate", PROMPT, "--guidance-scale", "inf"), "guidance_scale inf must be"),
-        (("generate", PROMPT, "--seed", -1), "--seed -1 and the seeds that follow must be in 0..9223372036854775807"),
-        (("generate", PROMPT, "--seed", 2**63 - 1, "--count", 2), "--seed 9223372036854775807 and the seeds"),
+        (("generate", PROMPT, "--seed", -1), "Seed -1 and those that follow must be in 0..9223372036854775807"),
+        (("generate", PROMPT, "--seed", 2**63 - 1, "--count", 2), "Seed 9223372036854775807 and those"),
         (("edit", "source.png", "x", "--image-guidance-scale", -1), "image_guidance_scale -1.0 must be"),
         (("edit", "nowhere.png", "remove it"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--output", "new"), "new must end in"),
@@ -207,6 +186,7 @@ def test_ask_answers_with_the_model(arm, source):
         (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
         (("ask", "nowhere.png", "what is it?"), "no such file: nowhere.png"),
+        (("ask", "source.png", "what is it?", "--temperature", 0), "temperature 0.0 must be"),
         (("ask", "HTTP://127.0.0.1:9/none.png", "what is it?"), "does not answer"),
         (("memory", "--config", "nowhere"), "nowhere"),
         (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),

@@ -8,12 +8,12 @@ import argparse
 from importlib import import_module, metadata
 from pathlib import Path
 
-from . import ask, card, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
+from . import ask, card, chat, demo, edit, env, generate, init, memory, parameters, push, tokenize, train
 from .env import PACKAGE
 from .shared import CHECKPOINT, Once, check_checkpoint
 from .shell import STATUSES, Shell
 
-COMMANDS = (generate, edit, ask, tokenize, train, demo, memory, parameters, env, init, card, push)
+COMMANDS = (generate, edit, ask, chat, tokenize, train, demo, memory, parameters, env, init, card, push)
 
 
 class Version(argparse.Action):
@@ -29,7 +29,9 @@ def new_parser() -> argparse.ArgumentParser:
         prog=PACKAGE, description="Draw, edit, ask; train, measure, publish.", epilog=STATUSES
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version, and leave")
-    help_of_checkpoint = f"ARM folder; generate, edit and ask also take ORG/NAME on the Hub (default: {CHECKPOINT})"
+    help_of_checkpoint = (
+        f"ARM folder; generate, edit, ask and chat also take ORG/NAME on the Hub (default: {CHECKPOINT})"
+    )
     options = {"dest": "before", "metavar": "CHECKPOINT", "type": Path, "action": Once}
     parser.add_argument("--checkpoint", **options, help=help_of_checkpoint)
     commands = parser.add_subparsers(required=True)

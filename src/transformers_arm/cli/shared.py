@@ -1,81 +1,17 @@
-"""What several commands share: the model they run, how it samples, what they read, where they write."""
+"""What several commands share: the model they run, what they read, where they write."""
 
 import argparse
 import json
 import os
 from pathlib import Path
 
-from ..whole_files import whole_file
-
 CHECKPOINT = Path("checkpoints/arm-tiny")
-SEEDS = 2**63  # that torch takes
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
-def sampling(arguments: argparse.Namespace, pictures: int = 1) -> dict:
-    """Arguments of the drawing pipelines: those given on the command line, and a generator a picture, of the seed and
-    those that follow.
-
-    Raises:
-        ValueError: one of them is outside its bounds, before any model is loaded.
-    """
-    import torch
-
-    from ..sampling_arm import IMAGE_GENERATION, ImageSampling
-
-    names = ("guidance_scale", "image_guidance_scale", "temperature", "height", "width")
-    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    ImageSampling(**{name: value for name, value in given.items() if name in IMAGE_GENERATION})  # which checks them
-    seeds = range(arguments.seed, arguments.seed + pictures)
-    if not 0 <= seeds[0] <= seeds[-1] < SEEDS:
-        raise ValueError(f"--seed {arguments.seed} and the seeds that follow must be in 0..{SEEDS - 1}.")
-    return {**given, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
-
-
-def add_sampling(command: argparse.ArgumentParser) -> None:
-    """The options that `sampling` reads."""
-    command.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
-    command.add_argument("--guidance-scale", type=float, help="of the text; 1 turns it off (default: the folder's)")
-    command.add_argument("--temperature", type=float, help="of the sampling (default: the folder's)")
-    for side in ("--height", "--width"):
-        command.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
-
-
-def add_previews(command: argparse.ArgumentParser) -> None:
-    """The options that `previews` reads."""
-    help_of_folder = "folder for pictures as they are while their tokens come; it must be there (default: none)"
-    command.add_argument("--previews", type=Path, metavar="FOLDER", help=help_of_folder)
-    command.add_argument("--preview-every", type=int, metavar="ROWS", help="of tokens between previews (default: 1)")
-    command.add_argument("--preview-steps", type=int, metavar="STEPS", help="to render a preview (default: 4)")
-
-
-def previews(arguments: argparse.Namespace, files: list[Path]) -> dict:
-    """Arguments of the drawing pipelines that save previews, and name each as it is there.
-
-    Args:
-        files: what each picture will be saved as; a preview is named after it, and after the rows that are drawn.
-
-    Raises:
-        ValueError: nowhere to save them, or numbers for none.
-    """
-    from ..previews_arm import SETTINGS, check_previews
-
-    folder = arguments.previews
-    given = {name: getattr(arguments, name) for name in SETTINGS}
-    if folder is None:
-        if any(value is not None for value in given.values()):
-            raise ValueError("--preview-every and --preview-steps are of previews; name a folder with --previews.")
-        return {}
-
-    def save(number: int, rows: int, picture) -> None:
-        file = folder / f"{files[number].stem}-row{rows}.png"
-        with whole_file(file) as aside:
-            picture.save(aside)
-        print(file, flush=True)
-
-    check_output(folder / "preview.png")
-    check_previews(None, {"preview": save, **given})
-    return {"preview": save, **given}
+def user_path(name: str) -> Path:
+    """A path that somebody typed: `~` is their home, also where the shell left it."""
+    return Path(os.path.expanduser(name))
 
 
 class Once(argparse.Action):
@@ -95,9 +31,14 @@ def add_checkpoint(
     command.set_defaults(kinds=kinds)
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
-    """The options that `load_pipeline` reads."""
-    add_checkpoint(command, help=f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})")
+def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """The options that `load_pipeline` reads; the checkpoint may be an argument of its own, MODEL."""
+    help_of_checkpoint = f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})"
+    if positional:
+        command.add_argument("checkpoint", type=Path, nargs="?", metavar="MODEL", help=help_of_checkpoint)
+        command.set_defaults(kinds=("arm",))
+    else:
+        add_checkpoint(command, help=help_of_checkpoint)
     command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
     command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
     command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
@@ -169,6 +110,14 @@ def check_picture(name: str) -> None:
 
     if not ADDRESS.match(name) and not name.startswith("data:") and not Path(name).exists():
         raise FileNotFoundError(f"no such file: {name}")
+
+
+def open_picture(name: str):
+    """The picture of a file or an address that the user names; raises as `check_picture`, and what opening raises."""
+    from ..fetching_arm import FROM_CALLER
+
+    check_picture(name)
+    return FROM_CALLER.open(name)
 
 
 def is_repo_id(checkpoint: Path) -> bool:

@@ -33,7 +33,7 @@ def _terminate(number: int, frame) -> None:
     raise Terminated
 
 
-def _told_errors() -> tuple[type[Exception], ...]:
+def told_errors() -> tuple[type[Exception], ...]:
     """Kinds of exceptions that are told in a line."""
     if os.environ.get(TRACEBACK):
         return ()
@@ -133,14 +133,14 @@ class Shell:
         unread = self._err and self._err.close_if_broken()  # nor can it be told what went wrong
         sys.stdout, sys.stderr = self._out and self._out.stream, self._err and self._err.stream
         if unwritten is None or not (error in (None, unwritten) or isinstance(error, SystemExit)):
-            unwritten = unread if isinstance(error, _told_errors()) else None
+            unwritten = unread if isinstance(error, told_errors()) else None
         if isinstance(unwritten, BrokenPipeError):
             self.status = 128 + 13  # SIGPIPE, which Python ignores; Windows has no name for it
         elif unwritten is not None:
             self._tell(f"what was printed cannot be written: {unwritten.strerror}.", 1)
         elif isinstance(error, KeyboardInterrupt):
             self._tell(self._interrupted, 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
-        elif isinstance(error, _told_errors()):
+        elif isinstance(error, told_errors()):
             self._tell(str(error), 1)
         return self.status != 0
 
