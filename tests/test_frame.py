@@ -59,6 +59,7 @@ ROOMS = (
     "hub",
     "evaluation",
     "training",
+    "serving",
     "worlds",
     "cli",
     "__main__",
