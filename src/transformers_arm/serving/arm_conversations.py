@@ -126,7 +126,7 @@ class AnswerJob(DrawingJob):
         self.ids[-3:] = tokens
         self.counts[2] += 1  # what closes it
         self.counts[3] += codes.numel()
-        self.answer.put(self.picture(picture, codes))
+        self.give(picture, codes, self.counts[:2])
         self.grid, self.number, self.drawing_generator = None, self.number + 1, self.drawing
         if self._room < 1:
             self._finish("length")

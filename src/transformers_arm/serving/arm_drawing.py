@@ -15,7 +15,7 @@ from ..pipeline_arm import ArmImagePipeline
 from ..previews_arm import Previews
 from ..prompts_arm import stack_left_padded
 from ..sampling_arm import LEAST_TEMPERATURE
-from .engine import Picture, Preview, Sampling
+from .engine import Picture, Preview, Sampling, Usage
 from .waiting import Job
 
 QUALITIES = {"low": 4, "medium": 2, "high": 1}  # parts of the detokenizer's steps
@@ -67,8 +67,10 @@ class DrawingJob(Job):
         self.shown = rows
         self.answer.put(Preview(self.number, rows, self.grid[0], picture))
 
-    def picture(self, picture: Image, codes: torch.LongTensor) -> Picture:
-        return Picture(self.number, picture, self.seed, codes.tolist())
+    def give(self, picture: Image, codes: torch.LongTensor, read: Sequence[int]) -> None:
+        """Hands on the picture; `read` are the tokens of text and of images before it."""
+        usage = Usage(*read, 0, codes.numel())
+        self.answer.put(Picture(self.number, picture, self.seed, codes.tolist(), usage))
 
 
 class Watch(Previews):

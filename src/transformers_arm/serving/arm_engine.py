@@ -81,7 +81,7 @@ class PictureJob(DrawingJob):
         shared = self.together
         if shared.sources is not None and shared.fitted:
             picture = shared.sources.fit(picture, None, self.patch)
-        self.answer.put(self.picture(picture, codes))
+        self.give(picture, codes, shared.usage)
         self.over = True
         shared.left -= 1
         if not shared.left:

@@ -147,6 +147,16 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens that were read and written, by kind."""
+
+    input_text: int = 0
+    input_images: int = 0
+    output_text: int = 0
+    output_images: int = 0
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture that is done.
 
@@ -155,22 +165,14 @@ class Picture:
         image: an RGB picture.
         seed: which draws it again; in an answer, that of the answer.
         codes: H rows of W numbers, what the model drew.
+        usage: of this picture alone, what its prompt has, and it.
     """
 
     number: int
     image: Image
     seed: int
     codes: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens that were read and written, by kind."""
-
-    input_text: int = 0
-    input_images: int = 0
-    output_text: int = 0
-    output_images: int = 0
+    usage: Usage
 
 
 @dataclass(frozen=True)
