@@ -1,0 +1,78 @@
+"""`transformers-arm serve` as a process, OpenAI's clients of it, and what requests and answers hold."""
+
+import base64
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from openai import OpenAI
+from PIL import Image
+
+ARM_TINY = Path(__file__).parents[2] / "checkpoints" / "arm-tiny"
+KEY = "a key of the tests"
+SECONDS = 180  # that it may take until it answers
+
+
+class ArmServer:
+    """A running server.
+
+    Attributes:
+        url: its address, without a path.
+        process: the `Popen`.
+    """
+
+    def __init__(self, process: subprocess.Popen, url: str):
+        self.process, self.url = process, url
+
+    def client(self, kind=OpenAI, **options):
+        return kind(**{"base_url": f"{self.url}/v1", "api_key": KEY, "max_retries": 0, "timeout": 120} | options)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric of Prometheus over its labels."""
+        asked = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        text = urllib.request.urlopen(asked, timeout=30).read().decode()
+        return sum(map(float, re.findall(rf"^transformers_arm_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
+
+    def resident_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+
+@contextmanager
+def arm_server(log: Path, *options: str, model: Path = ARM_TINY):
+    """An `ArmServer` at a free port; what it says of errors goes to the file `log`."""
+    command = [sys.executable, "-m", "transformers_arm", "serve", str(model), "--port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--api-key", KEY, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+    try:
+        said = process.stdout.readline()  # nothing, if the process ends
+        assert "answers at" in said, log.read_text()
+        yield ArmServer(process, said.split()[-1].removesuffix("/v1"))
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+        process.stdout.close()
+
+
+def file_of(picture: Image.Image, output_format: str = "PNG", **options) -> bytes:
+    file = BytesIO()
+    picture.save(file, output_format, **options)
+    return file.getvalue()
+
+
+def url_of(picture: Image.Image) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file_of(picture)).decode()}"
+
+
+def picture_of(b64_json: str) -> Image.Image:
+    picture = Image.open(BytesIO(base64.b64decode(b64_json)))
+    picture.load()
+    return picture
