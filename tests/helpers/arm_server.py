@@ -1,14 +1,15 @@
 """`transformers-arm serve` as a process, OpenAI's clients of it, and what requests and answers hold."""
 
 import base64
+import http.client
 import os
 import re
 import subprocess
 import sys
-import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlparse
 
 from openai import OpenAI
 from PIL import Image
@@ -32,10 +33,17 @@ class ArmServer:
     def client(self, kind=OpenAI, **options):
         return kind(**{"base_url": f"{self.url}/v1", "api_key": KEY, "max_retries": 0, "timeout": 120} | options)
 
+    def send(self, method: str, path: str, body=None, headers: dict | None = None, key: str = KEY) -> tuple:
+        """Status, headers and body of what comes back for any request."""
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **(headers or {})}
+        with closing(http.client.HTTPConnection(urlparse(self.url).netloc, timeout=60)) as connection:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, dict(response.headers), response.read()
+
     def metric(self, name: str) -> float:
         """The sum of a metric of Prometheus over its labels."""
-        asked = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        text = urllib.request.urlopen(asked, timeout=30).read().decode()
+        text = self.send("GET", "/metrics")[2].decode()
         return sum(map(float, re.findall(rf"^transformers_arm_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
 
     def resident_bytes(self) -> int:
