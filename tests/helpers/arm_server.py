@@ -2,10 +2,8 @@
 
 import base64
 import http.client
-import os
 import re
 import subprocess
-import sys
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +11,10 @@ from urllib.parse import urlparse
 
 from openai import OpenAI
 from PIL import Image
+from running_server import running_server
 
 ARM_TINY = Path(__file__).parents[2] / "checkpoints" / "arm-tiny"
 KEY = "a key of the tests"
-SECONDS = 180  # that it may take until it answers
 
 
 class ArmServer:
@@ -53,21 +51,9 @@ class ArmServer:
 
 @contextmanager
 def arm_server(log: Path, *options: str, model: Path = ARM_TINY):
-    """An `ArmServer` at a free port; what it says of errors goes to the file `log`."""
-    command = [sys.executable, "-m", "transformers_arm", "serve", str(model), "--port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*command, "--api-key", KEY, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-    try:
-        said = process.stdout.readline()  # nothing, if the process ends
-        assert "answers at" in said, log.read_text()
-        yield ArmServer(process, said.split()[-1].removesuffix("/v1"))
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-        process.stdout.close()
+    """An `ArmServer`; what it says of errors goes to the file `log`."""
+    with running_server(log, str(model), "--api-key", KEY, *options) as (process, url):
+        yield ArmServer(process, url)
 
 
 def file_of(picture: Image.Image, output_format: str = "PNG", **options) -> bytes:

@@ -5,17 +5,15 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager
 from urllib.parse import urlparse
 
 import pytest
-import uvicorn
+from running_app import running_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from transformers_arm.serving.app import Server
 from transformers_arm.serving.guard import Guard
 from transformers_arm.serving.limits import Limits
 
@@ -68,23 +66,6 @@ class Application:
             time.sleep(0.02)
 
 
-@contextmanager
-def running(app):
-    """The address of a server in a thread."""
-    listens, addresses = threading.Event(), []
-    server = Server(
-        uvicorn.Config(app, port=0, log_level="critical"), lambda url: (addresses.append(url), listens.set())
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert listens.wait(20)
-    try:
-        yield urlparse(addresses[0]).hostname, urlparse(addresses[0]).port
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(20)
-
-
 @pytest.fixture(scope="module")
 def application():
     return Application()
@@ -92,8 +73,8 @@ def application():
 
 @pytest.fixture(scope="module")
 def address(application):
-    with running(application.app) as address:
-        yield address
+    with running_app(application.app) as url:
+        yield urlparse(url).hostname, urlparse(url).port
 
 
 def head(path, length=0):

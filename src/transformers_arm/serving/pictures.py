@@ -1,12 +1,12 @@
 """Pictures as requests and responses carry them: opened within limits, masks turned round, encoded."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 
 import PIL.Image
+from anyio import to_thread
 
 from ..fetching_arm import ADDRESS, DECODING_ERRORS, Fetcher
 from .errors import ApiError
@@ -24,7 +24,8 @@ async def opened(sources: Sequence[str | bytes], limits: Limits, parameters: Seq
     Raises:
         ApiError: one cannot, or may not, be opened.
     """
-    return await asyncio.to_thread(_opened, sources, limits, parameters)
+    # In threads of their own: addresses that keep them waiting must not keep an engine from its.
+    return await to_thread.run_sync(_opened, sources, limits, parameters)
 
 
 def _opened(sources: Sequence[str | bytes], limits: Limits, parameters: Sequence[str]) -> list[PIL.Image.Image]:
