@@ -39,22 +39,22 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
-        ValueError, OSError: bounds below 1, no model, or an address where nobody can listen.
+        ValueError, OSError: bounds below 1, a key that is none, an address where nobody can listen, or no model.
     """
     require("transformers-arm serve", "serve")
     for name in ("max_batch", "queue", "max_body", "max_pixels", "timeout"):
-        if (value := getattr(arguments, name)) < 1:
+        if not (value := getattr(arguments, name)) >= 1:  # nor NaN
             raise ValueError(f"--{name.replace('_', '-')} {value} must be 1 or more.")
     if not 0 <= arguments.port < 2**16:
         raise ValueError(f"--port {arguments.port} must be in 0..{2**16 - 1}.")
     keys = arguments.api_key or [key for key in [os.environ.get(API_KEY)] if key]
     if not all(key.isascii() and key.isprintable() and key.strip() == key != "" for key in keys):
         raise ValueError("An API key is printable ASCII, without spaces around it, and not empty.")
-    from ..serving.app import serve
+    from ..serving.app import bound_socket, serve
     from ..serving.arm_engine import ArmEngine
     from ..serving.limits import Limits
 
-    checkpoint = arguments.checkpoint
+    bound, checkpoint = bound_socket(arguments.host, arguments.port), arguments.checkpoint
     name = arguments.name or (checkpoint.resolve().name if checkpoint.exists() else checkpoint.as_posix())
     draw = load_pipeline("text-to-image", arguments)
     engine = ArmEngine(draw, name=name, queue=arguments.queue, max_batch=arguments.max_batch)
@@ -65,4 +65,4 @@ def run(arguments: argparse.Namespace) -> None:
         max_pixels=arguments.max_pixels,
         seconds=arguments.timeout,
     )
-    serve(engine, limits, arguments.host, arguments.port, lambda url: print(f"{name} answers at {url}/v1", flush=True))
+    serve(engine, limits, bound, lambda url: print(f"{name} answers at {url}/v1", flush=True))

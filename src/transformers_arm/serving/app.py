@@ -1,6 +1,7 @@
 """An OpenAI-compatible server over any `Engine`, as an ASGI application and as a process."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
@@ -51,17 +52,27 @@ class Server(uvicorn.Server):
             self.listens(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-def serve(engine: Engine, limits: Limits, host: str, port: int, listens: Callable[[str], object]) -> None:
-    """Answers requests until the process is asked to end.
-
-    Args:
-        port: 0 takes any that is free.
-        listens: is called with the address, once requests can come.
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket at an address, before anything is loaded to be served there; port 0 takes any that is free.
 
     Raises:
-        OSError: nobody can listen there.
+        ValueError: nobody can listen there.
     """
-    config = uvicorn.Config(
-        new_app(engine, limits), host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE
-    )
-    Server(config, listens).run()
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ValueError(f"Nobody can listen at {host}, port {port}: {error.strerror}. Take another.") from error
+    return bound
+
+
+def serve(engine: Engine, limits: Limits, bound: socket.socket, listens: Callable[[str], object]) -> None:
+    """Answers requests at a bound socket until the process is asked to end.
+
+    Args:
+        listens: is called with the address, once requests can come.
+    """
+    config = uvicorn.Config(new_app(engine, limits), log_level="warning", timeout_graceful_shutdown=GRACE)
+    Server(config, listens).run(sockets=[bound])
