@@ -51,7 +51,8 @@ def test_texts_and_pictures_are_those_of_the_pipeline_and_can_be_sent_back(clien
     pieces = [each.choices[0].delta.content for each in ask(client, message(STORY), stream=True, **given)]
     streamed = [part for piece in pieces for part in piece or ()]
     assert_same(pictures_of(streamed), pictures_of(parts))
-    more = ask(client, message(STORY), answer.choices[0].message.to_dict(), message(QUESTION))
+    before = {"role": "assistant", "content": parts, "refusal": None}
+    more = ask(client, message(STORY), before, message(QUESTION))
     assert more.usage.prompt_tokens_details.image_tokens == 9 * len(pictures_of(parts))
 
 
@@ -74,6 +75,14 @@ def test_what_is_sampled_is_its_seeds(client):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_top_p_alone_samples(client):
+    texts = {
+        ask(client, message(STORY), top_p=1.0, seed=seed, max_tokens=20).choices[0].message.content
+        for seed in range(8)
+    }
+    assert len(texts) > 1
+
+
 def test_roles_of_a_longer_conversation_are_read(client):
     roles = [{"role": role, "content": STORY} for role in ("developer", "user", "assistant", "user")]
     assert ask(client, *roles).choices[0].finish_reason
@@ -91,6 +100,7 @@ def test_roles_of_a_longer_conversation_are_read(client):
         ({"modalities": ["audio"]}, "modalities.0", "'text' or 'image'"),
         ({"modalities": ["image"]}, None, "images/generations draws alone"),
         ({"n": 2}, "n", "n 2"),
+        ({"extra_body": {"guidance_scale": 2}}, None, "guidance_scale 2.0 is of pictures"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),

@@ -142,7 +142,7 @@ def warpers(request: ConversationRequest, config) -> list[LogitsProcessor]:
     """How a text's tokens are sampled, from what a request states and the model's generation config; empty where the
     likeliest is taken.
     """
-    own = config.temperature if config.do_sample else 0.0
+    own = config.temperature if config.do_sample else float(request.top_p is not None)  # which asks for samples
     temperature = (1.0 if own is None else own) if request.temperature is None else request.temperature
     if temperature < LEAST_TEMPERATURE:
         return []
@@ -212,7 +212,7 @@ def write_together(pipe: ArmImagePipeline, jobs: Sequence[AnswerJob]) -> None:
         num_beams=1,
         num_return_sequences=1,
         return_dict_in_generate=False,
-        logits_processor=[Chance(jobs)],
+        logits_processor=[Chance(jobs)] if any(job.warpers for job in jobs) else [],
         stopping_criteria=[part],
         streamer=part,
     )

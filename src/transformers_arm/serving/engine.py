@@ -107,7 +107,8 @@ class ConversationRequest:
             `{"type": "text", "text": str}` and `{"type": "image", "image": PIL.Image}`. Control tokens are text.
         pictures: whether the answer may have pictures among its texts, where the model chooses to draw them.
         max_tokens: of the answer, texts and pictures together; None is the model's own bound.
-        temperature, top_p: of the texts; None is the model's own setting, temperature 0 takes the likeliest.
+        temperature, top_p: of the texts; None is the model's own setting, temperature 0 takes the likeliest. A `top_p`
+            without a temperature samples at 1 where the model's own is to take the likeliest.
         seed: of texts and pictures; None draws one.
         previews: of each picture, as for `PictureRequest`.
         sampling: of the pictures.

@@ -164,6 +164,10 @@ class ChatCompletion(Fields):
     def goes_together(self) -> "ChatCompletion":
         if "text" not in self.modalities:
             raise ValueError('modalities are ["text"], or ["text", "image"]; POST /v1/images/generations draws alone.')
+        if self.guidance_scale is not None and "image" not in self.modalities:
+            raise ValueError(
+                f'guidance_scale {self.guidance_scale} is of pictures; state modalities ["text", "image"].'
+            )
         images = sum(isinstance(part, ImagePart) for message in self.messages for part in message.content)
         if images > MOST_IMAGES:
             raise ValueError(f"messages have {images} pictures; at most {MOST_IMAGES} can be read at once.")
