@@ -44,11 +44,13 @@ def test_what_is_missing_is_no_matter_to_who_needs_another_module(monkeypatch):
         (["push", ".", "--repo", "org/name", "--dry-run"], "accelerate", "train"),
         (["train", "sft", "--config", "arm_tiny/sft", "output_dir=sft"], "pydantic", "train"),
         (["train", "sft", "--help"], "docstring_parser", "train"),
+        (["serve", "--port", "0"], "fastapi", "serve"),
         (["train", "grpo", "--config", "arm_tiny/grpo_joint", "output_dir=grpo"], "trl", "rl"),
     ],
 )
 def test_a_command_names_it_and_does_nothing(monkeypatch, capsys, tmp_path, command, missing, extra):
-    checkpoint = ["--checkpoint", str(Path("checkpoints/arm-tiny").resolve())] if command[0] == "demo" else []
+    needs_model = command[0] in ("demo", "serve")
+    checkpoint = ["--checkpoint", str(Path("checkpoints/arm-tiny").resolve())] if needs_model else []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, missing, None)
     assert cli.main([*checkpoint, *command]) == 1

@@ -425,6 +425,16 @@ def test_only_the_first_frame_is_decoded():
     assert FROM_OUTSIDE.open(cut).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_several_frames_can_be_refused(format):
+    frame = PIL.Image.new("L", (8, 8))
+    frame.save(file := io.BytesIO(), format, save_all=True, append_images=[PIL.Image.new("L", (8, 8), 255)])
+    assert FROM_OUTSIDE.open(file.getvalue()).size == (8, 8)
+    with pytest.raises(ValueError, match="the file is animated, or has several pages; send one picture"):
+        Fetcher(animated=False).open(file.getvalue())
+    assert Fetcher(animated=False).open(file_of(format)).size == (48, 32)
+
+
 def test_errors_show_long_and_odd_names_in_part():
     assert shown("http://" + "me:hush@example.com/a@b") == "http://example.com/a@b"
     assert shown("https://example.com/a.png?sig=hush&v=1") == "https://example.com/a.png?..."

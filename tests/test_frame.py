@@ -59,6 +59,7 @@ ROOMS = (
     "hub",
     "evaluation",
     "training",
+    "serving",
     "worlds",
     "cli",
     "__main__",
@@ -157,7 +158,7 @@ def test_installed_version_is_the_package_version():
 
 def test_extras_are_the_documented_ones():
     extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
-    assert set(extras) == {"train", "rl", "metrics", "emoji", "flash", "qlora", "dev"}
+    assert set(extras) == {"train", "rl", "metrics", "emoji", "serve", "flash", "qlora", "dev"}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers.models"])

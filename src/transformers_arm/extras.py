@@ -11,6 +11,7 @@ EXTRAS = {
     "qlora": ("peft", "bitsandbytes"),
     "metrics": ("skimage", "torchmetrics"),
     "emoji": ("resvg_py",),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
 }
 """Modules that each extra of pyproject.toml brings and this package imports."""
 

@@ -158,6 +158,7 @@ class Fetcher:
         local_files: whether a str may name a path of this machine. A `pathlib.Path` always may: only code makes one.
         private_hosts: whether an address may name a loopback, link-local or private host. A redirect from a public
             host to one of these is refused all the same.
+        animated: whether a file may have several frames, of which the first is taken. (A camera's MPO may, always.)
     """
 
     max_bytes: int = 2**25
@@ -167,6 +168,7 @@ class Fetcher:
     formats: tuple[str, ...] = FORMATS
     local_files: bool = False
     private_hosts: bool = False
+    animated: bool = True
 
     def open(self, source: str | os.PathLike | bytes) -> PIL.Image.Image:
         """Opens a picture, upright, in the mode of its file; of several frames the first.
@@ -259,6 +261,8 @@ class Fetcher:
                     f"{name} has {what}{height}x{width} pixels (height x width), more than max_pixels "
                     f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
                 )
+        if not self.animated and image.format != "MPO" and getattr(image, "is_animated", False):
+            raise ValueError(f"{name} is animated, or has several pages; send one picture.")
         if image.format in ("JPEG", "MPO"):
             in_memory = isinstance(file, BytesIO)
             with file.getbuffer() if in_memory else mmap.mmap(image.fp.fileno(), 0, access=mmap.ACCESS_READ) as bytes_:

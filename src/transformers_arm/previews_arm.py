@@ -96,22 +96,26 @@ class Previews(BaseStreamer):
             self.streamer.put(value)
         if 0 < self.puts <= self.grid[0]:
             self.rows.append(value - self.model.config.visual_token_offset)
-            if len(self.rows) % self.every == 0:
-                self._show()
+            if places := self.due(len(self.rows)):
+                self._show(places)
         self.puts += 1
+
+    def due(self, rows: int) -> Sequence[int]:
+        """Places in the batch of the pictures that are shown once so many rows are drawn."""
+        return range(len(self.numbers)) if rows % self.every == 0 else ()
 
     def end(self) -> None:
         if self.streamer is not None:
             self.streamer.end()
 
     @torch.no_grad()
-    def _show(self) -> None:
-        codes = torch.stack(self.rows, 1).to(self.model.device)
+    def _show(self, places: Sequence[int]) -> None:
+        codes = torch.stack(self.rows, 1)[list(places)].to(self.model.device)
         z_q = self.model.vq_model.decode_codes(codes)  # of a model that runs: its hooks have been
         to_come = self.grid[0] - len(self.rows)
         mean = z_q.mean((1, 2), keepdim=True).expand(-1, to_come, self.grid[1], -1)
         pictures = self.detokenizer(
             torch.cat([z_q, mean], 1), generator=same_noise(len(codes)), **self.rendering
         ).images
-        for number, picture in zip(self.numbers, pictures, strict=True):
-            self.preview(number, len(self.rows), picture)
+        for place, picture in zip(places, pictures, strict=True):
+            self.preview(self.numbers[place], len(self.rows), picture)

@@ -1,0 +1,84 @@
+"""From an engine's events to responses: in time, counted, and as server-sent events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from .engine import ConversationRequest, Engine, EngineError, Event, Events, PictureRequest
+from .errors import NO_RETRY, ApiError, of_engine
+from .limits import Limits
+from .metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the routes work with."""
+
+    engine: Engine
+    limits: Limits
+    metrics: Metrics
+
+    @classmethod
+    def of(cls, request: Request) -> "Served":
+        return request.app.state.served
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ApiError if a request is for another model."""
+        own = self.engine.about.model
+        if name not in (None, own):
+            message = f"There is no model {name!r} here; take {own!r}, or leave model out."
+            raise ApiError(404, message, parameter="model", code="model_not_found")
+
+    async def events(self, request: PictureRequest | ConversationRequest) -> Events:
+        drawing = isinstance(request, PictureRequest)
+        return await (self.engine.draw(request) if drawing else self.engine.converse(request))
+
+    async def timed(self, events: Events) -> AsyncIterator[Event]:
+        """The events, each counted; an ApiError in place of those that come too late."""
+        now, end = asyncio.get_running_loop().time, asyncio.get_running_loop().time() + self.limits.seconds
+        while True:
+            try:
+                event = await asyncio.wait_for(anext(events), end - now())
+            except StopAsyncIteration:
+                return
+            except asyncio.TimeoutError:
+                message = f"This took longer than the {self.limits.seconds:g} s that a request has here; ask for less."
+                raise ApiError(504, message, code="timeout", headers=NO_RETRY) from None
+            self.metrics.count(event)
+            yield event
+
+
+class ServerSentEvents(StreamingResponse):
+    """A stream of messages, each (name of its event or None, data), made from an engine's events.
+
+    What fails after the response has begun is told by a last message, as OpenAI's clients raise it. When the response
+    ends, in any way, the engine's events are closed.
+    """
+
+    def __init__(self, events: Events, messages: AsyncIterator[tuple[str | None, dict | str]]):
+        self.events, self.messages = events, messages
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._lines(), media_type="text/event-stream", headers=headers)
+
+    async def _lines(self) -> AsyncIterator[str]:
+        try:
+            async for name, data in self.messages:
+                yield _line(name, data)
+        except ApiError as error:
+            yield _line("error", error.body)
+        except EngineError as error:
+            yield _line("error", of_engine(error).body)
+
+    async def __call__(self, scope, receive, send) -> None:
+        async with aclosing(self.events):
+            await super().__call__(scope, receive, send)
+
+
+def _line(name: str | None, data: dict | str) -> str:
+    data = data if isinstance(data, str) else json.dumps(data)
+    return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"

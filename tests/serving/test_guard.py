@@ -1,0 +1,130 @@
+"""What stands before the routes, before an application that has no model: clients that are slow, silent or gone."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from urllib.parse import urlparse
+
+import pytest
+from running_app import running_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from transformers_arm.serving.guard import Guard
+from transformers_arm.serving.limits import Limits
+
+LIMITS = Limits(max_body=1000, upload_seconds=1.0, send_seconds=1.0)
+
+
+class Flood(StreamingResponse):
+    """A response without end, which notes when it was given up."""
+
+    def __init__(self, ended: list[str]):
+        async def pieces():
+            while True:
+                yield b"a" * 2**20
+
+        super().__init__(pieces())
+        self.ended = ended
+
+    async def __call__(self, *given):
+        try:
+            await super().__call__(*given)
+        finally:
+            self.ended.append("flood")
+
+
+class Application:
+    """Answers, and notes what becomes of its answers."""
+
+    def __init__(self):
+        self.ended, self.begun = [], threading.Event()
+        routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in (self.echo, self.wait, self.flood)]
+        self.app = Guard(Starlette(routes=routes), LIMITS)
+
+    async def echo(self, request: Request):
+        return PlainTextResponse(await request.body())
+
+    async def wait(self, request: Request):
+        try:
+            self.begun.set()
+            await asyncio.sleep(60)
+        finally:
+            self.ended.append("wait")
+
+    async def flood(self, request: Request):
+        return Flood(self.ended)
+
+    def await_end(self, name: str, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while name not in self.ended:
+            assert time.monotonic() < end, f"{name} has not ended"
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def application():
+    return Application()
+
+
+@pytest.fixture(scope="module")
+def address(application):
+    with running_app(application.app) as url:
+        yield urlparse(url).hostname, urlparse(url).port
+
+
+def head(path, length=0):
+    return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+
+
+def everything(connection):
+    connection.settimeout(20)
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_bodies_reach_the_application_whole(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/echo", 6) + b"abc")
+        time.sleep(0.1)
+        connection.sendall(b"def")
+        assert everything(connection).endswith(b"abcdef")
+
+
+def test_a_body_that_does_not_come_is_given_up(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/echo", 6) + b"abc")
+        answer = everything(connection)
+    assert b" 408 " in answer and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+
+
+def test_a_client_that_leaves_while_its_body_comes_is_forgotten(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/echo", 6) + b"abc")
+    test_bodies_reach_the_application_whole(address)
+
+
+def test_work_for_a_client_that_left_ends(application, address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/wait"))
+        assert application.begun.wait(20)
+    application.await_end("wait")
+
+
+def test_work_for_a_client_that_reads_nothing_ends(application, address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/flood"))
+        application.await_end("flood")
+
+
+def test_a_slow_client_holds_up_no_other(application, address):
+    application.ended.clear()
+    with socket.create_connection(address) as slow:
+        slow.sendall(head("/flood"))
+        before = time.monotonic()
+        test_bodies_reach_the_application_whole(address)
+        assert time.monotonic() - before < 10
+        application.await_end("flood")
