@@ -86,6 +86,7 @@ def test_the_example_writes_a_folder_that_draws(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["example", *arguments, "--pictures", "200"])
     runpy.run_path(str(ROOT / "examples" / "new_tokenizer.py"))
     assert capsys.readouterr().out.strip() == str(tmp_path / "moved")
+    assert ArmForCausalLM.from_pretrained(tmp_path / "moved").config.vq_config.name_or_path == ""
     answer = pipeline("image-text-to-text", model=str(tmp_path / "moved"))
     assert answer(text="hello", max_new_tokens=2)
     monkeypatch.setattr(sys, "argv", ["example", *arguments[:3]])
