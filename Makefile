@@ -3,6 +3,7 @@ PYTHON := $(VENV)/bin/python
 CONSTRAINTS := constraints/cpu.txt
 INSTALLED := $(VENV)/.installed
 TOOLS := .cache/tools
+GRADIO := .cache/gradio
 
 # Its weights, once they are there: without them what is about arm-emoji is left out.
 ARM_EMOJI := $(wildcard checkpoints/arm-emoji/config.json)
@@ -11,7 +12,7 @@ ARM_EMOJI := $(wildcard checkpoints/arm-emoji/config.json)
 IMAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-transformers emoji-data train-tiny train-tiny-rl cards ablation lint
+.PHONY: help install demo app test test-slow test-transformers test-app emoji-data train-tiny train-tiny-rl cards ablation lint
 .PHONY: dist test-quantized test-versions test-wheel test-sdist docs clean
 
 help: ## Print this list
@@ -25,7 +26,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[train,dev]"
 	touch $@
 
-demo test test-slow test-quantized test-transformers: export HF_HUB_OFFLINE := 1
+demo app test test-app test-slow test-quantized test-transformers: export HF_HUB_OFFLINE := 1
 
 # A process a core with a thread each: more threads would wait for each other. Tests of a file share what they load.
 test test-transformers: export OMP_NUM_THREADS := 1
@@ -36,6 +37,17 @@ demo: install ## Show what arm-tiny and arm-emoji do, offline: make demo IMAGES=
 	$(PYTHON) -m transformers_arm demo $(if $(strip $(IMAGES)),--images $(IMAGES))
 	$(if $(ARM_EMOJI),$(PYTHON) -m transformers_arm demo --checkpoint $(dir $(ARM_EMOJI)) --world emoji --items 20 \
 		--output demo/emoji)
+	@echo; echo "To draw, edit, ask and tell stories in a browser: make app, and open the address that it prints."
+
+# Beside .venv, not in it: Gradio holds back the version of Pillow.
+$(GRADIO)/.installed: pyproject.toml $(INSTALLED)
+	rm -rf $(GRADIO)
+	$(PYTHON) -m pip install --disable-pip-version-check -c $(CONSTRAINTS) --target $(GRADIO) "gradio>=6.31,<7" \
+		"selenium>=4.30"
+	touch $@
+
+app: $(GRADIO)/.installed ## Show a page to draw, edit, ask and tell stories with arm-tiny in a browser
+	PYTHONPATH=$(GRADIO) $(PYTHON) -m transformers_arm app
 
 test: install ## Run the tests, without the slow ones
 	$(PYTEST) $(IN_PARALLEL)
@@ -63,6 +75,10 @@ test-transformers: install ## Run transformers' own model tests on ARM's models;
 		touch $$sources/.fetched; \
 	fi
 	$(PYTEST) --numprocesses 2 -m "" tests/transformers_suite
+
+test-app: $(GRADIO)/.installed ## Use the page in a headless Chromium, which apt installs where there is none
+	.ci/browser
+	PYTHONPATH=$(GRADIO) $(PYTEST) tests/app
 
 emoji-data: install ## Fetch emoji of three styles with npm, and draw them into runs/emoji/data
 	$(PYTHON) -m transformers_arm.worlds.emoji.prepare runs/emoji/data

@@ -19,7 +19,8 @@ os.environ.update(
 
 pytest.register_assert_rewrite("generation_requests")
 
-collect_ignore = ["transformers_suite"]  # needs a download: `make test-transformers` names the folder itself
+# Need downloads: `make test-transformers` and `make test-app` name the folders themselves.
+collect_ignore = ["transformers_suite", "app"]
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,10 +17,12 @@ OPTIONAL = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optiona
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_brings_what_is_required_of_it(extra):
-    brought = {Requirement(line).name for line in OPTIONAL[extra]}
-    if "transformers-arm" in brought:
-        brought |= {Requirement(line).name for line in OPTIONAL["train"]}
-    distributions = {"bitsandbytes": ["bitsandbytes"], **packages_distributions()}
+    required = [Requirement(line) for line in OPTIONAL[extra]]
+    for inner in [each for requirement in required for each in requirement.extras]:
+        required += map(Requirement, OPTIONAL[inner])
+    brought = {requirement.name for requirement in required}
+    elsewhere = {"bitsandbytes": ["bitsandbytes"], "gradio": ["gradio"]}  # beside what tests run in
+    distributions = {**elsewhere, **packages_distributions()}
     for module in EXTRAS[extra]:
         assert {canonicalize_name(name) for name in distributions[module]} & brought, module
 
@@ -41,6 +43,7 @@ def test_what_is_missing_is_no_matter_to_who_needs_another_module(monkeypatch):
     [
         (["demo", "--output", "demo"], "skimage", "metrics"),
         (["memory"], "peft", "train"),
+        (["app", str(Path("checkpoints/arm-tiny").resolve())], "gradio", "app"),
         (["push", ".", "--repo", "org/name", "--dry-run"], "accelerate", "train"),
         (["train", "sft", "--config", "arm_tiny/sft", "output_dir=sft"], "pydantic", "train"),
         (["train", "sft", "--help"], "docstring_parser", "train"),

@@ -158,7 +158,7 @@ def test_installed_version_is_the_package_version():
 
 def test_extras_are_the_documented_ones():
     extras = metadata.metadata("transformers-arm").get_all("Provides-Extra")
-    assert set(extras) == {"train", "rl", "metrics", "emoji", "serve", "flash", "qlora", "dev"}
+    assert set(extras) == {"train", "rl", "metrics", "emoji", "serve", "app", "flash", "qlora", "dev"}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "trl", "diffusers.models"])

@@ -12,6 +12,7 @@ EXTRAS = {
     "metrics": ("skimage", "torchmetrics"),
     "emoji": ("resvg_py",),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+    "app": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "gradio"),
 }
 """Modules that each extra of pyproject.toml brings and this package imports."""
 

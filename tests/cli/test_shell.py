@@ -14,7 +14,7 @@ from pretokenize_datasets import drawn_rows, write_parquet
 from safetensors import SafetensorError
 from torch import OutOfMemoryError
 
-from transformers_arm.cli import COMMANDS, ask, env, memory, parameters, serve
+from transformers_arm.cli import COMMANDS, app, ask, env, memory, parameters, serve
 from transformers_arm.cli.shell import TRACEBACK, Shell
 from transformers_arm.rewards import RewardError
 
@@ -117,7 +117,7 @@ def folder(tmp_path):
 
 
 def test_commands_that_write_say_what_an_interruption_leaves():
-    assert {module for module in COMMANDS if not hasattr(module, "KEPT")} == {ask, env, memory, parameters, serve}
+    assert {module for module in COMMANDS if not hasattr(module, "KEPT")} == {app, ask, env, memory, parameters, serve}
 
 
 def test_who_stops_reading_ends_it_quietly(arm_folder, folder):

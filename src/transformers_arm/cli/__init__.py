@@ -8,12 +8,28 @@ import argparse
 from importlib import import_module, metadata
 from pathlib import Path
 
-from . import ask, card, chat, demo, edit, env, generate, init, memory, parameters, push, serve, tokenize, train
+from . import (
+    app,
+    ask,
+    card,
+    chat,
+    demo,
+    edit,
+    env,
+    generate,
+    init,
+    memory,
+    parameters,
+    push,
+    serve,
+    tokenize,
+    train,
+)
 from .env import PACKAGE
 from .shared import CHECKPOINT, Once, check_checkpoint
 from .shell import STATUSES, Shell
 
-COMMANDS = (generate, edit, ask, chat, serve, tokenize, train, demo, memory, parameters, env, init, card, push)
+COMMANDS = (generate, edit, ask, chat, serve, app, tokenize, train, demo, memory, parameters, env, init, card, push)
 
 
 class Version(argparse.Action):

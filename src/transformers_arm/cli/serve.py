@@ -2,25 +2,17 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from ..extras import require
-from .shared import CHECKPOINT, DTYPES, load_pipeline
+from .shared import add_served, bind, load_pipeline, name_of
 
 HELP = "answer OpenAI's image and chat requests over HTTP"
 API_KEY = "TRANSFORMERS_ARM_API_KEY"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    help_of_model = f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})"
-    command.add_argument("checkpoint", metavar="MODEL", type=Path, nargs="?", help=help_of_model)
-    command.set_defaults(kinds=("arm",), from_hub=True)
-    command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
-    command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
-    command.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the folder's)")
+    add_served(command, port=8000)
     command.add_argument("--name", help="of the model, in requests (default: the folder's name, or ORG/NAME)")
-    command.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 is all (default: %(default)s)")
-    command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     help_of_key = f"that requests must have; may be given again (default: {API_KEY} of the environment, or none)"
     command.add_argument("--api-key", action="append", metavar="KEY", help=help_of_key)
     command.add_argument("--max-batch", type=int, default=8, help="pictures drawn together (default: %(default)s)")
@@ -45,17 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("max_batch", "queue", "max_body", "max_pixels", "timeout"):
         if not (value := getattr(arguments, name)) >= 1:  # nor NaN
             raise ValueError(f"--{name.replace('_', '-')} {value} must be 1 or more.")
-    if not 0 <= arguments.port < 2**16:
-        raise ValueError(f"--port {arguments.port} must be in 0..{2**16 - 1}.")
     keys = arguments.api_key or [key for key in [os.environ.get(API_KEY)] if key]
     if not all(key.isascii() and key.isprintable() and key.strip() == key != "" for key in keys):
         raise ValueError("An API key is printable ASCII, without spaces around it, and not empty.")
-    from ..serving.app import bound_socket, serve
+    from ..serving.app import serve
     from ..serving.arm_engine import ArmEngine
     from ..serving.limits import Limits
 
-    bound, checkpoint = bound_socket(arguments.host, arguments.port), arguments.checkpoint
-    name = arguments.name or (checkpoint.resolve().name if checkpoint.exists() else checkpoint.as_posix())
+    bound, name = bind(arguments), arguments.name or name_of(arguments.checkpoint)
     draw = load_pipeline("text-to-image", arguments)
     engine = ArmEngine(draw, name=name, queue=arguments.queue, max_batch=arguments.max_batch)
     limits = Limits(

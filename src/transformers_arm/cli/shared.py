@@ -45,6 +45,36 @@ def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> 
     command.set_defaults(from_hub=True)
 
 
+def add_served(command: argparse.ArgumentParser, port: int) -> None:
+    """The model and the options of commands that serve it until they are interrupted; `port` where none is stated."""
+    help_of_model = f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})"
+    command.add_argument("checkpoint", metavar="MODEL", type=Path, nargs="?", help=help_of_model)
+    command.set_defaults(kinds=("arm",), from_hub=True)
+    command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
+    command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
+    command.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the folder's)")
+    command.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 is all (default: %(default)s)")
+    command.add_argument("--port", type=int, default=port, help="0 takes a free one (default: %(default)s)")
+
+
+def bind(arguments: argparse.Namespace):
+    """A socket where `add_served` says, before a model is loaded.
+
+    Raises:
+        ValueError: there is no such port, or nobody can listen there.
+    """
+    from ..serving.app import bound_socket
+
+    if not 0 <= arguments.port < 2**16:
+        raise ValueError(f"--port {arguments.port} must be in 0..{2**16 - 1}.")
+    return bound_socket(arguments.host, arguments.port)
+
+
+def name_of(checkpoint: Path) -> str:
+    """What people call a model: its folder's name, or ORG/NAME."""
+    return checkpoint.resolve().name if checkpoint.exists() else checkpoint.as_posix()
+
+
 def check_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Settles which checkpoint a command has: the one before it, the one after it, or the default.
 

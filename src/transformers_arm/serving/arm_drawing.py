@@ -97,7 +97,7 @@ def drawing_settings(sampling: Sampling, default_steps: int) -> dict:
     """What `ArmImagePipeline.drawn` takes of how pictures are drawn: what is stated alone."""
     stated = {name: value for name, value in asdict(sampling).items() if value is not None}
     quality = stated.pop("quality")
-    if "temperature" in stated and stated["temperature"] < LEAST_TEMPERATURE:
+    if 0 <= stated.get("temperature", 1) < LEAST_TEMPERATURE:
         stated |= {"temperature": 1.0, "do_sample": False}
     if quality != "high":
         stated["num_inference_steps"] = max(1, default_steps // QUALITIES[quality])

@@ -54,7 +54,7 @@ def retokenized(
     counts = codes_together(model.vq_model, vq_model, batches)
     seen, offset = counts.any(1), model.config.visual_token_offset
     shares = counts[seen] / counts[seen].sum(1, keepdim=True)
-    vq_config = {**vq_model.config.to_dict(), "_name_or_path": ""}  # it may be a path of somebody.s disk
+    vq_config = {**vq_model.config.to_dict(), "_name_or_path": ""}  # it may be a path of somebody's disk
     fields = {**model.config.to_dict(), "vq_config": vq_config, "vocab_size": offset + len(counts)}
     made = ArmForCausalLM._from_config(ArmConfig(**fields), dtype=model.dtype)
     theirs, ours = model.state_dict(), made.state_dict()
