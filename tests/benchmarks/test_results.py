@@ -249,10 +249,42 @@ OTHER_WORDS = {
 }
 
 
-@pytest.mark.parametrize(("column", "file"), enumerate(("scores_arm_tiny", "scores_arm_tiny_rl")))
-def test_the_page_of_results_has_what_the_shipped_models_make_of_other_words(column, file):
-    scores = result(file)["scores"]
-    published = table("arm-tiny", (ROOT / "docs" / "results.md").read_text())
+@pytest.mark.parametrize(
+    ("heading", "column", "file"),
+    [
+        ("arm-tiny", 0, "checkpoints/arm-tiny/results/arm_tiny"),
+        ("The weights before", 0, "benchmarks/results/scores_arm_tiny"),
+        ("The weights before", 1, "benchmarks/results/scores_arm_tiny_rl"),
+    ],
+)
+def test_the_page_of_results_has_what_models_make_of_other_words(heading, column, file):
+    scores = json.loads((ROOT / f"{file}.json").read_text())["scores"]
+    published = table(heading, (ROOT / "docs" / "results.md").read_text())
     for row, names in OTHER_WORDS.items():
         shown = published[row][column].replace(";", ",").split(", ")
         assert shown == [f"{scores[name]:.3f}" for name in names], row
+
+
+def test_the_page_of_own_pictures_has_what_each_hour_bought():
+    found = result("arm_emoji_stages")
+    heading = "How arm-emoji was made, and what each hour bought"
+    published, spent = table(heading, (ROOT / "docs" / "own-pictures.md").read_text()), 0
+    names = ("generation_train", "generation_tone", "editing_train", "editing_composed")
+    names += ("understanding_composed_what", "understanding_composed_tone")
+    for stage, minutes in found["minutes"].items():
+        spent += minutes
+        cells = [str(minutes), str(spent), *(f"{found['scores'][stage][name]:.3f}" for name in names)]
+        assert published[stage] == cells, stage
+    figures = json.loads((ROOT / "checkpoints" / "arm-emoji" / "results" / "arm_emoji.json").read_text())["scores"]
+    assert {name: figures["figures"][name] for name in names} == {name: found["scores"][stage][name] for name in names}
+
+
+def test_the_page_of_emoji_has_what_reinforcement_learning_brought():
+    found = result("arm_emoji_rl")["table"]
+    text = (ROOT / "docs" / "emoji.md").read_text()
+    for name, words in (
+        ("", "{before:.3f} drawn right before and {after:.3f} after"),
+        ("_concept", "things right {before:.3f} and {after:.3f}"),
+        ("_judge_right", "by the second judge {before:.3f} and {after:.3f}"),
+    ):
+        assert words.format(**found[f"generation_composed{name}"]) in text
