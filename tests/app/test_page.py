@@ -78,17 +78,16 @@ def test_what_cannot_be_drawn_is_a_message(page):
         ("draw-guidance", "", "much", 'Guidance "much" is not a number'),
         ("draw-temperature", "", "-3", "temperature -3.0"),
         ("draw-prompt", PROMPT, "  ", "write what to draw"),
-        ("draw-prompt", PROMPT, "circle " * 3000, "tokens"),
+        ("draw-prompt", PROMPT, "circle " * 5000, "The prompt has"),
     ):
         page.fill(field, typed)
-        page.press("draw-begin")
-        assert said in page.message()
+        assert said in page.refused("draw")
         page.fill(field, usual)
 
 
 def test_an_edit_changes_what_is_painted_over_and_no_pixel_elsewhere(page, scene):
     page.tab("Edit")
-    page.upload("edit-painting", scene)
+    page.put_in_editor("edit-painting", scene)
     page.paint("edit-painting", (48, 48), [(6, 40), (10, 40)])
     page.type("edit-prompt", "make the red circle green")
     page.type("edit-seed", "0")
@@ -103,7 +102,7 @@ def test_an_edit_changes_what_is_painted_over_and_no_pixel_elsewhere(page, scene
 
 def test_an_edit_takes_further_pictures(page, scene):
     page.tab("Edit")
-    page.upload("edit-painting", scene)
+    page.put_in_editor("edit-painting", scene)
     page.shown("#edit-more button").click()
     page.upload("edit-others", scene, scene)
     page.wait(lambda: len(page.all("#edit-others img")) == 2, "both pictures")
@@ -145,13 +144,11 @@ def test_a_file_that_is_no_picture_is_a_message(page, tmp_path):
     page.upload("ask-picture", wrong)
     page.wait(lambda: page.all("#ask-picture img"), "the file")
     page.type("ask-prompt", "how many objects are there?")
-    page.press("ask-begin")
-    assert "notes.png cannot be opened" in page.message()
+    assert "notes.png cannot be opened" in page.refused("ask")
     page.tab("Edit")
     page.upload("edit-painting", wrong)
     page.type("edit-prompt", "make the red circle green")
-    page.press("edit-begin")
-    assert "no picture to edit; upload one that your browser can open" in page.message()
+    assert "no picture to edit; upload one that your browser can open" in page.refused("edit")
 
 
 def test_a_text_file_is_refused_by_its_name(page, tmp_path):

@@ -77,7 +77,7 @@ class Page:
     def fill(self, field, text):
         """As `type`, at once: a long text takes a browser minutes to type."""
         box = self.type(field, "x")
-        if box.get_attribute("role") == "listbox":
+        if box.get_attribute("role") == "combobox":
             box.send_keys(Keys.BACKSPACE, text, Keys.ENTER)
             return
         self.driver.execute_script(
@@ -86,9 +86,18 @@ class Page:
             text,
         )
 
+    def put_in_editor(self, field, file):
+        """Uploads a picture to an editor, which passes over what comes before it is ready."""
+
+        def put():
+            self.upload(field, file)
+            with suppress(TimeoutException):
+                return WebDriverWait(self.driver, 15, 0.2).until(lambda _: self.painted_over(field))
+
+        self.wait(put, "the picture in the editor")
+
     def paint(self, field, size, points):
         """Draws a line with the brush from point to point, (x, y) in px of a picture of this size."""
-        self.wait(lambda: self.painted_over(field), "the picture in the editor")
         canvas = self.shown(f"#{field} canvas")
         zoom = self.zoom(field)
         on_screen = [(round((x - size[0] / 2) * zoom), round((y - size[1] / 2) * zoom)) for x, y in points]
@@ -127,14 +136,23 @@ class Page:
     def run(self, tab):
         """Presses the tab's button and waits for the end."""
         before = self.text(f"#{tab}-line")
-        self.wait(lambda: self._begins(tab, before), "that it begins")
+        self.press_until(f"{tab}-begin", lambda: self.text(f"#{tab}-line") != before)
         return self.speed(tab)
 
-    def _begins(self, tab, before):
-        """Presses the button; it does nothing until the page knows that the last request is over."""
-        self.press(f"{tab}-begin")
-        with suppress(TimeoutException):
-            return WebDriverWait(self.driver, 5, 0.2).until(lambda _: self.text(f"#{tab}-line") != before)
+    def refused(self, tab):
+        """Presses the tab's button, and gives the message that comes of it."""
+        self.press_until(f"{tab}-begin", lambda: self.all(".toast-body"))
+        return self.message()
+
+    def press_until(self, button, done):
+        """Presses a button, which does nothing until the page knows that the request before it is over."""
+
+        def pressed():
+            self.press(button)
+            with suppress(TimeoutException):
+                return WebDriverWait(self.driver, 10, 0.2).until(lambda _: done())
+
+        self.wait(pressed, f"what {button} does")
 
     def message(self):
         """What an error says, which is closed then."""
@@ -156,7 +174,7 @@ class Page:
         """Saves what can be seen, as it may lie in docs/."""
         self.driver.execute_script("window.scrollTo(0, 0)")
         file = self.screenshots / f"{name}.png"
-        Image.open(BytesIO(self.driver.get_screenshot_as_png())).quantize().save(file, optimize=True)
+        Image.open(BytesIO(self.driver.get_screenshot_as_png())).convert("RGB").save(file, optimize=True)
         assert file.stat().st_size < 150_000
 
     def requested(self):
