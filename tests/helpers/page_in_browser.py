@@ -87,14 +87,10 @@ class Page:
         )
 
     def put_in_editor(self, field, file):
-        """Uploads a picture to an editor, which passes over what comes before it is ready."""
-
-        def put():
-            self.upload(field, file)
-            with suppress(TimeoutException):
-                return WebDriverWait(self.driver, 15, 0.2).until(lambda _: self.painted_over(field))
-
-        self.wait(put, "the picture in the editor")
+        """Uploads a picture to an editor, once its canvas is there: before, it would pass over it."""
+        self.wait(lambda: "%" in self.text(f"#{field} .zoom-number") and self.all(f"#{field} canvas"), "the canvas")
+        self.upload(field, file)
+        self.wait(lambda: self.painted_over(field), "the picture in the editor")
 
     def paint(self, field, size, points):
         """Draws a line with the brush from point to point, (x, y) in px of a picture of this size."""

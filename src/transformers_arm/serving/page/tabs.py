@@ -28,7 +28,7 @@ from .shown import answer, pictures, words
 DRAWN = [
     "a red circle left of a blue square",
     "a large yellow cross at the top and a small red circle at the left on a gray background",
-    "a wide picture of two green triangles",
+    "two green triangles on a white background",
 ]
 EDITS = ["make the red circle green", "remove the blue square", "make the background black"]
 QUESTIONS = ["what color is the circle?", "how many objects are there?", "describe the picture"]
