@@ -31,7 +31,7 @@ def add_checkpoint(
     command.set_defaults(kinds=kinds)
 
 
-def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
+def add_model(command: argparse.ArgumentParser, *, positional: bool = False, dtype: str = "float32") -> None:
     """The options that `load_pipeline` reads; the checkpoint may be an argument of its own, MODEL."""
     help_of_checkpoint = f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})"
     if positional:
@@ -41,18 +41,14 @@ def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> 
         add_checkpoint(command, help=help_of_checkpoint)
     command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
     command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
-    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    default = "the folder's" if dtype == "auto" else dtype
+    command.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of the weights (default: {default})")
     command.set_defaults(from_hub=True)
 
 
 def add_served(command: argparse.ArgumentParser, port: int) -> None:
     """The model and the options of commands that serve it until they are interrupted; `port` where none is stated."""
-    help_of_model = f"ARM folder, or ORG/NAME on the Hub (default: {CHECKPOINT})"
-    command.add_argument("checkpoint", metavar="MODEL", type=Path, nargs="?", help=help_of_model)
-    command.set_defaults(kinds=("arm",), from_hub=True)
-    command.add_argument("--revision", help="branch, tag or commit of a repo on the Hub (default: its main branch)")
-    command.add_argument("--device", help="such as cuda:1 (default: an accelerator where there is one, else cpu)")
-    command.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the folder's)")
+    add_model(command, positional=True, dtype="auto")
     command.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 is all (default: %(default)s)")
     command.add_argument("--port", type=int, default=port, help="0 takes a free one (default: %(default)s)")
 
