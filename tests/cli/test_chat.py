@@ -1,9 +1,12 @@
 """A conversation in this process, through a pipe and at a terminal."""
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,9 +112,19 @@ def test_what_comes_through_a_pipe_is_answered_in_lines(chat, tmp_path):
     assert "\n> " not in ran.stderr
 
 
-def test_at_a_terminal_errors_and_ctrl_c_end_an_answer_and_not_the_conversation(arm_folder, tmp_path):
+@pytest.fixture
+def endless(arm_folder, tmp_path):
+    """A model that goes on writing: a token that it never writes ends its answers."""
+    folder = Path(shutil.copytree(arm_folder, tmp_path / "endless"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings["eos_token_id"] = [json.loads((folder / "config.json").read_text())["shape_token_offset"] - 1]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def test_at_a_terminal_errors_and_ctrl_c_end_an_answer_and_not_the_conversation(endless, tmp_path):
     Image.new("RGB", (48, 48), "red").save(tmp_path / "Käfer 1.png")
-    command = [sys.executable, "-m", "transformers_arm", "chat", arm_folder, "--seed", "7"]
+    command = [sys.executable, "-m", "transformers_arm", "chat", endless, "--seed", "7"]
     with Terminal(command, cwd=tmp_path) as terminal:
         terminal.until("> ")
         terminal.type("/draw\n")

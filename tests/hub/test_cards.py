@@ -346,8 +346,10 @@ def test_every_score_of_arm_tiny_is_on_its_card():
     result = json.loads((ROOT / "checkpoints" / "arm-tiny" / export_tiny.SCORES).read_text())
     text = (ROOT / "checkpoints" / "arm-tiny" / "README.md").read_text()
     metrics = {figure.metric_type: figure.metric_value for figure in ModelCard(text).data.eval_results}
-    assert metrics == result["scores"]
-    for value in (*result["scores"].values(), *result["must"].values(), *result["aim"].values()):
+    # Weakest cells stand beside their means, not as scores of their own.
+    scores = {name: value for name, value in result["scores"].items() if not name.endswith("_weakest")}
+    assert metrics == scores
+    for value in (*scores.values(), *result["must"].values(), *result["aim"].values()):
         assert f"| {value:.3f} |" in text or f"| {value:g} |" in text
 
 

@@ -151,8 +151,8 @@ def test_lists_take_one_mask_or_one_a_picture_or_none_for_some(edit, monkeypatch
 
 def test_several_edits_of_a_picture_stay_in_its_mask(edit):
     source, mask = picture(100, 80), mask_of(100, 80, (0, 0, 30, 20))
-    edits = edit(source, INSTRUCTION, mask, mask_margin=0, num_images_per_prompt=3)
-    assert differ(edits[0], edits[1])
+    edits = edit(source, INSTRUCTION, mask, mask_margin=0, num_images_per_prompt=8)
+    assert any(differ(edits[0], other) for other in edits[1:])
     assert not any((changed(edited, source) & ~mask).any() for edited in edits)
 
 

@@ -21,6 +21,8 @@ PURPOSES = {
     "metrics": "PSNR, SSIM and FID",
     "emoji": "the pictures of the emoji world",
     "flash": "FlashAttention",
+    "serve": "a server of OpenAI's requests",
+    "app": "a page in a browser",
 }
 
 
