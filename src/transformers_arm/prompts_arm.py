@@ -218,11 +218,10 @@ def default_grid(config: ArmConfig, input_ids: torch.LongTensor) -> tuple[int, i
     Raises:
         ValueError: the prompts show pictures of several grids there.
     """
-    heights, widths = config.shape_token_offset, config.width_token_offset
     grids = set()
     for ids in input_ids:
         places = config.states_width(ids[1:]).nonzero()[-1:, 0].tolist()
-        grids |= {(int(ids[place]) - heights + 1, int(ids[place + 1]) - widths + 1) for place in places}
+        grids |= {config.stated_grid(ids[: place + 2]) for place in places}
     if len(grids) > 1:
         grids = ", ".join(f"{height}x{width}" for height, width in sorted(grids))
         raise ValueError(

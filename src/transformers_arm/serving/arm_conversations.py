@@ -92,8 +92,7 @@ class AnswerJob(DrawingJob):
         if token in self.ends:
             self._finish("stop")
         elif self.config.states_width(token):
-            offsets = self.config.shape_token_offset, self.config.width_token_offset
-            height, width = (side - offset + 1 for side, offset in zip(self.ids[-2:], offsets, strict=True))
+            height, width = self.config.stated_grid(self.ids)
             if height * width + 1 > self._room:
                 return self._finish("length")
             self.pieces.end()

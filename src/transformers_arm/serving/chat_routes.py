@@ -8,15 +8,17 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from fastapi import APIRouter, Request
 
-from .engine import ConversationRequest, Event, Events, Finished, Picture, Sampling, Text, Usage
+from .engine import ConversationRequest, Event, Events, Finished, Picture, Sampling, Text
 from .pictures import data_url, opened
 from .schemas import ChatCompletion, ImagePart, Message
-from .streams import Served, ServerSentEvents
+from .streams import Served, ServerSentEvents, told_usage
 
 router = APIRouter(prefix="/v1/chat")
+usage_of = partial(told_usage, read="prompt", written="completion")
 ROLES = {"developer": "system"}  # a newer name
 
 
@@ -72,17 +74,6 @@ def part_of(event: Text | Picture) -> dict:
     if isinstance(event, Text):
         return {"type": "text", "text": event.text}
     return {"type": "image_url", "image_url": {"url": data_url(event.image)}}
-
-
-def usage_of(usage: Usage) -> dict:
-    read, written = usage.input_text + usage.input_images, usage.output_text + usage.output_images
-    return {
-        "prompt_tokens": read,
-        "prompt_tokens_details": {"text_tokens": usage.input_text, "image_tokens": usage.input_images},
-        "completion_tokens": written,
-        "completion_tokens_details": {"text_tokens": usage.output_text, "image_tokens": usage.output_images},
-        "total_tokens": read + written,
-    }
 
 
 async def whole(served: Served, events: Events, body: ChatCompletion, named: dict) -> dict:

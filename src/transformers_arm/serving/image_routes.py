@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import PIL.Image
@@ -16,15 +17,18 @@ from .errors import ApiError
 from .limits import MOST_IMAGES
 from .pictures import encoded, opened, whitened
 from .schemas import ImageEdit, ImageGeneration, ImageReference, PictureFields
-from .streams import Served, ServerSentEvents
+from .streams import Served, ServerSentEvents, told_usage
 
 router = APIRouter(prefix="/v1/images")
+usage_of = partial(told_usage, read="input", written="output")
 IMAGES = ("image", "image[]")  # how multipart forms call one and several
 
 
 @router.post("/generations")
 async def generate(body: ImageGeneration, request: Request):
-    return await answered(Served.of(request), "image_generation", body)
+    served = Served.of(request)
+    served.check_model(body.model)
+    return await answered(served, "image_generation", body)
 
 
 async def edit_form(request: Request) -> tuple[ImageEdit, list[str | bytes], str | bytes | None]:
@@ -87,7 +91,6 @@ async def answered(
     served: Served, kind: str, body: PictureFields, images: list = (), mask: PIL.Image.Image | None = None
 ):
     """The response to a request for pictures: a stream, or all of them."""
-    served.check_model(body.model)
     events = await served.events(
         PictureRequest(
             prompt=body.prompt,
@@ -113,17 +116,6 @@ def stated(body: PictureFields, picture: PIL.Image.Image) -> dict:
         "output_format": body.output_format,
         "quality": body.rendering,
         "size": f"{picture.width}x{picture.height}",
-    }
-
-
-def usage_of(usage: Usage) -> dict:
-    read, written = usage.input_text + usage.input_images, usage.output_text + usage.output_images
-    return {
-        "input_tokens": read,
-        "input_tokens_details": {"text_tokens": usage.input_text, "image_tokens": usage.input_images},
-        "output_tokens": written,
-        "output_tokens_details": {"text_tokens": usage.output_text, "image_tokens": usage.output_images},
-        "total_tokens": read + written,
     }
 
 

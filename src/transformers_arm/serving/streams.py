@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from .engine import ConversationRequest, Engine, EngineError, Event, Events, PictureRequest
+from .engine import ConversationRequest, Engine, EngineError, Event, Events, PictureRequest, Usage
 from .errors import NO_RETRY, ApiError, of_engine
 from .limits import Limits
 from .metrics import Metrics
+
+
+def told_usage(usage: Usage, read: str, written: str) -> dict:
+    """Tokens by kind, as responses have them; `read` and `written` are what they call the two sides."""
+    told = {}
+    for side, texts, images in (
+        (read, usage.input_text, usage.input_images),
+        (written, usage.output_text, usage.output_images),
+    ):
+        told[f"{side}_tokens"] = texts + images
+        told[f"{side}_tokens_details"] = {"text_tokens": texts, "image_tokens": images}
+    return told | {"total_tokens": told[f"{read}_tokens"] + told[f"{written}_tokens"]}
 
 
 @dataclass(frozen=True)
