@@ -9,8 +9,10 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from transformers_arm import cli
+from transformers_arm import cli, detokenizer_arm
 from transformers_arm.extras import EXTRAS, MissingExtra, require
+
+assert detokenizer_arm  # imported here: diffusers, once it has seen an accelerate, does not do without
 
 OPTIONAL = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
 

@@ -1,7 +1,7 @@
 """Prints how many requests a second `transformers-arm serve` answers, to one client at a time and to many at once.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/serving.py [--model checkpoints/arm-tiny] [--requests 64]
-        [--clients 1 16] [--max-batch 16] [--size 48x48] [--rounds 3] [--output FILE]
+        [--clients 1 4 16] [--max-batch 16] [--size auto] [--rounds 3] [--output FILE]
 
 One server, in a process of its own, and OpenAI's client; the numbers of clients take turns, medians over the rounds. A
 client asks for a picture as soon as it has the last. Each picture has a seed of its own, and the codes of a seed must
@@ -79,7 +79,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="checkpoints/arm-tiny", help="folder, or ORG/NAME on the Hub")
     parser.add_argument("--requests", type=int, default=64, help="a round")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="at once; the first is compared with")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 4, 16], help="at once; the first is compared with"
+    )
     parser.add_argument("--max-batch", type=int, default=16, help="of the server")
     parser.add_argument("--size", default="auto", help="of the pictures, WIDTHxHEIGHT")
     parser.add_argument("--device", help="of the server")

@@ -159,6 +159,8 @@ class Fetcher:
         private_hosts: whether an address may name a loopback, link-local or private host. A redirect from a public
             host to one of these is refused all the same.
         animated: whether a file may have several frames, of which the first is taken. (A camera's MPO may, always.)
+        advises_code: whether errors may advise what only code can do, such as to raise a limit of this. False where
+            somebody else reads them.
     """
 
     max_bytes: int = 2**25
@@ -169,6 +171,7 @@ class Fetcher:
     local_files: bool = False
     private_hosts: bool = False
     animated: bool = True
+    advises_code: bool = True
 
     def open(self, source: str | os.PathLike | bytes) -> PIL.Image.Image:
         """Opens a picture, upright, in the mode of its file; of several frames the first.
@@ -199,9 +202,13 @@ class Fetcher:
     def _check_bytes(self, what: str, length: int) -> None:
         if length > self.max_bytes:
             raise ValueError(
-                f"{what} has {length:,} bytes, more than max_bytes {self.max_bytes:,}; make it smaller, or raise "
-                "max_bytes of the Fetcher."
+                f"{what} has {length:,} bytes, more than max_bytes {self.max_bytes:,}; make it smaller"
+                f"{self._or_raise('max_bytes')}."
             )
+
+    def _or_raise(self, limits: str) -> str:
+        """The end of an advice."""
+        return f", or raise {limits} of the Fetcher" if self.advises_code else ""
 
     def _open_file(self, path: str) -> PIL.Image.Image:
         if not os.path.exists(path):
@@ -224,9 +231,11 @@ class Fetcher:
         except PIL.UnidentifiedImageError as error:
             problem = "is no image file, no http(s) address and no base64 image."
             if not self.local_files:
-                problem = (
-                    "is no http(s) address and no base64 image, and paths in texts are not opened here; pass a "
-                    "pathlib.Path, an opened picture, or a Fetcher with local_files=True, as FROM_CALLER is."
+                problem = "is no http(s) address and no base64 image, and paths in texts are not opened here"
+                problem += (
+                    "; pass a pathlib.Path, an opened picture, or a Fetcher with local_files=True, as FROM_CALLER is."
+                    if self.advises_code
+                    else "."
                 )
             raise ValueError(f"{shown(text)!r} {problem}") from error
 
@@ -242,8 +251,8 @@ class Fetcher:
             return PIL.Image.open(file, formats=formats)
         except PIL.Image.DecompressionBombError as error:
             raise ValueError(
-                f"{name} may be a decompression bomb: {error} Shrink it, or raise max_pixels of the Fetcher, now "
-                f"{self.max_pixels:,}, and PIL.Image.MAX_IMAGE_PIXELS, if you trust where it comes from."
+                f"{name} may be a decompression bomb: {error} Shrink it"
+                f"{self._or_raise(f'max_pixels, now {self.max_pixels:,}, and PIL.Image.MAX_IMAGE_PIXELS')}."
             ) from error
         except PIL.UnidentifiedImageError as error:
             raise PIL.UnidentifiedImageError(
@@ -259,7 +268,7 @@ class Fetcher:
             if height * width > self.max_pixels:
                 raise ValueError(
                     f"{name} has {what}{height}x{width} pixels (height x width), more than max_pixels "
-                    f"{self.max_pixels:,} in all; shrink it, or raise max_pixels of the Fetcher."
+                    f"{self.max_pixels:,} in all; shrink it{self._or_raise('max_pixels')}."
                 )
         if not self.animated and image.format != "MPO" and getattr(image, "is_animated", False):
             raise ValueError(f"{name} is animated, or has several pages; send one picture.")
@@ -281,8 +290,8 @@ class Fetcher:
             return await asyncio.wait_for(self._follow(address), self.max_seconds)
         except asyncio.TimeoutError as error:
             raise ValueError(
-                f"{shown(address)} did not answer within max_seconds {self.max_seconds:g}; try again later, or raise "
-                "max_seconds of the Fetcher."
+                f"{shown(address)} did not answer within max_seconds {self.max_seconds:g}; try again later"
+                f"{self._or_raise('max_seconds')}."
             ) from error
         except httpx.InvalidURL:  # which may quote a password that it takes for a port
             known = address.rpartition("@")[2] if "@" in address else shown(address)
@@ -368,8 +377,8 @@ class Fetcher:
             content.write(chunk)
             if content.tell() > self.max_bytes:
                 raise ValueError(
-                    f"{name} sends more than max_bytes {self.max_bytes:,}; make it smaller, or raise max_bytes of the "
-                    "Fetcher."
+                    f"{name} sends more than max_bytes {self.max_bytes:,}; make it smaller"
+                    f"{self._or_raise('max_bytes')}."
                 )
         content.seek(0)
         return content

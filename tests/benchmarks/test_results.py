@@ -67,6 +67,13 @@ def test_the_page_has_the_measured_milliseconds_a_token_beside_other_models():
         assert published[name] == cells, name
 
 
+def test_the_page_has_what_the_server_answers():
+    published = table("Serving")
+    for row in result("speed_serving")["rows"]:
+        figures = ("requests_per_second", "times", "median_seconds", "slowest_seconds")
+        assert published[str(row["clients"])] == [f"{row[name]:.2f}" for name in figures]
+
+
 def test_the_page_has_the_measured_renderers():
     found = (
         result("speed_renderers_flux2_nvidia_h200")["renderers"] | result("speed_renderers_nvidia_h200")["renderers"]

@@ -234,6 +234,10 @@ def test_an_answer_ends_where_its_bound_is(engine, pictures):
         (PictureRequest(PROMPT, sampling=Sampling(guidance_scale=float("nan"))), "sampling", "guidance_scale nan"),
         (ConversationRequest([]), "messages", "no messages"),
         (ConversationRequest([{"role": "user", "content": "a " * 9000}]), "messages", "tokens.*shorten it"),
+        (ConversationRequest(STORY, temperature=-0.5), "temperature", "temperature -0.5 must be 0"),
+        (ConversationRequest(STORY, temperature=float("nan")), "temperature", "temperature nan"),
+        (ConversationRequest(STORY, temperature=0, top_p=0.0), "top_p", "top_p 0.0 must be above 0"),
+        (ConversationRequest(STORY, max_tokens=0), "max_tokens", "max_tokens 0 must be 1"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_it_waits(engine, request_, parameter, match):

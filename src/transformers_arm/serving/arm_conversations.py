@@ -16,7 +16,7 @@ from ..pipeline_arm import ArmImagePipeline
 from ..prompts_arm import stack_left_padded, whole_pictures
 from ..sampling_arm import LEAST_TEMPERATURE
 from .arm_drawing import DrawingJob, with_pictures
-from .engine import ConversationRequest, Finished, Text, Usage
+from .engine import ConversationRequest, Finished, InvalidRequest, Text, Usage
 from .waiting import Answer
 
 SLICE = 64  # tokens of text, after which others may go on
@@ -140,13 +140,20 @@ def counted(config: ArmConfig, ids: list[int]) -> tuple[int, int]:
 def warpers(request: ConversationRequest, config) -> list[LogitsProcessor]:
     """How a text's tokens are sampled, from what a request states and the model's generation config; empty where the
     likeliest is taken.
+
+    Raises:
+        InvalidRequest: a temperature below 0, or a top_p that is not in 0..1.
     """
     own = config.temperature if config.do_sample else float(request.top_p is not None)  # which asks for samples
     temperature = (1.0 if own is None else own) if request.temperature is None else request.temperature
+    top_p = request.top_p if request.top_p is not None else config.top_p if config.do_sample else None
+    if not temperature >= 0:  # nor NaN
+        raise InvalidRequest(f"temperature {temperature} must be 0 (takes the likeliest) or more.", "temperature")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InvalidRequest(f"top_p {top_p} must be above 0, and 1 (takes all) at most.", "top_p")
     if temperature < LEAST_TEMPERATURE:
         return []
     chosen = [TemperatureLogitsWarper(float(temperature))]
-    top_p = request.top_p if request.top_p is not None else config.top_p if config.do_sample else None
     if config.do_sample and config.top_k:
         chosen.append(TopKLogitsWarper(config.top_k, filter_value=UNLIKELY))
     if top_p is not None and top_p < 1:

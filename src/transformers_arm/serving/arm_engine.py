@@ -185,6 +185,8 @@ class ArmEngine:
                 f"{self.about.max_tokens} with the answer; shorten it.",
                 "messages",
             )
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise InvalidRequest(f"max_tokens {request.max_tokens} must be 1 or more.", "max_tokens")
         own = None if request.pictures else self.pipe.model.generation_config.max_new_tokens
         most = min(room, request.max_tokens or own or room)
         return [AnswerJob(answer, request, self.pipe, inputs, most, seed, settings)]

@@ -29,7 +29,8 @@ async def opened(sources: Sequence[str | bytes], limits: Limits, parameters: Seq
 
 
 def _opened(sources: Sequence[str | bytes], limits: Limits, parameters: Sequence[str]) -> list[PIL.Image.Image]:
-    fetcher, left, pictures = Fetcher(max_bytes=limits.max_body, animated=False), limits.max_pixels, []
+    fetcher = Fetcher(max_bytes=limits.max_body, animated=False, advises_code=False)
+    left, pictures = limits.max_pixels, []
     for source, parameter in zip(sources, parameters, strict=True):
         if isinstance(source, str) and ADDRESS.match(source) and not limits.image_urls:
             raise ApiError(
@@ -42,6 +43,8 @@ def _opened(sources: Sequence[str | bytes], limits: Limits, parameters: Sequence
             picture = replace(fetcher, max_pixels=left).open(source)
         except (ValueError, *DECODING_ERRORS) as error:
             message = f"{parameter} cannot be opened: {error}"
+            if left < limits.max_pixels:
+                message += f" The pictures before it have used {limits.max_pixels - left:,} of a request's pixels."
             raise ApiError(400, message, parameter=parameter, code="invalid_image") from error
         left -= picture.width * picture.height
         pictures.append(picture)

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from ...fetching_arm import DECODING_ERRORS, Fetcher
 from ..engine import About, InvalidRequest, Sampling
 
-LIMITS = Fetcher(max_pixels=2**24)  # of what is uploaded: 4096x4096
+LIMITS = Fetcher(max_pixels=2**24, advises_code=False)  # of what is uploaded: 4096x4096
 AUTO = "auto"
 SIZE = re.compile(r"(\d{1,6}) *[x×] *(\d{1,6})")
 
