@@ -299,8 +299,8 @@ class Fetcher:
                 f"{shown(known)!r} is, or leads to, no http(s) address; write it percent-encoded."
             ) from None
         except httpx.HTTPError as error:
-            problem = str(error) or type(error).__name__
-            raise ConnectionError(f"{shown(address)} does not answer: {problem}") from error
+            problem = f": {error}" if str(error) else " as HTTP has it"
+            raise ConnectionError(f"{shown(address)} does not answer{problem}") from error
 
     async def _follow(self, address: str) -> BytesIO:
         url, private = httpx.URL(address), self.private_hosts
@@ -328,7 +328,8 @@ class Fetcher:
             try:
                 found = await asyncio.wrap_future(in_thread(look_up, url.raw_host.decode("ascii")))
             except (OSError, UnicodeError) as error:
-                raise ConnectionError(f"{shown(str(url))} has no host that is known: {error}") from error
+                reason = getattr(error, "strerror", None) or "it is no name of a host"
+                raise ConnectionError(f"{shown(str(url))} has no host that is known: {reason}") from error
         is_private = not all(map(is_global, found))
         if is_private and not private:
             raise ValueError(

@@ -3,9 +3,7 @@
 import threading
 from contextlib import contextmanager
 
-import uvicorn
-
-from transformers_arm.serving.app import Server
+from transformers_arm.serving.app import Server, bound_socket
 
 
 @contextmanager
@@ -17,8 +15,8 @@ def running_app(app):
         addresses.append(url)
         listens.set()
 
-    server = Server(uvicorn.Config(app, port=0, log_level="critical"), listening)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = Server(app, 1, listening)
+    thread = threading.Thread(target=server.run, args=[[bound_socket("127.0.0.1", 0)]], daemon=True)
     thread.start()
     assert listens.wait(60)
     try:

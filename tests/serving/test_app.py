@@ -55,6 +55,8 @@ def test_metrics_count(server, client):
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("POST", "/v1/images/generations/", 404, "not_found"),
         ("GET", "/v1/nowhere", 404, "not_found"),
         ("GET", "/", 404, "not_found"),
         ("GET", "/docs", 404, "not_found"),

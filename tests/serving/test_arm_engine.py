@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline_requests import assert_same, picture
 
 from transformers_arm.pipeline_arm import ArmImageEditingPipeline
+from transformers_arm.serving.arm_conversations import SLICE
 from transformers_arm.serving.arm_engine import ArmEngine
 from transformers_arm.serving.engine import (
     Closed,
@@ -206,11 +207,39 @@ def test_sampled_texts_depend_on_their_seeds_alone(engine):
 
 
 def test_long_texts_let_others_go_between(engine):
-    """After each slice of tokens the line is gone through again."""
-    story = ConversationRequest(STORY, max_tokens=400, temperature=2.0, seed=1)
-    (long, short), _ = answers(engine, story, PictureRequest(PROMPT, seed=1))
-    assert len(codes_of(short)) == 1
-    assert long[-1].usage.output_text <= 400
+    """After each slice of tokens the line is gone through again: what came after a long text is done before it."""
+    story = ConversationRequest(STORY, max_tokens=400, temperature=50.0, seed=0)  # which hardly ever ends by itself
+    done = []
+
+    async def noted(name, coming):
+        events = await collected(coming)
+        done.append(name)
+        return events
+
+    async def run():
+        with Held(engine) as held:
+            tasks = [asyncio.ensure_future(noted("text", engine.converse(story)))]
+            while sum(engine.line.counts) < 1:
+                await asyncio.sleep(0.01)
+            tasks.append(asyncio.ensure_future(noted("picture", engine.draw(PictureRequest(PROMPT, seed=1)))))
+            while sum(engine.line.counts) < 2:
+                await asyncio.sleep(0.01)
+            held.go.set()
+            return await asyncio.gather(*tasks)
+
+    long, short = asyncio.run(run())
+    assert len(codes_of(short)) == 1 and done == ["picture", "text"]
+    assert 2 * SLICE < long[-1].usage.output_text <= 400
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+@pytest.mark.parametrize("said", ["x", STORY[0]["content"]])
+def test_the_likeliest_of_what_may_come_are_kept(engine, said, pictures):
+    """What the grammar forbids is no part of top_p: of next to nothing it keeps the token that is taken without it."""
+    given = {"messages": [{"role": "user", "content": said}], "max_tokens": 12, "seed": 1, "pictures": pictures}
+    sure, nearly = ConversationRequest(**given, temperature=0), ConversationRequest(**given, top_p=1e-6)
+    texts = [[event.text for event in of_kind(answers(engine, each)[0][0], Text)] for each in (sure, nearly)]
+    assert "".join(texts[0]) == "".join(texts[1])
 
 
 @pytest.mark.parametrize("pictures", [False, True])

@@ -10,6 +10,9 @@ STORY = "tell a story of a red circle above a blue square"
 QUESTION = "what color is the circle?"
 
 
+PARTS, URL = "messages.0.content", {"type": "image_url", "image_url": {"url": url_of(picture())}}
+
+
 def message(text, *pictures, role="user"):
     images = [{"type": "image_url", "image_url": {"url": url_of(each)}} for each in pictures]
     return {"role": role, "content": [*images, {"type": "text", "text": text}]}
@@ -83,6 +86,13 @@ def test_top_p_alone_samples(client):
     assert len(texts) > 1
 
 
+def test_clients_may_state_what_is_so_anyway(client):
+    stated = {"frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "n": 1, "store": False}
+    stated |= {"response_format": {"type": "text"}, "stream_options": {"include_obfuscation": True}}
+    answers = [ask(client, message(STORY), max_tokens=8, **each).choices[0].message.content for each in ({}, stated)]
+    assert answers[0] == answers[1]
+
+
 def test_roles_of_a_longer_conversation_are_read(client):
     roles = [{"role": role, "content": STORY} for role in ("developer", "user", "assistant", "user")]
     assert ask(client, *roles).choices[0].finish_reason
@@ -93,18 +103,26 @@ def test_roles_of_a_longer_conversation_are_read(client):
     [
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role", "'robot'"),
-        ({"messages": [{"role": "user", "content": "a" * 100_000}]}, None, "100,000 characters; at most 32,000"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role", '"robot": it must be'),
+        ({"messages": [{"role": "user", "content": "a" * 100_000}]}, "messages", "100,000 characters; at most 32,000"),
         ({"messages": [{"role": "user", "content": "a " * 9000}]}, "messages", "tokens.*shorten it"),
-        ({"messages": [message("a", *[picture(8, 8)] * 17)]}, None, "17 pictures; at most 16"),
+        ({"messages": [message("a", *[picture(8, 8)] * 17)]}, "messages", "17 pictures; at most 16"),
         ({"modalities": ["audio"]}, "modalities.0", "'text' or 'image'"),
-        ({"modalities": ["image"]}, None, "images/generations draws alone"),
+        ({"modalities": ["image"]}, "modalities", "images/generations draws alone"),
         ({"n": 2}, "n", "n 2"),
-        ({"extra_body": {"guidance_scale": 2}}, None, "guidance_scale 2.0 is of pictures"),
+        ({"extra_body": {"guidance_scale": 2}}, "guidance_scale", "guidance_scale 2: this is of pictures"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"logprobs": True}, "logprobs", "logprobs is no field"),
+        ({"logprobs": True}, "logprobs", "logprobs true: it must be false"),
+        ({"messages": [{"role": "user", "content": ""}] * 1001}, "messages", "at most 1000"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1001}]}, PARTS, "at most 1000"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, f"{PARTS}.0", "has the field text"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, f"{PARTS}.0.type", "'text' or 'image_url'"),
+        ({"messages": [{"role": "user", "content": [URL | {"text": "a"}]}]}, f"{PARTS}.0", "and no other"),
+        ({"messages": [{"role": "user", "content": [URL | {"image_url": "a"}]}]}, f"{PARTS}.0.image_url", "object"),
+        ({"messages": [{"role": "user", "content": 5}]}, PARTS, "content 5: send a text, or a list of parts"),
+        ({"extra_body": {str(n): 1 for n in range(101)}}, None, "The body: has 10. fields; at most 100"),
         ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "tools", "tools is no field"),
     ],
 )
@@ -117,7 +135,7 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(client, given, para
 @pytest.mark.parametrize(
     ("url", "match"),
     [
-        ("data:image/png;base64,AAAA", "messages.0.content.0 cannot be opened"),
+        ("data:image/png;base64,AAAA", "messages.0.content.0.image_url.url cannot be opened"),
         ("http://127.0.0.1/a.png", "this server opens none"),
         ("/etc/passwd", "cannot be opened"),
     ],

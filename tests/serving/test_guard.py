@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from transformers_arm.serving.app import Connection
 from transformers_arm.serving.guard import Guard
 from transformers_arm.serving.limits import Limits
 
-LIMITS = Limits(max_body=1000, upload_seconds=1.0, send_seconds=1.0)
+LIMITS = Limits(max_body=1000, max_requests=3, upload_seconds=1.0, send_seconds=1.0)
 
 
 class Flood(StreamingResponse):
@@ -44,7 +45,7 @@ class Application:
     def __init__(self):
         self.ended, self.begun = [], threading.Event()
         routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in (self.echo, self.wait, self.flood)]
-        self.app = Guard(Starlette(routes=routes), LIMITS)
+        self.app = self.guard = Guard(Starlette(routes=routes), LIMITS)
 
     async def echo(self, request: Request):
         return PlainTextResponse(await request.body())
@@ -99,6 +100,45 @@ def test_a_body_that_does_not_come_is_given_up(address):
         connection.sendall(head("/echo", 6) + b"abc")
         answer = everything(connection)
     assert b" 408 " in answer and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+
+
+def test_as_many_requests_are_taken_as_may_be_at_a_time(application, address):
+    application.ended.clear()
+    waiting = [socket.create_connection(address) for _ in range(LIMITS.max_requests)]
+    for connection in waiting:
+        connection.sendall(head("/wait"))
+    while application.guard.open < LIMITS.max_requests:
+        time.sleep(0.02)
+    with socket.create_connection(address) as connection:
+        connection.sendall(head("/echo", 6))  # refused before its body comes
+        answer = everything(connection)
+    assert b" 429 " in answer and b"retry-after: 1" in answer
+    for connection in waiting:
+        connection.close()
+    application.await_end("wait")
+    while application.guard.open:
+        time.sleep(0.02)
+    test_bodies_reach_the_application_whole(address)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /echo HTTP/1.1\r\nHost"])
+def test_a_connection_that_asks_for_nothing_is_closed(address, monkeypatch, sent):
+    monkeypatch.setattr(Connection, "seconds", 0.5)
+    with socket.create_connection(address) as connection:
+        connection.sendall(sent)
+        assert everything(connection) == b""
+
+
+def test_a_connection_is_kept_while_it_is_answered_and_closed_if_it_asks_no_more(address, monkeypatch):
+    monkeypatch.setattr(Connection, "seconds", 0.5)
+    asked = head("/echo", 6).replace(b"Connection: close\r\n", b"")
+    with socket.create_connection(address) as connection:
+        connection.sendall(asked)
+        time.sleep(0.8)
+        connection.sendall(b"abcdef")
+        time.sleep(0.2)
+        connection.sendall(asked[:9])
+        assert everything(connection).endswith(b"abcdef")
 
 
 def test_a_client_that_leaves_while_its_body_comes_is_forgotten(address):

@@ -149,7 +149,8 @@ def test_a_picture_that_was_drawn_can_be_edited(client):
     ("given", "status", "parameter", "match"),
     [
         ({"size": "50x48"}, 400, "size", "50x48 .* multiples of 16 px, 16 to 2048"),
-        ({"size": "big"}, 400, "size", "'big'"),
+        ({"size": "big"}, 400, "size", '"big": a size is WIDTHxHEIGHT'),
+        ({"size": "0x48"}, 400, "size", "such as 96x48, or auto"),
         ({"size": "2048x2048"}, 400, "size", "16384.* 4096 together"),
         ({"n": 0}, 400, "n", "n 0: .*greater than or equal to 1"),
         ({"n": 11}, 400, "n", "n 11: .*less than or equal to 10"),
@@ -159,9 +160,9 @@ def test_a_picture_that_was_drawn_can_be_edited(client):
         ({"model": "gpt-image-2"}, 404, "model", "'gpt-image-2' here; take 'arm-tiny'"),
         ({"background": "transparent"}, 400, "background", "'opaque' or 'auto'"),
         ({"output_format": "gif"}, 400, "output_format", "'png', 'webp' or 'jpeg'"),
-        ({"output_compression": 50}, 400, None, "output_compression 50 is for webp and jpeg"),
+        ({"output_compression": 50}, 400, "output_compression", "output_compression 50: this is for webp and jpeg"),
         ({"response_format": "url"}, 400, "response_format", "b64_json"),
-        ({"partial_images": 2}, 400, None, "state stream"),
+        ({"partial_images": 2}, 400, "partial_images", "state stream"),
         ({"partial_images": 4, "stream": True}, 400, "partial_images", "less than or equal to 3"),
         ({"extra_body": {"style": "vivid"}}, 400, "style", "style is no field"),
         ({"extra_body": {"seed": -1}}, 400, "seed", "seed -1"),
@@ -181,6 +182,7 @@ def test_what_cannot_be_drawn_is_refused_in_openais_shape(client, given, status,
 PNG = file_of(picture())
 GIF = file_of(picture(), "GIF", save_all=True, append_images=[picture(seed=1)])
 HUGE = file_of(Image.new("L", (1001, 1000)))
+LONG, WIDE = file_of(Image.new("L", (20_000, 20))), file_of(Image.new("L", (1000, 600)))
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,15 @@ HUGE = file_of(Image.new("L", (1001, 1000)))
         ({"image": PNG[: len(PNG) // 2]}, "image", "image cannot be opened"),
         ({"image": GIF}, "image", "animated"),
         ({"image": HUGE}, "image", "1000x1001 pixels .* 1,000,000"),
-        ({"image": [PNG, b"no picture"]}, "image 2", "image 2 cannot be opened"),
+        ({"image": [PNG, b"no picture"]}, "image.1", "image.1 cannot be opened"),
         ({"image": [PNG] * 17}, None, "(17 pictures|files)"),
         ({"image": PNG, "mask": PNG}, "mask", "no alpha channel"),
         ({"image": PNG, "mask": file_of(hole((48, 48), (0, 0, 0, 0)))}, "mask", "transparent .*nowhere"),
         ({"image": PNG, "mask": file_of(hole((32, 48), (0, 0, 9, 9)))}, "mask", "48x32 px .*48x48"),
         ({"image": PNG, "extra_body": {"strength": 1}}, "strength", "strength is no field"),
-        ({"image": PNG, "n": 11}, "n", "n '11'"),
+        ({"image": PNG, "n": 11}, "n", 'n "11"'),
+        ({"image": LONG, "output_format": "webp"}, "output_format", "16,383 px at most, .* 20000x20 px; take png"),
+        ({"image": WIDE, "n": 2}, "n", "2 edits of 1000x600 px have 1,200,000 pixels, .* 1,000,000; ask for fewer"),
     ],
 )
 def test_pictures_and_masks_that_cannot_be_edited_are_refused(client, given, parameter, match):

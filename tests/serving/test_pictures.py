@@ -17,7 +17,7 @@ ADDRESSES = Limits(image_urls=True)
 
 
 def open_all(sources, limits=ADDRESSES):
-    return asyncio.run(opened(sources, limits, [f"image {number}" for number in range(len(sources))]))
+    return asyncio.run(opened([(f"image {number}", source) for number, source in enumerate(sources)], limits))
 
 
 def test_files_data_urls_and_base64_are_opened():

@@ -50,12 +50,17 @@ def test_a_failure_of_the_model_tells_nothing_of_the_machine(draw, monkeypatch, 
     assert "CUDA error at /usr/lib/libtorch.so" in caplog.text
 
 
-def test_a_bug_tells_nothing_of_the_machine(draw, monkeypatch):
+def test_a_bug_tells_nothing_of_the_machine(draw, monkeypatch, caplog):
     def broken(*args, **kwargs):
         raise KeyError("/usr/lib/secret")
 
     monkeypatch.setattr("transformers_arm.serving.image_routes.encoded", broken)
-    with client_of(draw) as client, pytest.raises(openai.InternalServerError, match="log says what") as failed:
-        client.images.generate(prompt=PROMPT)
-    assert failed.value.status_code == 500 and "secret" not in failed.value.response.text
-    assert failed.value.body["type"] == "server_error"
+    with client_of(draw) as client:
+        with pytest.raises(openai.InternalServerError, match="log says what") as failed:
+            client.images.generate(prompt=PROMPT)
+        assert failed.value.status_code == 500 and "secret" not in failed.value.response.text
+        assert failed.value.body["type"] == "server_error"
+        with pytest.raises(openai.APIError, match="log says what") as failed:
+            list(client.images.generate(prompt=PROMPT, stream=True))
+        assert failed.value.body["type"] == "server_error" and "secret" not in str(failed.value.body)
+    assert "/usr/lib/secret" in caplog.text

@@ -64,14 +64,20 @@ def test_no_stream_of_newer_jobs_makes_an_old_one_wait_for_ever():
     assert in_loop(check) == 1
 
 
-def test_a_job_that_goes_on_keeps_its_place():
+def test_a_job_that_goes_on_does_so_behind_the_others():
     def check():
-        line = Line(bound=10, most=1)
-        first, _ = entered(line, Task("a"), Task("a"))
-        assert line.take() == [first]
+        line = Line(bound=10, most=2)
+        long, longer, other, last = entered(line, *map(Task, "aabc"))
+        assert line.take() == [long, longer]
         line.done()
-        first.key = "b"  # what it does next is something else
-        assert line.take() == [first]
+        assert line.take() == [other]
+        finish(line, [other])
+        (new,) = entered(line, Task("b"))
+        assert line.take() == [last]
+        finish(line, [last])
+        assert line.take() == [long, longer]
+        line.done()
+        assert line.take() == [new]
 
     in_loop(check)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import chat_routes, image_routes, status_routes
 from .engine import Engine
@@ -28,7 +29,7 @@ def new_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(engine.close)
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.served = Served(engine, limits, metrics)
     for routes in (image_routes, chat_routes, status_routes):
         app.include_router(routes.router)
@@ -38,11 +39,47 @@ def new_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, which tells its address once it listens."""
+class Connection(H11Protocol):
+    """uvicorn's, closed if no (further) request begins in time: uvicorn waits for ever for the first one, and for the
+    end of the head of each.
+    """
 
-    def __init__(self, config: uvicorn.Config, listens: Callable[[str], object]):
-        super().__init__(config)
+    seconds = Limits.upload_seconds
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._await_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _await_request(self) -> None:
+        if self._late:
+            self._late.cancel()
+        self._late = self.loop.call_later(self.seconds, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which tells its address once it listens.
+
+    Args:
+        grace: seconds that requests have to end, once it is asked to.
+        listens: is called with the address, once requests can come.
+    """
+
+    def __init__(self, app: FastAPI, grace: int, listens: Callable[[str], object]):
+        options = {"http": Connection, "ws": "none", "server_header": False, "log_level": "warning"}
+        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=grace, **options))
         self.listens = listens
 
     async def startup(self, sockets=None) -> None:
@@ -74,5 +111,4 @@ def serve(engine: Engine, limits: Limits, bound: socket.socket, listens: Callabl
     Args:
         listens: is called with the address, once requests can come.
     """
-    config = uvicorn.Config(new_app(engine, limits), log_level="warning", timeout_graceful_shutdown=GRACE)
-    Server(config, listens).run(sockets=[bound])
+    Server(new_app(engine, limits), GRACE, listens).run(sockets=[bound])

@@ -12,6 +12,7 @@ from transformers import LogitsProcessor, StoppingCriteria, TemperatureLogitsWar
 from transformers.generation.streamers import BaseStreamer, TextStreamer
 
 from ..configuration_arm import MAX_GRID_SIDE, ArmConfig
+from ..grammar_arm import ImageGrammarLogitsProcessor, TextGrammarLogitsProcessor
 from ..pipeline_arm import ArmImagePipeline
 from ..prompts_arm import stack_left_padded, whole_pictures
 from ..sampling_arm import LEAST_TEMPERATURE
@@ -21,7 +22,6 @@ from .waiting import Answer
 
 SLICE = 64  # tokens of text, after which others may go on
 ANY_PICTURE = MAX_GRID_SIDE**2 + 5  # tokens of the largest one, from its start to its end
-UNLIKELY = -1e9  # finite: if the grammar forbids all that is likely, one of the others is left
 
 
 class Pieces(TextStreamer):
@@ -155,22 +155,25 @@ def warpers(request: ConversationRequest, config) -> list[LogitsProcessor]:
         return []
     chosen = [TemperatureLogitsWarper(float(temperature))]
     if config.do_sample and config.top_k:
-        chosen.append(TopKLogitsWarper(config.top_k, filter_value=UNLIKELY))
+        chosen.append(TopKLogitsWarper(config.top_k))
     if top_p is not None and top_p < 1:
-        chosen.append(TopPLogitsWarper(float(top_p), filter_value=UNLIKELY))
+        chosen.append(TopPLogitsWarper(float(top_p)))
     return chosen
 
 
 class Chance(LogitsProcessor):
     """Samples each row by a generator of its own, so that it is independent of the others: numbers of Gumbel's
     distribution are added to its scores, of which the highest is then a sample of their softmax.
+
+    Args:
+        grammar: that the samples obey. It comes before top-k and top-p, which keep the likeliest of what is allowed.
     """
 
-    def __init__(self, jobs: Sequence[AnswerJob]):
-        self.jobs = jobs
+    def __init__(self, jobs: Sequence[AnswerJob], grammar: LogitsProcessor):
+        self.jobs, self.grammar = jobs, grammar
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        scores = scores.clone()
+        scores = self.grammar(input_ids, scores)  # a copy
         for row, job in enumerate(self.jobs):
             if not (job.warpers and job.writes):
                 continue
@@ -208,6 +211,8 @@ def write_together(pipe: ArmImagePipeline, jobs: Sequence[AnswerJob]) -> None:
     rows = [torch.tensor([job.read(pipe)]) for job in jobs]
     ids, mask = stack_left_padded([(row, torch.ones_like(row)) for row in rows])
     part, device, pictures = Slice(jobs), pipe.model.device, jobs[0].pictures
+    config = pipe.model.config
+    grammar = ImageGrammarLogitsProcessor(config) if pictures else TextGrammarLogitsProcessor(config)
     pipe.model.generate(
         ids.to(device),
         attention_mask=mask.to(device),
@@ -218,7 +223,7 @@ def write_together(pipe: ArmImagePipeline, jobs: Sequence[AnswerJob]) -> None:
         num_beams=1,
         num_return_sequences=1,
         return_dict_in_generate=False,
-        logits_processor=[Chance(jobs)] if any(job.warpers for job in jobs) else [],
+        logits_processor=[Chance(jobs, grammar)] if any(job.warpers for job in jobs) else [],
         stopping_criteria=[part],
         streamer=part,
     )

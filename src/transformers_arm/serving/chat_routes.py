@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
+from .bodies import json_body
 from .engine import ConversationRequest, Event, Events, Finished, Picture, Sampling, Text
-from .pictures import data_url, opened
-from .schemas import ChatCompletion, ImagePart, Message
+from .pictures import coded, data_url, opened
+from .schemas import ChatCompletion, Message
 from .streams import Served, ServerSentEvents, told_usage
 
 router = APIRouter(prefix="/v1/chat")
@@ -23,7 +25,7 @@ ROLES = {"developer": "system"}  # a newer name
 
 
 @router.post("/completions")
-async def complete(body: ChatCompletion, request: Request):
+async def complete(body: Annotated[ChatCompletion, Depends(json_body(ChatCompletion))], request: Request):
     served = Served.of(request)
     served.check_model(body.model)
     events = await served.events(
@@ -50,30 +52,28 @@ async def complete(body: ChatCompletion, request: Request):
 
 async def conversation(messages: list[Message], served: Served) -> list[dict]:
     """Messages as the engine takes them, with their pictures opened."""
-    named = {
-        f"messages.{number}.content.{place}": part.image_url.url
+    sources = [
+        (f"messages.{number}.content.{place}.image_url.url", part.image_url.url)
         for number, message in enumerate(messages)
         for place, part in enumerate(message.content)
-        if isinstance(part, ImagePart)
-    }
-    pictures = iter(await opened(list(named.values()), served.limits, list(named)) if named else ())
+        if part.image_url
+    ]
+    pictures = iter(await served.in_time(opened(sources, served.limits)) if sources else ())
 
-    def content(message: Message) -> str | list[dict]:
-        if isinstance(message.content, str):
-            return message.content
+    def content(message: Message) -> list[dict]:
         return [
-            {"type": "image", "image": next(pictures)} if isinstance(part, ImagePart) else part.model_dump()
+            {"type": "image", "image": next(pictures)} if part.image_url else {"type": "text", "text": part.text}
             for part in message.content
         ]
 
     return [{"role": ROLES.get(each.role, each.role), "content": content(each)} for each in messages]
 
 
-def part_of(event: Text | Picture) -> dict:
+async def part_of(event: Text | Picture) -> dict:
     """A part of an answer in texts and pictures."""
     if isinstance(event, Text):
         return {"type": "text", "text": event.text}
-    return {"type": "image_url", "image_url": {"url": data_url(event.image)}}
+    return {"type": "image_url", "image_url": {"url": await coded(data_url, event.image)}}
 
 
 async def whole(served: Served, events: Events, body: ChatCompletion, named: dict) -> dict:
@@ -82,7 +82,7 @@ async def whole(served: Served, events: Events, body: ChatCompletion, named: dic
         if isinstance(event, Text) and parts and parts[-1]["type"] == "text":
             parts[-1]["text"] += event.text
         elif isinstance(event, (Text, Picture)):
-            parts.append(part_of(event))
+            parts.append(await part_of(event))
         elif isinstance(event, Finished):
             finished = event
     content = parts if "image" in body.modalities else "".join(part["text"] for part in parts)
@@ -107,5 +107,5 @@ async def streamed(
             if body.stream_options.include_usage:
                 yield None, {**named, "choices": [], "usage": usage_of(event.usage)}
         elif isinstance(event, (Text, Picture)):
-            yield chunk({"content": [part_of(event)] if pictures else event.text})
+            yield chunk({"content": [await part_of(event)] if pictures else event.text})
     yield None, "[DONE]"

@@ -3,10 +3,10 @@
 They tell whoever asked what to change, and nothing of the machine.
 """
 
+import json
 from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -16,6 +16,7 @@ NO_RETRY = {"x-should-retry": "false"}  # what OpenAI's clients ask before they 
 LONGEST_VALUE = 60  # characters, that a message quotes
 PARAMETERS = {"count": "n", "sampling": None}  # of the engine's, what requests call otherwise
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+NO_OBJECT = ("model_type", "model_attributes_type", "dict_type")  # pydantic's, of what is no JSON object
 
 
 class ApiError(Exception):
@@ -65,26 +66,34 @@ def of_engine(error: EngineError) -> ApiError:
     return ApiError(500, str(error), code="model_failed", headers=NO_RETRY)
 
 
+def unexpected() -> ApiError:
+    """What a client is told of what nobody expected; the log has to say what it was."""
+    return ApiError(500, "Something went wrong here; the server's log says what.", headers=NO_RETRY)
+
+
 def of_validation(errors: Sequence[dict]) -> ApiError:
-    """What a client is told of pydantic's errors: the first of them."""
+    """What a client is told of pydantic's errors: the first of them, in words of JSON."""
     first = errors[0]
-    # Beside names of fields it has those of the body, and of alternatives of a type.
-    place = [str(each) for each in first["loc"] if each != "body"]
-    parameter, value = ".".join(place) or None, first.get("input")
-    if first["type"] == "extra_forbidden":
-        return ApiError(
-            400,
-            f"{parameter} is no field of this request; leave it out.",
-            parameter=parameter,
-            code="unknown_parameter",
-        )
+    kind, parameter, value = first["type"], ".".join(map(str, first["loc"])) or None, first.get("input")
+    name = parameter or "The body"
+    if kind == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.", code="invalid_json")
+    if kind == "extra_forbidden":
+        message = f"{name} is no field of this request; leave it out."
+        return ApiError(400, message, parameter=parameter, code="unknown_parameter")
+    if kind == "missing":
+        return ApiError(400, f"{name} is missing.", parameter=parameter, code="missing_required_parameter")
     said = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return ApiError(400, f"{parameter} is missing.", parameter=parameter, code="missing_required_parameter")
-    shown = f" {value!r}" if parameter and isinstance(value, (str, int, float, bool)) else ""
+    if kind in NO_OBJECT:
+        said = "it must be a JSON object."
+    elif kind == "literal_error":
+        said = f"it must be {first['ctx']['expected'].replace('True', 'true').replace('False', 'false')}."
+    shown = (
+        f" {json.dumps(value, ensure_ascii=False)}" if parameter and isinstance(value, (str, int, float, bool)) else ""
+    )
     if len(shown) > LONGEST_VALUE:
         shown = f" of {len(value):,} characters" if isinstance(value, str) else ""
-    return ApiError(400, f"{parameter or 'The body'}{shown}: {said}", parameter=parameter, code="invalid_value")
+    return ApiError(400, f"{name}{shown}: {said}", parameter=parameter, code="invalid_value")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -98,10 +107,6 @@ def add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: EngineError) -> JSONResponse:
         return of_engine(error).response
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return of_validation(error.errors()).response
-
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         messages = {
@@ -112,5 +117,5 @@ def add_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, code=CODES.get(error.status_code), headers=error.headers).response
 
     @app.exception_handler(Exception)  # which is logged, as all that nobody caught
-    async def broken(request: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, "Something went wrong here; the server's log says what.", headers=NO_RETRY).response
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return unexpected().response

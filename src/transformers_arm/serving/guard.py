@@ -24,15 +24,23 @@ class Guard:
     """A middleware of ASGI; see `Limits` for what it holds requests to."""
 
     def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self.limits = app, limits
+        self.app, self.limits, self.open = app, limits, 0
         self.keys = [key.encode() for key in limits.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        self.open += 1
+        try:
+            await self._let_in(scope, receive, send)
+        finally:
+            self.open -= 1
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         try:
             self._check_key(scope["path"], headers)
+            self._check_room(scope["path"])
             body = await asyncio.wait_for(self._body(headers, receive), self.limits.upload_seconds)
         except Left:
             return
@@ -43,6 +51,11 @@ class Guard:
             await error.response(scope, receive, send)
         else:
             await Exchange(receive, send, body, self.limits.send_seconds).run(self.app, scope)
+
+    def _check_room(self, path: str) -> None:
+        if self.open > self.limits.max_requests and path not in OPEN:
+            message = f"As many requests are here as may, {self.limits.max_requests}; try again later."
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
 
     def _check_key(self, path: str, headers: Headers) -> None:
         if not self.keys or path in OPEN:

@@ -1,38 +1,56 @@
 """Pictures as requests and responses carry them: opened within limits, masks turned round, encoded."""
 
+import asyncio
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
+from typing import TypeVar
 
 import PIL.Image
-from anyio import to_thread
 
 from ..fetching_arm import ADDRESS, DECODING_ERRORS, Fetcher
 from .errors import ApiError
 from .limits import Limits
 
+T = TypeVar("T")
 COMPRESSED = ("jpeg", "webp")  # formats that take a quality
+LONGEST_SIDES = {"webp": 16_383, "jpeg": 65_500}  # px, that a format can state
+# Threads of their own: pictures must not keep an engine from its, nor slow addresses pictures that are here.
+CODING = ThreadPoolExecutor(8, "pictures")
+FETCHING = ThreadPoolExecutor(32, "addresses")
 
 
-async def opened(sources: Sequence[str | bytes], limits: Limits, parameters: Sequence[str]) -> list[PIL.Image.Image]:
+async def coded(work: Callable[..., T], *given) -> T:
+    """What becomes of pictures, made in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(CODING, work, *given)
+
+
+async def opened(sources: Sequence[tuple[str, str | bytes]], limits: Limits) -> list[PIL.Image.Image]:
     """Pictures of data URLs, http(s) addresses and bytes of files; in a thread.
 
     Args:
-        parameters: what each is called in the request.
+        sources: what the request calls each, and the picture.
 
     Raises:
         ApiError: one cannot, or may not, be opened.
     """
-    # In threads of their own: addresses that keep them waiting must not keep an engine from its.
-    return await to_thread.run_sync(_opened, sources, limits, parameters)
+    elsewhere = limits.image_urls and any(is_address(source) for _, source in sources)
+    pool = FETCHING if elsewhere else CODING
+    return await asyncio.get_running_loop().run_in_executor(pool, _opened, sources, limits)
 
 
-def _opened(sources: Sequence[str | bytes], limits: Limits, parameters: Sequence[str]) -> list[PIL.Image.Image]:
+def is_address(source: str | bytes) -> bool:
+    return isinstance(source, str) and bool(ADDRESS.match(source))
+
+
+def _opened(sources: Sequence[tuple[str, str | bytes]], limits: Limits) -> list[PIL.Image.Image]:
     fetcher = Fetcher(max_bytes=limits.max_body, animated=False, advises_code=False)
     left, pictures = limits.max_pixels, []
-    for source, parameter in zip(sources, parameters, strict=True):
-        if isinstance(source, str) and ADDRESS.match(source) and not limits.image_urls:
+    for parameter, source in sources:
+        if is_address(source) and not limits.image_urls:
             raise ApiError(
                 400,
                 f"{parameter} is an address, and this server opens none; send the picture as a data URL.",
@@ -73,6 +91,32 @@ def whitened(mask: PIL.Image.Image) -> PIL.Image.Image:
             code="invalid_image",
         )
     return white
+
+
+def check_format(output_format: str, size: tuple[int, int]) -> None:
+    """Raises ApiError if a format has no room for a width and height."""
+    longest = LONGEST_SIDES.get(output_format, math.inf)
+    if max(size) > longest:
+        raise ApiError(
+            400,
+            f"output_format {output_format} has sides of {longest:,} px at most, and the picture will have "
+            f"{size[0]}x{size[1]} px; take png.",
+            parameter="output_format",
+            code="invalid_value",
+        )
+
+
+def check_edits(count: int, size: tuple[int, int], limits: Limits) -> None:
+    """Raises ApiError if so many edits, each as large as its picture, are more than a request may ask for."""
+    pixels = count * size[0] * size[1]
+    if pixels > limits.max_pixels:
+        raise ApiError(
+            400,
+            f"{count} edits of {size[0]}x{size[1]} px have {pixels:,} pixels, and a request may have "
+            f"{limits.max_pixels:,}; ask for fewer, or edit a smaller picture.",
+            parameter="n",
+            code="invalid_value",
+        )
 
 
 def encoded(picture: PIL.Image.Image, output_format: str = "png", compression: int = 100) -> str:

@@ -3,17 +3,31 @@
 Fields that are not named here are refused, so that nothing a client asks for is passed over in silence.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .engine import Sampling
-from .limits import LONGEST_PROMPT, MOST_IMAGES
+from .limits import LONGEST_PROMPT, MOST_FIELDS, MOST_IMAGES, MOST_MESSAGES
 
-SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Scale = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+
+
+def several(most: int, least: int = 0) -> Field:
+    """So many of a list, which is read no further than to its first error: each of a million would be one."""
+    return Field(min_length=least, max_length=most, fail_fast=True)
 
 
 class Fields(BaseModel):
@@ -24,9 +38,11 @@ class Fields(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def without_nulls(cls, given: Any) -> Any:
-        return (
-            {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
-        )
+        if not isinstance(given, dict):
+            return given
+        if len(given) > MOST_FIELDS:
+            raise ValueError(f"has {len(given):,} fields; at most {MOST_FIELDS} are read.")
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class PictureFields(Fields):
@@ -38,7 +54,7 @@ class PictureFields(Fields):
     prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT)
     model: str | None = None
     n: int = Field(1, ge=1, le=10)
-    size: str = Field("auto", pattern=SIZE)
+    size: str = "auto"
     quality: Literal["low", "medium", "high", "auto"] = "auto"
     output_format: Literal["png", "webp", "jpeg"] = "png"
     output_compression: int = Field(100, ge=0, le=100)
@@ -54,15 +70,26 @@ class PictureFields(Fields):
     temperature: Temperature | None = None
     codes: bool = False
 
-    @model_validator(mode="after")
-    def goes_together(self) -> "PictureFields":
-        if self.output_format == "png" and self.output_compression != 100:
-            raise ValueError(
-                f"output_compression {self.output_compression} is for webp and jpeg; png takes 100, or leave it out."
-            )
-        if self.partial_images and not self.stream:
-            raise ValueError(f"partial_images {self.partial_images} come in a stream; state stream as well.")
-        return self
+    @field_validator("size")
+    @classmethod
+    def is_a_size(cls, size: str) -> str:
+        if not SIZE.fullmatch(size):
+            raise ValueError("a size is WIDTHxHEIGHT in px, such as 96x48, or auto.")
+        return size
+
+    @field_validator("output_compression")
+    @classmethod
+    def has_an_effect(cls, compression: int, info: ValidationInfo) -> int:
+        if info.data.get("output_format") == "png" and compression != 100:
+            raise ValueError("this is for webp and jpeg; png takes 100, or leave it out.")
+        return compression
+
+    @field_validator("partial_images")
+    @classmethod
+    def come_in_a_stream(cls, partial_images: int, info: ValidationInfo) -> int:
+        if partial_images and not info.data.get("stream"):
+            raise ValueError("they come in a stream; state stream as well.")
+        return partial_images
 
     @property
     def rendering(self) -> Literal["low", "medium", "high"]:
@@ -88,6 +115,16 @@ class ImageReference(Fields):
     image_url: str
 
 
+def one_or_several(given: Any) -> Any:
+    if not isinstance(given, (str, list)):
+        raise ValueError("send a data URL, or a list of them.")
+    return [given] if isinstance(given, str) else given
+
+
+def url_or_reference(given: Any) -> Any:
+    return {"image_url": given} if isinstance(given, str) else given
+
+
 class ImageEdit(PictureFields):
     """`POST /v1/images/edits` as JSON: pictures are data URLs, or addresses where these are allowed.
 
@@ -96,9 +133,9 @@ class ImageEdit(PictureFields):
         mask: as OpenAI has them, transparent where the picture may change.
     """
 
-    image: str | list[str] | None = None
-    images: list[ImageReference] | None = None
-    mask: str | ImageReference | None = None
+    image: Annotated[list[str], several(MOST_IMAGES), BeforeValidator(one_or_several)] = []
+    images: Annotated[list[ImageReference], several(MOST_IMAGES)] = []
+    mask: Annotated[ImageReference, BeforeValidator(url_or_reference)] | None = None
     image_guidance_scale: Scale | None = None
 
     @property
@@ -109,73 +146,100 @@ class ImageEdit(PictureFields):
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
-class TextPart(Fields):
-    type: Literal["text"]
-    text: str
-
-
 class ImageUrl(Fields):
     url: str
     detail: Literal["auto", "low", "high", "original"] = "auto"
 
 
-class ImagePart(Fields):
-    type: Literal["image_url"]
-    image_url: ImageUrl
+class Part(Fields):
+    """A piece of a message: a text or a picture."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+    @model_validator(mode="after")
+    def has_its_own(self) -> "Part":
+        given = [name for name in ("text", "image_url") if getattr(self, name) is not None]
+        if given != [self.type]:
+            raise ValueError(f"a part of the type {self.type} has the field {self.type}, and no other.")
+        return self
+
+
+def text_or_parts(given: Any) -> Any:
+    if not isinstance(given, (str, list)):
+        raise ValueError("send a text, or a list of parts.")
+    return [{"type": "text", "text": given}] if isinstance(given, str) else given
 
 
 class Message(Fields):
     """A message; an assistant's may be what was answered before, pictures included."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Annotated[list[Part], several(MOST_MESSAGES), BeforeValidator(text_or_parts)]
     name: str | None = None
 
 
 class StreamOptions(Fields):
     include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class TextFormat(Fields):
+    type: Literal["text"]
 
 
 class ChatCompletion(Fields):
     """`POST /v1/chat/completions`.
 
     `modalities` of "text" and "image" let the answer have pictures, which `guidance_scale` is for. Without effect:
-    `user`, `safety_identifier`, `metadata` and `store`.
+    `user`, `safety_identifier`, `metadata`, `store`, `stream_options.include_obfuscation`, and what clients send
+    with the only value that is taken here.
     """
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], several(MOST_MESSAGES, least=1)]
     model: str | None = None
-    modalities: list[Literal["text", "image"]] = Field(["text"], min_length=1, max_length=2)
+    modalities: Annotated[list[Literal["text", "image"]], several(2, least=1)] = ["text"]
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     temperature: Temperature | None = None
     top_p: float | None = Field(None, gt=0, le=1)
-    n: Literal[1] = 1
     seed: Seed | None = None
     guidance_scale: Scale | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=MOST_FIELDS)] | None = None
     store: Literal[False] = False
+    n: Literal[1] = 1
+    frequency_penalty: Literal[0] = 0
+    presence_penalty: Literal[0] = 0
+    logprobs: Literal[False] = False
+    response_format: TextFormat | None = None
 
-    @model_validator(mode="after")
-    def goes_together(self) -> "ChatCompletion":
-        if "text" not in self.modalities:
-            raise ValueError('modalities are ["text"], or ["text", "image"]; POST /v1/images/generations draws alone.')
-        if self.guidance_scale is not None and "image" not in self.modalities:
-            raise ValueError(
-                f'guidance_scale {self.guidance_scale} is of pictures; state modalities ["text", "image"].'
-            )
-        images = sum(isinstance(part, ImagePart) for message in self.messages for part in message.content)
-        if images > MOST_IMAGES:
-            raise ValueError(f"messages have {images} pictures; at most {MOST_IMAGES} can be read at once.")
-        characters = sum(
-            len(part if isinstance(part, str) else getattr(part, "text", ""))
-            for message in self.messages
-            for part in ([message.content] if isinstance(message.content, str) else message.content)
-        )
+    @field_validator("messages")
+    @classmethod
+    def can_be_read(cls, messages: list[Message]) -> list[Message]:
+        parts = [part for message in messages for part in message.content]
+        characters = sum(len(part.text or "") for part in parts)
         if characters > LONGEST_PROMPT:
-            raise ValueError(f"messages have {characters:,} characters; at most {LONGEST_PROMPT:,} can be read.")
-        return self
+            raise ValueError(f"they have {characters:,} characters; at most {LONGEST_PROMPT:,} can be read.")
+        images = sum(part.type == "image_url" for part in parts)
+        if images > MOST_IMAGES:
+            raise ValueError(f"they have {images} pictures; at most {MOST_IMAGES} can be read at once.")
+        return messages
+
+    @field_validator("modalities")
+    @classmethod
+    def have_texts(cls, modalities: list[str]) -> list[str]:
+        if "text" not in modalities:
+            raise ValueError('take ["text"], or ["text", "image"]; POST /v1/images/generations draws alone.')
+        return modalities
+
+    @field_validator("guidance_scale")
+    @classmethod
+    def is_of_pictures(cls, scale: float | None, info: ValidationInfo) -> float | None:
+        if scale is not None and "image" not in info.data.get("modalities", ()):
+            raise ValueError('this is of pictures; state modalities ["text", "image"].')
+        return scale

@@ -35,7 +35,7 @@ async def model(name: str, request: Request) -> dict:
     return model_of(served)
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health() -> dict:
     return {"status": "ok"}
 

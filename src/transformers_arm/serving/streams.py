@@ -2,17 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from .engine import ConversationRequest, Engine, EngineError, Event, Events, PictureRequest, Usage
-from .errors import NO_RETRY, ApiError, of_engine
+from .errors import NO_RETRY, ApiError, of_engine, unexpected
 from .limits import Limits
 from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def told_usage(usage: Usage, read: str, written: str) -> dict:
@@ -29,15 +35,30 @@ def told_usage(usage: Usage, read: str, written: str) -> dict:
 
 @dataclass(frozen=True)
 class Served:
-    """What the routes work with."""
+    """What the routes work with, for one request.
+
+    Args:
+        end: when its time is over, on the event loop's clock.
+    """
 
     engine: Engine
     limits: Limits
     metrics: Metrics
+    end: float = math.inf
 
     @classmethod
     def of(cls, request: Request) -> "Served":
-        return request.app.state.served
+        """That of an application, for a request that has just arrived."""
+        served = request.app.state.served
+        return replace(served, end=asyncio.get_running_loop().time() + served.limits.seconds)
+
+    async def in_time(self, coming: Awaitable[T]) -> T:
+        """What comes; raises ApiError once the request's time is over."""
+        try:
+            return await asyncio.wait_for(coming, self.end - asyncio.get_running_loop().time())
+        except asyncio.TimeoutError:
+            message = f"This took longer than the {self.limits.seconds:g} s that a request has here; ask for less."
+            raise ApiError(504, message, code="timeout", headers=NO_RETRY) from None
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError if a request is for another model."""
@@ -52,15 +73,11 @@ class Served:
 
     async def timed(self, events: Events) -> AsyncIterator[Event]:
         """The events, each counted; an ApiError in place of those that come too late."""
-        now, end = asyncio.get_running_loop().time, asyncio.get_running_loop().time() + self.limits.seconds
         while True:
             try:
-                event = await asyncio.wait_for(anext(events), end - now())
+                event = await self.in_time(anext(events))
             except StopAsyncIteration:
                 return
-            except asyncio.TimeoutError:
-                message = f"This took longer than the {self.limits.seconds:g} s that a request has here; ask for less."
-                raise ApiError(504, message, code="timeout", headers=NO_RETRY) from None
             self.metrics.count(event)
             yield event
 
@@ -85,6 +102,9 @@ class ServerSentEvents(StreamingResponse):
             yield _line("error", error.body)
         except EngineError as error:
             yield _line("error", of_engine(error).body)
+        except Exception:
+            logger.exception("A stream failed.")
+            yield _line("error", unexpected().body)
 
     async def __call__(self, scope, receive, send) -> None:
         async with aclosing(self.events):

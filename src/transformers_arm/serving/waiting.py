@@ -59,7 +59,7 @@ class Job:
 
     Attributes:
         key: jobs of one key can be done together.
-        over: whether there is nothing left to do; else it goes on, at its old place in the line.
+        over: whether there is nothing left to do; else it goes on, behind those that wait.
         begun: whether it has been taken out before.
     """
 
@@ -75,7 +75,8 @@ class Job:
 
 
 class Line:
-    """Jobs in the order in which they came. The oldest is always in the next batch, so that none waits for ever.
+    """Jobs in the order in which they came. The first is always in the next batch, and one that goes on after its
+    batch is the last again, so that none waits for ever, nor for the end of a long one.
 
     Args:
         bound: requests of which no job has begun; more are refused.
@@ -112,7 +113,7 @@ class Line:
             self._changed.notify()
 
     def take(self) -> list[Job]:
-        """Waits for jobs: the oldest, and others of its key; an empty list once the line is closed."""
+        """Waits for jobs: the first, and others of its key; an empty list once the line is closed."""
         with self._changed:
             while not self._closed:
                 self._jobs = [job for job in self._jobs if job.wanted]
@@ -131,6 +132,8 @@ class Line:
         with self._changed:
             took = time.monotonic() - self._began
             self._seconds = took if not self._seconds else 0.8 * self._seconds + 0.2 * took
+            others = [job for job in self._jobs if job not in self._running]
+            self._jobs = [*others, *(job for job in self._running if job.wanted)]
             self._running = []
         if self._closed:
             self.close()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 
 from ..app import Server
@@ -66,5 +65,4 @@ def serve_page(engine: Engine, bound: socket.socket, listens: Callable[[str], ob
     Args:
         listens: is called with the address, once it can be opened.
     """
-    config = uvicorn.Config(application(engine), log_level="warning", timeout_graceful_shutdown=GRACE)
-    Server(config, listens).run(sockets=[bound])
+    Server(application(engine), GRACE, listens).run(sockets=[bound])
