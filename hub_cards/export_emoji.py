@@ -95,7 +95,10 @@ def draw_pictures(folder: Path) -> None:
 
 
 def write_emoji_card(folder: Path, repo: str = "checkpoints/arm-emoji") -> None:
-    """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing."""
+    """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing. Beside it come
+    texts to try.
+    """
+    shutil.copyfile(Path(__file__).parent / "examples-emoji.json", folder / "examples.json")
     own = {folder / SCORES, folder / TRAINING}
     others = sorted({*(folder / "results").glob("*.json")} - own)
     write_card(

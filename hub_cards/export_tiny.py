@@ -198,8 +198,9 @@ def write_scores(folder: Path, scores: dict[str, float], **measured) -> None:
 def write_tiny_card(folder: Path, repo: str = "checkpoints/arm-tiny") -> None:
     """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing.
 
-    `repo` is what the card loads.
+    `repo` is what the card loads. Beside it come texts to try.
     """
+    shutil.copyfile(Path(__file__).parent / "examples-shapes.json", folder / "examples.json")
     write_card(
         folder,
         "model",

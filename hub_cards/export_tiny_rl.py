@@ -23,8 +23,10 @@ RESULTS, TRAINING = "results/arm_tiny_rl.json", "results/training.json"
 def write_tiny_rl_card(folder: Path, repo: str = "checkpoints/arm-tiny-rl", base_models: Sequence[str] = ()) -> None:
     """Writes the card anew from the result files and pictures that lie in `folder`; measures nothing.
 
-    `repo` is what the card loads; `base_models` is arm-tiny's id on the Hub, if it has one.
+    `repo` is what the card loads; `base_models` is arm-tiny's id on the Hub, if it has one. Beside it come texts to
+    try.
     """
+    shutil.copyfile(Path(__file__).parent / "examples-shapes.json", folder / "examples.json")
     write_card(
         folder,
         "rl",

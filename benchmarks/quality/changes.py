@@ -139,7 +139,8 @@ if __name__ == "__main__":
     runs, trials = arguments.runs.absolute() / arguments.study, {}
     for name in arguments.names or study.changes:
         for seed in arguments.seeds:
-            fields = [*study.fields, f"training.seed={seed}", *arguments.all, *study.changes[name]]
+            given = [*study.fields, f"training.seed={seed}", *arguments.all, *study.changes[name]]
+            fields = list({field.partition("=")[0]: field for field in given}.values())  # a change comes last
             folder = runs / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
             trials[name, seed] = Trial(study.stage, study.recipe, folder, fields, study.made)
     try:

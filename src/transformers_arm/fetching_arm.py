@@ -66,9 +66,11 @@ def naming_damage(name: str) -> Iterator[None]:
     """Makes what Pillow stumbles on in a damaged file, of many kinds, an OSError that names the file."""
     try:
         yield
-    except (ValueError, MemoryError, *DECODING_ERRORS):
+    except (ValueError, MemoryError):
         raise
     except Exception as error:
+        if name in str(error) or getattr(error, "errno", None) is not None:
+            raise
         raise OSError(f"{name} is damaged: {error}") from error
 
 

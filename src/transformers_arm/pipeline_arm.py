@@ -27,6 +27,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .configuration_arm import MAX_GRID_SIDE
 from .edits_arm import Sources
 from .image_processing_arm import flatten_images, unbatched
 from .loading_arm import execution_device, is_placed
@@ -190,8 +191,12 @@ class ArmImagePipeline(Pipeline):
         if not (stated or sides):
             return None
         height, width = ({**dict(processor.size), **stated, **sides}[name] for name in ("height", "width"))
-        if height < 1 or width < 1 or height % patch or width % patch:
-            raise ValueError(f"Picture size {height}x{width} must be multiples of the {patch} px patch.")
+        most = MAX_GRID_SIDE * patch
+        if sides and any(side % patch or not patch <= side <= most for side in (height, width)):
+            raise ValueError(
+                f"Picture size {height}x{width} (height x width) must be multiples of the {patch} px patch, {patch} "
+                f"to {most}."
+            )
         return height // patch, width // patch
 
     def _of(self, whom: str, given: Mapping, *, kept: bool = False) -> dict:

@@ -27,6 +27,7 @@ def scene(tmp_path):
 
 def test_a_prompt_is_drawn_as_it_says_and_previews_come_first(page):
     page.type("draw-prompt", PROMPT)
+    page.settings("draw")
     page.type("draw-seed", "0")
     captions = page.watch("#draw-pictures .caption-label")
     tokens, seconds, _ = page.run("draw")
@@ -40,6 +41,7 @@ def test_a_prompt_is_drawn_as_it_says_and_previews_come_first(page):
 
 def test_several_pictures_of_a_size_with_seeds_that_follow_each_other(page):
     page.type("draw-prompt", PROMPT)
+    page.settings("draw")
     page.type("draw-seed", "5")
     page.type("draw-size", "96x48").send_keys(Keys.ENTER)
     page.type("draw-count", "3").send_keys(Keys.TAB)
@@ -60,17 +62,22 @@ def test_a_picture_can_be_downloaded(page, downloads):
 
 def test_stop_ends_what_is_drawn_and_the_next_request_is_taken(page):
     page.type("draw-prompt", PROMPT)
+    page.settings("draw")
     page.type("draw-size", "96x96").send_keys(Keys.ENTER)
     page.type("draw-count", "8").send_keys(Keys.TAB)
     page.press("draw-begin")
     page.wait(lambda: "row" in page.text("#draw-pictures"), "a preview")
     page.press("draw-stop")
+    page.wait(lambda: page.text("#draw-line") == "Stopped.", "that it has stopped")
     page.type("draw-count", "1").send_keys(Keys.TAB)
     assert page.run("draw")[0] == 36
 
 
-def test_what_cannot_be_drawn_is_a_message(page):
+def test_what_cannot_be_drawn_is_a_message_and_leaves_what_was_drawn(page):
     page.type("draw-prompt", PROMPT)
+    page.run("draw")
+    before = page.text("#draw-line"), [each.get_attribute("src") for each in page.all("#draw-pictures img")]
+    page.settings("draw")
     for field, usual, typed, said in (
         ("draw-size", "auto", "50x48", "multiples of 16"),
         ("draw-size", "auto", "large", "no width x height"),
@@ -83,6 +90,16 @@ def test_what_cannot_be_drawn_is_a_message(page):
         page.fill(field, typed)
         assert said in page.refused("draw")
         page.fill(field, usual)
+    assert before == (page.text("#draw-line"), [each.get_attribute("src") for each in page.all("#draw-pictures img")])
+
+
+def test_an_example_is_typed_by_a_click_and_enter_in_a_setting_draws(page):
+    page.shown("#draw-prompt ~ * button.gallery-item, .gallery-item").click()
+    page.wait(lambda: page.shown("#draw-prompt textarea").get_attribute("value") == PROMPT, "the example")
+    page.settings("draw")
+    page.type("draw-seed", "3").send_keys(Keys.ENTER)
+    page.speed("draw")
+    assert [each.text for each in page.all("#draw-pictures .caption-label")] == ["seed 3"]
 
 
 def test_an_edit_changes_what_is_painted_over_and_no_pixel_elsewhere(page, scene):
@@ -90,6 +107,7 @@ def test_an_edit_changes_what_is_painted_over_and_no_pixel_elsewhere(page, scene
     page.put_in_editor("edit-painting", scene)
     page.paint("edit-painting", (48, 48), [(6, 40), (10, 40)])
     page.type("edit-prompt", "make the red circle green")
+    page.settings("edit")
     page.type("edit-seed", "0")
     page.run("edit")
     (edited,) = page.pictures("#edit-pictures")
@@ -124,6 +142,7 @@ def test_a_story_has_pictures_and_texts_and_goes_on(page):
     page.tab("Tell stories")
     prompt = "a red circle above a blue square"
     page.type("story-prompt", f"tell a story of {prompt}")
+    page.settings("story")
     page.type("story-seed", "0")
     page.run("story")
     first, *others = page.pictures("#story-chat")
@@ -135,6 +154,40 @@ def test_a_story_has_pictures_and_texts_and_goes_on(page):
     page.type("story-prompt", "tell a story of a green cross")
     page.run("story")
     assert len(page.pictures("#story-chat")) > 1 + len(others)
+
+
+def test_what_is_written_in_a_story_stays_text(page):
+    """Neither a foreign host is asked, which the page's fixture sees, nor anything shown as HTML."""
+    page.tab("Tell stories")
+    written = '<img src="http://elsewhere.example/x.png"> <b>a</b> & **red** [circle](http://elsewhere.example)'
+    page.type("story-prompt", written)
+    page.run("story")
+    assert written in page.text("#story-chat")
+    assert not page.all("#story-chat b, #story-chat strong, #story-chat a, #story-chat img[src*=elsewhere]")
+
+
+def test_a_story_that_is_stopped_is_as_it_was(page):
+    page.tab("Tell stories")
+    page.type("story-prompt", "tell a story of a green cross")
+    page.run("story")
+    before = page.text("#story-chat")
+    page.tab("Draw")
+    page.type("draw-prompt", PROMPT)
+    page.settings("draw")
+    page.type("draw-size", "512x512").send_keys(Keys.ENTER)
+    page.type("draw-count", "8").send_keys(Keys.TAB)
+    page.press("draw-begin")
+    page.wait(lambda: "0 of 8 drawn" in page.text("#draw-line"), "that it has begun")
+    page.tab("Tell stories")
+    page.type("story-prompt", "tell a story of a red circle")
+    page.press("story-begin")
+    page.wait(lambda: page.text("#story-line") == "Waiting; 8 before this.", "that it waits")
+    assert page.text("#story-chat") != before
+    page.press("story-stop")
+    page.wait(lambda: "as it was before" in page.text("#story-line"), "that it has stopped")
+    page.wait(lambda: page.text("#story-chat") == before, "what there was")
+    page.tab("Draw")
+    page.press("draw-stop")
 
 
 def test_a_file_that_is_no_picture_is_a_message(page, tmp_path):

@@ -194,7 +194,7 @@ def test_the_ablation_takes_no_run_for_one_with_other_fields(tmp_path, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "change", "figure"),
-    [("tokenizer", "12 bits", "large_read_back"), ("binding", "the question first", "color_three")],
+    [("tokenizer", "12 bits", "large_read_back"), ("binding", "one object, then two, then three", "color_three")],
 )
 def test_changes_are_trained_and_scored(study, change, figure, tmp_path, monkeypatch, capsys):
     short = ["training.max_steps=2", "training.warmup_steps=0", "training.per_device_train_batch_size=4"]

@@ -64,7 +64,7 @@ def test_a_seed_brings_a_picture_back(chat):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("what is in nowhere.png?", "no such file: nowhere.png; /text before what you say keeps names of pictures as"),
+        ("what is in nowhere.png?", "nowhere.png; a name with spaces stands in quotes, and /text before"),
         ("/draw a circle", "There is no /draw; /help names what there is, and /text says a line as it is."),
         ("/seed -1", "-1 is no seed; write a whole number, 0 or more."),
         ("/seed 9223372036854775808", "Seed 9223372036854775808 and those that follow must be in 0.."),

@@ -173,7 +173,11 @@ def test_ask_answers_with_the_model(arm, source):
         (("generate", PROMPT, "--batch-size", 0), "batch_size 0 must be a whole number of requests"),
         (("generate", PROMPT, "--device", "gpu"), "--device gpu cannot be used: Expected one of cpu, cuda"),
         (("generate", PROMPT, "--revision", "v1"), "is a folder and has no revision v1; leave --revision out"),
-        (("generate", PROMPT, "--height", 50), "50x48 must be multiples of the 16 px patch"),
+        (
+            ("generate", PROMPT, "--height", 50),
+            "50x48 (height x width) must be multiples of the 16 px patch, 16 to 2048.",
+        ),
+        (("generate", PROMPT, "--height", 100_000), "100000x48 (height x width) must be multiples of the 16 px patch"),
         (("generate", PROMPT, "--temperature", -1), "temperature -1.0 must be"),
         (("generate", PROMPT, "--temperature", "nan"), "temperature nan must be"),
         (("generate", PROMPT, "--guidance-scale", "inf"), "guidance_scale inf must be"),

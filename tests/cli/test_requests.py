@@ -57,13 +57,21 @@ def test_a_line_of_a_file_is_a_prompt_as_it_stands(tmp_path, monkeypatch, start,
         (["-5 degrees"], "-5 degrees"),
         (["-5"], "-5"),
         (["-"], "-"),
-        ([""], ""),
         (["@prompts.txt"], "@prompts.txt"),
     ],
 )
 def test_a_prompt_may_begin_with_anything(typed, prompt):
     assert asked("generate", *typed) == [(prompt, 0)]
     assert asked("ask", "--count", 1, "a.png", *typed) == [(prompt, 0)]
+
+
+@pytest.mark.parametrize("typed", [[""], [" \t"]])
+def test_nothing_is_no_prompt(typed):
+    """As of a variable of a shell that is not set."""
+    with pytest.raises(ValueError, match="^What is typed is empty; write what is wanted, or leave it out"):
+        asked("generate", *typed)
+    with pytest.raises(ValueError, match="^Number 2 of what is typed is empty"):
+        asked("ask", "a.png", "what is it?", *typed)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_a_file_that_holds_no_prompts_is_named(tmp_path, monkeypatch, content, m
 @pytest.mark.parametrize("file", ["nowhere.txt", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, file):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match=f"'{file}'"):
+    with pytest.raises(OSError, match=f"no such file: {file}" if file == "nowhere.txt" else f"'{file}'"):
         asked("generate", "--prompts", file)
 
 

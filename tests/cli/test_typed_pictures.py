@@ -39,6 +39,8 @@ def read(typed):
         ("  no picture  here ", ["  no picture  here "]),
         ("a.png.txt, a_png and a.pngs are text", ["a.png.txt, a_png and a.pngs are text"]),
         ('say "hello" and "bye"', ['say "hello" and "bye"']),
+        ("what is it's.png like", ["what is", 5, "like"]),
+        ("it's a.png, isn't it", ["it's", 1, ", isn't it"]),
         ("x" * 100_000, ["x" * 100_000]),
         ('"' * 10_000 + " a.png", ['"' * 10_000, 1]),
     ],
@@ -52,7 +54,7 @@ def test_an_absolute_path_is_one(pictures):
 
 
 def test_what_is_no_picture_is_named(pictures):
-    with pytest.raises(FileNotFoundError, match=r"no such file: no.png; /text before what you say keeps names"):
+    with pytest.raises(FileNotFoundError, match=r"no.png; a name with spaces stands in quotes, and /text before"):
         parts_of("what is in no.png?")
     (pictures / "text.png").write_text("no picture")
     with pytest.raises(OSError, match=r"text\.png"):

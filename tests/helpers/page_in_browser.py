@@ -69,6 +69,10 @@ class Page:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
         found.click()
 
+    def settings(self, tab):
+        """Opens the settings of a tab."""
+        self.press(f"{tab}-settings button")
+
     def upload(self, field, *files):
         """Uploads files to where pictures go."""
         box = self.wait(lambda: next(iter(self.all(f"#{field} input[type=file]")), None), field)

@@ -17,13 +17,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         MissingExtra: the extra `app` is not installed.
-        ValueError, OSError: an address where nobody can listen, or no model.
+        ValueError, OSError: an address where nobody can listen, no model, or examples that are none.
     """
     require("transformers-arm app", "app")
     bound = bind(arguments)
     from ..serving.arm_engine import ArmEngine
     from ..serving.page.blocks import serve_page
+    from ..serving.page.examples import examples_of
 
     name = name_of(arguments.checkpoint)
-    engine = ArmEngine(load_pipeline("text-to-image", arguments), name=name)
+    draw = load_pipeline("text-to-image", arguments)
+    examples = examples_of(arguments.checkpoint.as_posix(), arguments.revision)
+    engine = ArmEngine(draw, name=name, examples=examples)
     serve_page(engine, bound, lambda url: print(f"{name} is at {url}", flush=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .drawing import save
 from .requests import checked_seeds
-from .shared import add_model, check_output, load_pipeline, user_path
+from .shared import add_model, check_output, load_pipeline, name_of, user_path
 from .shell import Terminated, told_errors
 from .typed_pictures import parts_of, text_of
 
@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     output = check_output(arguments.output)
     chat = Chat(load_pipeline("interleaved", arguments), arguments.seed, output)
     at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        print(f"{name_of(arguments.checkpoint)}; /help says what there is, Ctrl-D leaves.", file=sys.stderr)
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  lines can be edited, and be longer than a terminal takes
     while (line := read_line(at_terminal)) is not None:

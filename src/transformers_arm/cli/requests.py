@@ -43,7 +43,9 @@ def add_requests(command: argparse.ArgumentParser, prompt: str, example: str) ->
     Args:
         prompt: what a prompt is called here.
     """
-    typed = command.add_argument("prompts", nargs="+", metavar=prompt, help=f"e.g. {example}; one or more")
+    typed = command.add_argument(
+        "prompts", nargs="+", metavar=prompt, help=f"e.g. {example}; one or more, or --prompts"
+    )
     help_of_file = "file of more, one a line, in UTF-8; - is standard input"
     options = {"dest": "file", "metavar": "FILE", "action": PromptFile, "typed": typed}
     command.add_argument("--prompts", **options, help=help_of_file)
@@ -64,14 +66,19 @@ def requests(arguments: argparse.Namespace) -> list[Request]:
     """Every prompt with each of its seeds, in order.
 
     Raises:
-        ValueError: no number of results, seeds outside their bounds, or a file that holds no prompts.
+        ValueError: no number of results, seeds outside their bounds, an empty prompt, or a file that holds none.
         OSError: the file cannot be read.
     """
     count = arguments.count
     if count < 1:
         raise ValueError(f"--count {count} is no number of results; state 1 or more.")
     seeds = checked_seeds(arguments.seed, count)
-    prompts = [*(arguments.prompts or ()), *(() if arguments.file is None else prompts_of(arguments.file))]
+    typed = arguments.prompts or ()
+    for number, prompt in enumerate(typed, 1):
+        if not prompt.strip():
+            which = f"Number {number} of what is typed" if len(typed) > 1 else "What is typed"
+            raise ValueError(f"{which} is empty; write what is wanted, or leave it out.")
+    prompts = [*typed, *(() if arguments.file is None else prompts_of(arguments.file))]
     return [Request(prompt, each) for prompt in prompts for each in seeds]
 
 
@@ -85,6 +92,8 @@ def prompts_of(file: str) -> list[str]:
         raise ValueError(
             f"{name} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as that."
         ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such file: {file}") from error
     if prompts := [line for line in lines if line.strip()]:
         return prompts
     raise ValueError(f"{name} holds no prompts; write one a line.")

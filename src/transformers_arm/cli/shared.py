@@ -3,6 +3,10 @@
 import argparse
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 CHECKPOINT = Path("checkpoints/arm-tiny")
@@ -122,12 +126,35 @@ def load_pipeline(task: str, arguments: argparse.Namespace):
     given = {"revision": arguments.revision} if arguments.revision is not None else {}
     model = arguments.checkpoint.as_posix()
     try:
-        return pipeline(task, model=model, dtype=arguments.dtype, device=arguments.device, **given)
+        with bars_at_terminals():
+            return pipeline(task, model=model, dtype=arguments.dtype, device=arguments.device, **given)
+    except OSError as error:
+        if arguments.checkpoint.exists():
+            raise
+        said = " ".join(str(error).split())  # of one line
+        raise OSError(said if model in said else f"{model} cannot be loaded: {said}") from error
     except ValueError as error:
         *tracebacks, last = str(error).strip().splitlines()  # of each way that transformers tried to load the model
         if not any(line.startswith("Traceback") for line in tracebacks):
             raise
         raise ValueError(last.partition(": ")[2] or last) from error
+
+
+@contextmanager
+def bars_at_terminals() -> Iterator[None]:
+    """Has libraries show bars of what they load only where somebody watches."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    libraries = (transformers.utils.logging, diffusers.utils.logging)
+    shown = [each for each in libraries if each.is_progress_bar_enabled() and not sys.stderr.isatty()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
 
 
 def check_picture(name: str) -> None:
@@ -143,7 +170,7 @@ def open_picture(name: str):
     from ..fetching_arm import FROM_CALLER
 
     check_picture(name)
-    return FROM_CALLER.open(name)
+    return replace(FROM_CALLER, animated=False, advises_code=False).open(name)
 
 
 def is_repo_id(checkpoint: Path) -> bool:

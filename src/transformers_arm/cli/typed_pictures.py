@@ -15,7 +15,7 @@ PICTURE = re.compile(
     (?:
         "([^"]+{SUFFIX})"           # a name in quotes
         | '([^']+{SUFFIX})'
-        | ((?:\\.|[^\s"'\\])+{SUFFIX})  # a word, with backslashes before spaces, as terminals write dropped files
+        | ((?!["'])(?:\\.|[^\s\\])+{SUFFIX})  # a word, with backslashes before spaces, as in dropped files
     )
     (?=[?!.,;:)\]]*(?:\s|$))         # and nothing but punctuation until it ends
     """,
@@ -37,7 +37,9 @@ def parts_of(typed: str) -> list[dict]:
         try:
             parts.append({"type": "image", "image": open_picture(os.path.expanduser(name))})
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; /text before what you say keeps names of pictures as text") from error
+            raise FileNotFoundError(
+                f"{error}; a name with spaces stands in quotes, and /text before what you say keeps it as text"
+            ) from error
         end = match.end()
     return parts + text_of(typed[end:].strip() if end else typed)
 

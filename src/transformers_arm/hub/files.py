@@ -61,7 +61,7 @@ CONFIGS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *(PIPELINE, "scheduler_config.json", "adapter_config.json", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    "chat_template.json",
+    *("chat_template.json", "examples.json"),
 )
 TEXTS = (
     *("*.md", "CITATION.cff", "merges.txt", "vocab.txt"),

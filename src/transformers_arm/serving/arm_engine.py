@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Thread
+from types import MappingProxyType
 
 import torch
 from PIL.Image import Image
@@ -95,11 +96,20 @@ class ArmEngine:
     Args:
         draw: a pipeline "text-to-image", whose model, processor and detokenizer are this engine's from now on.
         name: of the model, for people; None is where it was loaded from.
+        examples: texts to try, by task.
         queue: requests that may wait.
         max_batch: pictures that are drawn together, and answers that are written together.
     """
 
-    def __init__(self, draw: ArmTextToImagePipeline, *, name: str | None = None, queue: int = 64, max_batch: int = 8):
+    def __init__(
+        self,
+        draw: ArmTextToImagePipeline,
+        *,
+        name: str | None = None,
+        examples: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        queue: int = 64,
+        max_batch: int = 8,
+    ):
         model, processor = draw.model, draw.processor
         self.pipe = draw
         self.edits = ArmImageEditingPipeline(
@@ -114,6 +124,7 @@ class ArmEngine:
             size=(size["width"], size["height"]),
             max_side=MAX_GRID_SIDE * patch,
             max_tokens=model.config.max_position_embeddings,
+            examples=examples,
         )
         self.line = Line(queue, max_batch)
         self._thread = Thread(target=self._work, name="arm-engine", daemon=True)

@@ -15,12 +15,13 @@ with `aclosing`. Requests are taken in parallel, and no request changes what ano
 whatever is drawn beside it, and again for the same seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from PIL.Image import Image
 
+TASKS = frozenset({"draw", "edit", "converse", "interleave"})
 Quality = Literal["low", "medium", "high"]
 
 
@@ -36,6 +37,7 @@ class About:
         max_side: px of a side that the model can state at most.
         max_tokens: of a prompt and its answer together; a picture has a token a patch.
         tasks: of "draw", "edit", "converse" and "interleave", those it can.
+        examples: texts to try, by task.
     """
 
     model: str
@@ -45,7 +47,8 @@ class About:
     size: tuple[int, int]
     max_side: int
     max_tokens: int
-    tasks: frozenset[str] = frozenset({"draw", "edit", "converse", "interleave"})
+    tasks: frozenset[str] = TASKS
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

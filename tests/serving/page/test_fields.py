@@ -2,10 +2,21 @@
 
 import numpy as np
 import pytest
+from arm_server import file_of
 from PIL import Image
+from pipeline_requests import picture
 
 from transformers_arm.serving.engine import About, InvalidRequest, Sampling
-from transformers_arm.serving.page.fields import number, painted, sampling, size_of, sizes, stated, uploaded
+from transformers_arm.serving.page.fields import (
+    edited,
+    number,
+    painted,
+    sampling,
+    size_of,
+    sizes,
+    stated,
+    uploaded,
+)
 
 
 def test_sizes_are_those_that_the_model_can_state():
@@ -39,6 +50,12 @@ def test_what_is_no_whole_number_is_refused(typed):
         number(typed, "Seed", int)
 
 
+@pytest.mark.parametrize("typed", ["nan", "inf", "-inf", "1,5"])
+def test_what_is_no_number_is_refused_by_its_fields_name(typed):
+    with pytest.raises(InvalidRequest, match=f'Guidance "{typed}" is not a number'):
+        sampling(typed)
+
+
 def test_a_text_has_to_say_something():
     assert stated(" a star\n", "what to draw") == "a star"
     with pytest.raises(InvalidRequest, match="write what to draw"):
@@ -53,12 +70,40 @@ def test_uploads_are_opened_in_their_order(tmp_path):
     assert uploaded(None) == uploaded([]) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_what_is_transparent_is_white(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    clear.putpixel((1, 1), (255, 0, 0, 255))
+    clear.save(tmp_path / "clear.png")
+    (opened,) = uploaded([(str(tmp_path / "clear.png"), None)])
+    source, mask = edited({"background": clear, "layers": []})
+    assert opened.tobytes() == source.tobytes() and mask is None
+    assert (opened.mode, opened.getpixel((0, 0)), opened.getpixel((1, 1))) == ("RGB", (255, 255, 255), (255, 0, 0))
+
+
+def test_the_picture_that_is_edited_has_the_bound_of_all_others():
+    large = Image.new("1", (4097, 4096))
+    with pytest.raises(InvalidRequest, match="4097x4096 px, more than 16,777,216 in all; shrink it"):
+        edited({"background": large, "layers": []})
+    assert edited({"background": large.crop((0, 0, 4096, 4096)), "layers": []})[0].size == (4096, 4096)
+
+
+@pytest.mark.parametrize("painting", [None, {"background": None, "layers": []}])
+def test_an_edit_is_of_a_picture(painting):
+    with pytest.raises(InvalidRequest, match="no picture to edit"):
+        edited(painting)
+
+
+ANIMATED = file_of(picture(), "GIF", save_all=True, append_images=[picture(seed=1)])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), file_of(picture())[:200], ANIMATED]
+)
 def test_a_file_that_is_no_picture_is_named_without_its_folder(tmp_path, content):
     (tmp_path / "notes.png").write_bytes(content)
     with pytest.raises(InvalidRequest, match="^notes.png cannot be opened") as refused:
         uploaded([(str(tmp_path / "notes.png"), None)])
-    assert str(tmp_path) not in str(refused.value)
+    assert str(tmp_path) not in str(refused.value) and "Fetcher" not in str(refused.value)
 
 
 def test_a_picture_beyond_the_limit_is_refused_by_its_head(tmp_path):

@@ -29,7 +29,9 @@ def shown(updates):
 
 
 def test_the_heading_says_where_it_runs_and_what_a_picture_takes(engine):
-    assert heading(engine.about).startswith("float32 on cpu. 48x48 px are 9 tokens, 16 px each; up to 2,048 px a side")
+    assert heading(engine.about).startswith(
+        "float32 on cpu. 48x48 px are 9 tokens, 16x16 px each; up to 2,048 px a side"
+    )
 
 
 def test_pictures_are_shown_while_they_come_and_have_their_seeds_in_the_end(engine):
@@ -60,6 +62,32 @@ def test_previews_make_room_for_the_pictures_of_a_story(engine):
     assert picture_is_right(PROMPT, first)
 
 
-def test_what_an_engine_refuses_is_raised(engine):
-    with pytest.raises(InvalidRequest, match="multiples of 16"):
-        shown(pictures(engine, PictureRequest(PROMPT, size=(50, 48))))
+def test_a_time_in_which_others_were_served_is_no_speed(engine):
+    async def run():
+        many = pictures(engine, PictureRequest(PROMPT, count=8))
+        one = pictures(engine, PictureRequest(PROMPT))
+        await anext(many)
+        return [line async for _, line in one], [line async for _, line in many]
+
+    behind, first = asyncio.run(run())
+    assert behind[0] == "Waiting; 8 before this." and re.fullmatch(
+        r"9 tokens in .* s, 8 others before them.", behind[-1]
+    )
+    assert SPEED.match(first[-1])
+
+
+def test_what_an_engine_refuses_is_raised_before_anything_is_shown(engine):
+    seen = []
+
+    async def run(updates):
+        async for each in updates:
+            seen.append(each)
+
+    for show, asked in (
+        (pictures, PictureRequest(PROMPT, size=(50, 48))),
+        (answer, ConversationRequest([])),
+        (words, ConversationRequest([])),
+    ):
+        with pytest.raises(InvalidRequest, match="multiples of 16|no messages"):
+            asyncio.run(run(show(engine, asked)))
+    assert seen == []

@@ -17,7 +17,10 @@ from .tabs import TABS
 GRACE = 2  # seconds that what is drawn has to end, once the server is asked to
 KEPT = 24 * 60 * 60  # seconds that pictures of the page lie in the temporary folder
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-CSS = """button[title="Share"] { display: none; }"""  # which leads to a host of others
+CSS = """
+button[title="Share"] { display: none; }  /* which leads to a host of others */
+#story-chat img { width: 160px; object-fit: contain; }  /* small ones are enlarged */
+"""
 
 
 def page(engine: Engine) -> gr.Blocks:

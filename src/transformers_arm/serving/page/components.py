@@ -3,7 +3,7 @@ elsewhere. Each is known to styles and tests by its tab and its name.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import wraps
 from html import escape
@@ -20,16 +20,29 @@ from .shown import Tiles
 MOST_PICTURES = 8  # of a prompt
 PREVIEWS = 8  # of a picture
 BRUSH = "#ff3fa4"
+STOPPED = "Stopped."
 OWN = "the model's own"
 
 
 def text_box(elem_id: str, label: str, placeholder: str) -> gr.Textbox:
+    placeholder = f"{placeholder} (Shift+Enter begins)"
     return gr.Textbox(label=label, placeholder=placeholder, lines=2, max_lines=6, elem_id=elem_id)
+
+
+def examples(texts: Sequence[str], box: gr.Textbox) -> None:
+    if texts:
+        gr.Examples(list(texts), box, label="Examples")
+
+
+def settings(tab: str) -> gr.Accordion:
+    """Where fields go that may stay as they are: what is drawn is then in sight on a phone."""
+    return gr.Accordion("Settings", open=False, elem_id=f"{tab}-settings")
 
 
 def number_box(elem_id: str, label: str, placeholder: str = OWN) -> gr.Textbox:
     """A number that may be left out; Gradio's own has no empty state."""
-    return gr.Textbox(label=label, placeholder=placeholder, max_lines=1, min_width=120, elem_id=elem_id)
+    # A value is stated, since a box that was never to be seen has none.
+    return gr.Textbox("", label=label, placeholder=placeholder, max_lines=1, min_width=120, elem_id=elem_id)
 
 
 def seed_box(tab: str) -> gr.Textbox:
@@ -44,7 +57,7 @@ def size_box(tab: str, about: About) -> gr.Dropdown:
 
 def painting_box(tab: str, about: About) -> gr.ImageEditor:
     return gr.ImageEditor(
-        label="Picture; paint where it may change",
+        label="Picture",
         type="pil",
         format="png",
         sources=["upload", "clipboard"],
@@ -89,7 +102,7 @@ def drawings(tab: str, label: str) -> gr.Gallery:
 def chat(tab: str, label: str) -> gr.Chatbot:
     return gr.Chatbot(
         label=label,
-        render_markdown=False,  # a text stays as it is written, and opens no address
+        render_markdown=False,
         height=480,
         buttons=["copy_all"],
         feedback_options=None,
@@ -126,15 +139,15 @@ async def tiles_in_files(updates: AsyncGenerator[tuple[Tiles, str], None]) -> As
 
 
 def messages(conversation: list[dict], files: Files) -> list[dict]:
-    """A conversation as a chatbot shows it: a message a part."""
-    return [
-        {
-            "role": each["role"],
-            "content": part["text"] if part["type"] == "text" else {"path": files.of(part["image"], "picture")},
-        }
-        for each in conversation
-        for part in each["content"]
-    ]
+    """A conversation as a chatbot shows it: a message a part. Texts stay as they are written, and open no address: it
+    takes them for HTML also where it takes none for Markdown.
+    """
+
+    def content(part: dict) -> str | dict:
+        is_text = part["type"] == "text"
+        return escape(part["text"], quote=False) if is_text else {"path": files.of(part["image"], "picture")}
+
+    return [{"role": each["role"], "content": content(part)} for each in conversation for part in each["content"]]
 
 
 def line(tab: str) -> gr.Markdown:
@@ -160,23 +173,34 @@ def told(updates_of: Callable[..., AsyncGenerator]) -> Callable[..., AsyncGenera
 
 
 def begin_and_stop(
-    tab: str, begin: str, updates_of: Callable[..., AsyncGenerator], fields: list, results: list
+    tab: str,
+    begin: str,
+    updates_of: Callable[..., AsyncGenerator],
+    fields: list,
+    results: list,
+    stopped: Callable[..., Iterator] | None = None,
 ) -> None:
-    """A button that begins, as Shift+Enter in the first field does, and one that stops.
+    """A button that begins, as Shift+Enter in the first field and Enter in those of one line do, and one that stops.
 
     Args:
         updates_of: of the fields' values; an asynchronous generator of values of the results.
+        results: components; the second of them is a `line`.
+        stopped: of the fields' values, what the results are once it has been stopped; otherwise the line says so.
     """
     with gr.Row():
         button = gr.Button(begin, variant="primary", min_width=100, elem_id=f"{tab}-begin")
         stop = gr.Button("Stop", variant="secondary", min_width=80, elem_id=f"{tab}-stop")
     begun = gr.on(
-        [button.click, fields[0].submit],
+        [button.click, *(each.submit for each in fields if isinstance(each, gr.Textbox))],
         told(updates_of),
         fields,
         results,
+        scroll_to_output=True,
         show_progress="hidden",
         trigger_mode="once",
         api_visibility="private",
     )
-    stop.click(None, cancels=[begun], api_visibility="private")
+    if stopped:
+        stop.click(stopped, fields, results, cancels=[begun], api_visibility="private")
+    else:
+        stop.click(lambda: STOPPED, None, results[1], cancels=[begun], api_visibility="private")

@@ -3,8 +3,9 @@
 Knows nothing about Gradio.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -12,9 +13,10 @@ import PIL.ImageChops
 from PIL.Image import Image
 
 from ...fetching_arm import DECODING_ERRORS, Fetcher
+from ...image_processing_arm import convert_to_rgb
 from ..engine import About, InvalidRequest, Sampling
 
-LIMITS = Fetcher(max_pixels=2**24, advises_code=False)  # of what is uploaded: 4096x4096
+LIMITS = Fetcher(max_pixels=2**24, animated=False, advises_code=False)  # of what is uploaded: 4096x4096
 AUTO = "auto"
 SIZE = re.compile(r"(\d{1,6}) *[x×] *(\d{1,6})")
 
@@ -28,10 +30,27 @@ def uploaded(files: Sequence[tuple[str, str | None]] | None) -> list[Image]:
     pictures = []
     for file, _ in files or ():
         try:
-            pictures.append(LIMITS.open(Path(file).read_bytes()).convert("RGB"))
+            pictures.append(convert_to_rgb(LIMITS.open(Path(file).read_bytes())))
         except (ValueError, *DECODING_ERRORS) as error:
             raise InvalidRequest(f"{Path(file).name} cannot be opened: {error}", "image") from error
     return pictures
+
+
+def edited(painting: Mapping | None) -> tuple[Image, Image | None]:
+    """The picture that an editor has, and the mask of what was painted over it.
+
+    Raises:
+        InvalidRequest: there is none, or it is too large.
+    """
+    source = painting and painting["background"]
+    if source is None:
+        raise InvalidRequest("There is no picture to edit; upload one that your browser can open.", "image")
+    if source.width * source.height > LIMITS.max_pixels:
+        raise InvalidRequest(
+            f"The picture has {source.width}x{source.height} px, more than {LIMITS.max_pixels:,} in all; shrink it.",
+            "image",
+        )
+    return convert_to_rgb(source), painted(painting["layers"], source.size)
 
 
 def painted(layers: Sequence[Image], size: tuple[int, int]) -> Image | None:
@@ -86,7 +105,10 @@ def number(text: str, what: str, kind: type = float) -> int | float | None:
     if not text.strip():
         return None
     try:
-        return kind(text)
+        value = kind(text)
+        if not math.isfinite(value):
+            raise ValueError(value)
+        return value
     except ValueError:
         whole = "a whole number" if kind is int else "a number"
         raise InvalidRequest(f'{what} "{text[:40]}" is not {whole}; write one, or leave it empty.', what) from None

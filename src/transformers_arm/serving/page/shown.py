@@ -18,31 +18,36 @@ Tiles = list[tuple[Image, str]]
 def heading(about: About) -> str:
     """Which model this is, and where, in a line."""
     width, height = about.size
-    tokens = width * height // about.patch_size**2
+    patch, tokens = f"{about.patch_size}x{about.patch_size}", width * height // about.patch_size**2
     return (
-        f"{about.dtype} on {about.device}. {width}x{height} px are {tokens} tokens, {about.patch_size} px each; "
+        f"{about.dtype} on {about.device}. {width}x{height} px are {tokens} tokens, {patch} px each; "
         f"up to {about.max_side:,} px a side and {about.max_tokens:,} tokens, prompt included."
     )
 
 
-def waiting(engine: Engine) -> str:
-    """How many are being served, for whoever is about to wait for them."""
-    load = engine.load
-    others = load.waiting + load.running
-    return f"Waiting; {others} before this." if others else "Begun."
+class Clock:
+    """What a request's line says: how many were served before it, and how fast it was; a time in which others were
+    served, too, tells nothing of that.
+    """
 
+    def __init__(self, engine: Engine):
+        load = engine.load
+        self.others, self.began = load.waiting + load.running, time.perf_counter()
 
-def speed(usage: Usage, seconds: float) -> str:
-    """How fast it was."""
-    written = usage.output_text + usage.output_images
-    return f"{written} tokens in {seconds:.2f} s: {written / seconds:.0f} a second."
+    def waiting(self) -> str:
+        return f"Waiting; {self.others} before this." if self.others else "Begun."
+
+    def speed(self, usage: Usage) -> str:
+        written, seconds = usage.output_text + usage.output_images, time.perf_counter() - self.began
+        rate = f", {self.others} others before them." if self.others else f": {written / seconds:.0f} a second."
+        return f"{written} tokens in {seconds:.2f} s{rate}"
 
 
 async def pictures(engine: Engine, request: PictureRequest) -> AsyncGenerator[tuple[Tiles, str], None]:
     """The pictures of a request with a caption each, and the line, anew after each event."""
-    began, tiles, done = time.perf_counter(), {}, 0
-    yield [], waiting(engine)
+    clock, tiles, done = Clock(engine), {}, 0
     async with aclosing(await engine.draw(request)) as events:
+        yield [], clock.waiting()
         async for event in events:
             match event:
                 case Preview():
@@ -52,7 +57,7 @@ async def pictures(engine: Engine, request: PictureRequest) -> AsyncGenerator[tu
                     done += 1
             line = f"{done} of {request.count} drawn."
             if isinstance(event, Finished):
-                line = speed(event.usage, time.perf_counter() - began)
+                line = clock.speed(event.usage)
             yield [tiles[number] for number in sorted(tiles)], line
 
 
@@ -60,9 +65,9 @@ async def answer(engine: Engine, request: ConversationRequest) -> AsyncGenerator
     """The parts of an answer, as a message's content has them, the line, and whether that is all, anew after each
     event; the last part may be a preview until all is there.
     """
-    began, parts, drawing, seed = time.perf_counter(), [], False, None
-    yield [], waiting(engine), False
+    clock, parts, drawing, seed = Clock(engine), [], False, None
     async with aclosing(await engine.converse(request)) as events:
+        yield [], clock.waiting(), False
         async for event in events:
             line, over = "Writing.", isinstance(event, Finished)
             if drawing and not over:
@@ -78,7 +83,7 @@ async def answer(engine: Engine, request: ConversationRequest) -> AsyncGenerator
                     parts.append({"type": "image", "image": event.image})
                     seed = event.seed
                 case Finished():
-                    line = speed(event.usage, time.perf_counter() - began)
+                    line = clock.speed(event.usage)
                     line += "" if seed is None else f" Seed {seed}."
                     line += " Cut short: there is no room for more." if event.reason == "length" else ""
             yield list(parts), line, over

@@ -8,31 +8,25 @@ from ..engine import ConversationRequest, Engine, InvalidRequest, PictureRequest
 from .components import (
     MOST_PICTURES,
     PREVIEWS,
+    STOPPED,
     Files,
     begin_and_stop,
     chat,
     drawings,
+    examples,
     line,
     messages,
     number_box,
     painting_box,
     seed_box,
+    settings,
     size_box,
     text_box,
     tiles_in_files,
     uploads,
 )
-from .fields import number, painted, sampling, size_of, stated, uploaded
+from .fields import edited, number, sampling, size_of, stated, uploaded
 from .shown import answer, pictures, words
-
-DRAWN = [
-    "a red circle left of a blue square",
-    "a large yellow cross at the top and a small red circle at the left on a gray background",
-    "two green triangles on a white background",
-]
-EDITS = ["make the red circle green", "remove the blue square", "make the background black"]
-QUESTIONS = ["what color is the circle?", "how many objects are there?", "describe the picture"]
-STORIES = ["tell a story of a red circle above a blue square"]
 
 
 def draw_tab(engine: Engine) -> None:
@@ -50,13 +44,14 @@ def draw_tab(engine: Engine) -> None:
     with gr.Row():
         with gr.Column():
             prompt = text_box("draw-prompt", "Prompt", "what to draw")
-            gr.Examples(DRAWN, prompt, label="Examples")
-            with gr.Row():
-                size, seed = size_box("draw", engine.about), seed_box("draw")
-            with gr.Row():
-                guidance = number_box("draw-guidance", "Guidance")
-                temperature = number_box("draw-temperature", "Temperature")
-            count = gr.Slider(1, MOST_PICTURES, 1, step=1, label="Pictures", elem_id="draw-count")
+            examples(engine.about.examples.get("draw"), prompt)
+            with settings("draw"):
+                with gr.Row():
+                    size, seed = size_box("draw", engine.about), seed_box("draw")
+                with gr.Row():
+                    guidance = number_box("draw-guidance", "Guidance")
+                    temperature = number_box("draw-temperature", "Temperature")
+                count = gr.Slider(1, MOST_PICTURES, 1, step=1, label="How many", elem_id="draw-count")
             buttons = gr.Column()
         with gr.Column():
             results = [drawings("draw", "Pictures"), line("draw")]
@@ -66,13 +61,11 @@ def draw_tab(engine: Engine) -> None:
 
 def edit_tab(engine: Engine) -> None:
     def edit(instruction, painting, others, seed, guidance, image_guidance, temperature):
-        source = painting and painting["background"]
-        if source is None:
-            raise InvalidRequest("There is no picture to edit; upload one that your browser can open.", "image")
+        source, mask = edited(painting)
         request = PictureRequest(
             stated(instruction, "what to change"),
-            images=[source.convert("RGB"), *uploaded(others)],
-            mask=painted(painting["layers"], source.size),
+            images=[source, *uploaded(others)],
+            mask=mask,
             seed=number(seed, "Seed", int),
             previews=PREVIEWS,
             sampling=sampling(guidance, image_guidance, temperature),
@@ -81,16 +74,18 @@ def edit_tab(engine: Engine) -> None:
 
     with gr.Row():
         with gr.Column():
+            gr.Markdown("Upload a picture, and paint where it may change; without paint, that is everywhere.")
             painting = painting_box("edit", engine.about)
             instruction = text_box("edit-prompt", "Instruction", "what to change")
-            gr.Examples(EDITS, instruction, label="Examples")
+            examples(engine.about.examples.get("edit"), instruction)
             with gr.Accordion("Further pictures", open=False, elem_id="edit-more"):
                 others = uploads("edit-others", "What the edit is made of, beside the first")
-            with gr.Row():
-                seed, temperature = seed_box("edit"), number_box("edit-temperature", "Temperature")
-            with gr.Row():
-                guidance = number_box("edit-guidance", "Guidance")
-                image_guidance = number_box("edit-image-guidance", "Guidance of pictures")
+            with settings("edit"):
+                with gr.Row():
+                    seed, temperature = seed_box("edit"), number_box("edit-temperature", "Temperature")
+                with gr.Row():
+                    guidance = number_box("edit-guidance", "Guidance")
+                    image_guidance = number_box("edit-image-guidance", "Guidance of pictures")
             buttons = gr.Column()
         with gr.Column():
             results = [drawings("edit", "Edited"), line("edit")]
@@ -111,7 +106,7 @@ def ask_tab(engine: Engine) -> None:
         with gr.Column():
             files = uploads("ask-picture", "Picture, or several")
             question = text_box("ask-prompt", "Question", "what you want to know")
-            gr.Examples(QUESTIONS, question, label="Examples")
+            examples(engine.about.examples.get("converse"), question)
             buttons = gr.Column()
         with gr.Column():
             said = gr.Textbox(label="Answer", lines=4, interactive=False, buttons=["copy"], elem_id="ask-answer")
@@ -141,13 +136,18 @@ def stories_tab(engine: Engine) -> None:
                     told = [*asked, {"role": "assistant", "content": parts}]
                     yield messages(told, files), so_far, told if over else before
 
+    def stopped(said, files, seed, guidance, conversation):
+        with Files() as files:
+            yield messages(conversation, files), f"{STOPPED} The story is as it was before.", conversation
+
     conversation = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column():
             said = text_box("story-prompt", "What to tell, and how to go on", "a story of ...")
-            gr.Examples(STORIES, said, label="Examples")
-            with gr.Row():
-                seed, guidance = seed_box("story"), number_box("story-guidance", "Guidance")
+            examples(engine.about.examples.get("interleave"), said)
+            with settings("story"):
+                with gr.Row():
+                    seed, guidance = seed_box("story"), number_box("story-guidance", "Guidance")
             with gr.Accordion("Pictures of yours", open=False):
                 files = uploads("story-pictures", "What it is to be told of")
             buttons = gr.Column()
@@ -156,7 +156,7 @@ def stories_tab(engine: Engine) -> None:
             so_far = line("story")
     with buttons:
         results = [story, so_far, conversation]
-        begin_and_stop("story", "Tell", tell, [said, files, seed, guidance, conversation], results)
+        begin_and_stop("story", "Tell", tell, [said, files, seed, guidance, conversation], results, stopped)
     story.clear(lambda: ("", []), None, [so_far, conversation], api_visibility="private")
 
 
