@@ -213,8 +213,8 @@ class ChatCompletion(Fields):
     metadata: Annotated[dict[str, str], Field(max_length=MOST_FIELDS)] | None = None
     store: Literal[False] = False
     n: Literal[1] = 1
-    frequency_penalty: Literal[0] = 0
-    presence_penalty: Literal[0] = 0
+    frequency_penalty: float = Field(0, ge=0, le=0)
+    presence_penalty: float = Field(0, ge=0, le=0)
     logprobs: Literal[False] = False
     response_format: TextFormat | None = None
 
