@@ -6,7 +6,7 @@ import torch
 from generation_requests import assert_follows, seed
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from transformers_arm.sampling_arm import ImageSampling, check_generators, uniforms
+from transformers_arm.sampling_arm import ImageSampling, check_generators, uniforms, with_likeliest
 
 SETTINGS = [
     {},
@@ -61,6 +61,14 @@ def test_codes_as_likely_as_the_last_of_the_nucleus_are_kept_too(top_p):
     kept, theirs = ImageSampling(top_p=top_p).kept(scores), warped(scores, top_p=top_p)
     least = theirs.masked_fill(theirs == -torch.inf, torch.inf).amin(-1, keepdim=True)
     assert torch.equal(kept, scores.masked_fill(scores < least, -torch.inf)) and not torch.equal(kept, theirs)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-9])
+def test_a_temperature_of_nothing_takes_the_likeliest(temperature):
+    settings = with_likeliest({"temperature": temperature, "top_k": 5})
+    assert settings == {"temperature": 1.0, "do_sample": False, "top_k": 5} and not ImageSampling(**settings).do_sample
+    for others in ({}, {"temperature": 0.5}, {"temperature": -1}):
+        assert with_likeliest(others) == others
 
 
 def test_the_likeliest_code_needs_no_settings():

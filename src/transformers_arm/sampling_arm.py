@@ -4,7 +4,7 @@ A code is where the distribution, summed code after code, passes a number drawn 
 a number a token, not one a code, and comes from any device's generator. Knows nothing about models and images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from numbers import Integral
@@ -72,6 +72,12 @@ def check_generators(images: int, generator: torch.Generator | Sequence[torch.Ge
             )
     if one_each and len(generator) != images:
         raise ValueError(f"Got {len(generator)} generators for {images} images; give one for all or one an image.")
+
+
+def with_likeliest(settings: Mapping) -> dict:
+    """The same settings, of which a temperature of 0 takes the likeliest tokens, as users and APIs mean it."""
+    is_zero = 0 <= settings.get("temperature", 1) < LEAST_TEMPERATURE
+    return {**settings, **({"temperature": 1.0, "do_sample": False} if is_zero else {})}
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,22 @@ def test_a_picture_can_be_downloaded(page, downloads):
     assert np.array_equal(np.asarray(Image.open(file)), np.asarray(shown))
 
 
-def test_stop_ends_what_is_drawn_and_the_next_request_is_taken(page):
+def draw_for_long(page, size):
+    """Begins to draw eight pictures."""
     page.type("draw-prompt", PROMPT)
     page.settings("draw")
-    page.type("draw-size", "96x96").send_keys(Keys.ENTER)
+    page.type("draw-size", size).send_keys(Keys.ENTER)
     page.type("draw-count", "8").send_keys(Keys.TAB)
     page.press("draw-begin")
+    page.wait(lambda: "0 of 8 drawn" in page.text("#draw-line"), "that it has begun")
+
+
+def test_stop_ends_what_is_drawn_and_the_next_request_is_taken(page):
+    draw_for_long(page, "256x256")
     page.wait(lambda: "row" in page.text("#draw-pictures"), "a preview")
     page.press("draw-stop")
     page.wait(lambda: page.text("#draw-line") == "Stopped.", "that it has stopped")
+    page.type("draw-size", "96x96").send_keys(Keys.ENTER)
     page.type("draw-count", "1").send_keys(Keys.TAB)
     assert page.run("draw")[0] == 36
 
@@ -172,12 +179,7 @@ def test_a_story_that_is_stopped_is_as_it_was(page):
     page.run("story")
     before = page.text("#story-chat")
     page.tab("Draw")
-    page.type("draw-prompt", PROMPT)
-    page.settings("draw")
-    page.type("draw-size", "512x512").send_keys(Keys.ENTER)
-    page.type("draw-count", "8").send_keys(Keys.TAB)
-    page.press("draw-begin")
-    page.wait(lambda: "0 of 8 drawn" in page.text("#draw-line"), "that it has begun")
+    draw_for_long(page, "512x512")
     page.tab("Tell stories")
     page.type("story-prompt", "tell a story of a red circle")
     page.press("story-begin")

@@ -190,7 +190,7 @@ def test_ask_answers_with_the_model(arm, source):
         (("edit", "source.png", "remove it", "--mask", "nowhere.png"), "no such file: nowhere.png"),
         (("edit", "source.png", "remove it", "--mask", "small.png"), "The mask is 48x48 px (height x width), but"),
         (("ask", "nowhere.png", "what is it?"), "no such file: nowhere.png"),
-        (("ask", "source.png", "what is it?", "--temperature", 0), "temperature 0.0 must be"),
+        (("ask", "source.png", "what is it?", "--temperature", -1), "temperature -1.0 must be"),
         (("ask", "HTTP://127.0.0.1:9/none.png", "what is it?"), "does not answer"),
         (("memory", "--config", "nowhere"), "nowhere"),
         (("memory", "--tokens", 0), "0 tokens on 8 GPUs cannot be trained on; both must be 1 or more"),

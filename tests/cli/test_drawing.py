@@ -159,6 +159,9 @@ def test_answers_of_several_seeds_are_sampled(arm, source):
     command = ("ask", "source.png", "what is it?", "--count")
     status, out, said = arm(*command, 2)
     assert (status, out) == (1, "") and "--count 2 answers would be the same, for the model writes" in said
+    assert "would be the same" in arm(*command, 2, "--temperature", 0)[2]
+    zero = ("--temperature", 0)
+    assert len({arm(*command, 1, *options)[1] for options in ((), zero, (*zero, "--seed", 1))}) == 1
     several = [each["answer"] for each in told(arm(*command, 3, "--temperature", 2, "--json"))]
     assert len(set(several)) == 3
     assert arm(*command, 1, "--temperature", 2, "--seed", 2)[1] == f"{several[2]}\n"

@@ -13,18 +13,20 @@ HELP = "answer questions about a picture"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("image", type=os.path.expanduser, help="image file or address")
     add_requests(command, "question", '"what color is the circle?"')
-    help_of_temperature = "to sample answers at (default: as the folder says, in most the likeliest words)"
+    help_of_temperature = "to sample answers at; 0 takes the likeliest words (default: as the folder says, mostly 0)"
     command.add_argument("--temperature", type=float, help=help_of_temperature)
     add_model(command)
 
 
 def sampling(arguments: argparse.Namespace) -> dict:
     """Arguments of `generate`, those that the command line gives; raises a ValueError for what is no temperature."""
-    from ..sampling_arm import ImageSampling
+    from ..sampling_arm import ImageSampling, with_likeliest
 
     if arguments.temperature is None:
         return {}
-    return {"do_sample": True, "temperature": ImageSampling(temperature=arguments.temperature).temperature}
+    stated = {"do_sample": True} | with_likeliest({"temperature": arguments.temperature})
+    ImageSampling(**stated)  # which checks it
+    return stated if stated["do_sample"] else {"do_sample": False}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     asked, options, picture = requests(arguments), sampling(arguments), open_picture(arguments.image)
     pipe = load_pipeline("image-text-to-text", arguments)
     check_lengths(pipe, asked)
-    if arguments.count > 1 and not (options or pipe.model.generation_config.do_sample):
+    if arguments.count > 1 and not options.get("do_sample", pipe.model.generation_config.do_sample):
         raise ValueError(
             f"--count {arguments.count} answers would be the same, for the model writes the likeliest words; state "
             "--temperature."

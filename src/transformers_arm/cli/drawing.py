@@ -25,9 +25,8 @@ def add_drawing(command: argparse.ArgumentParser, prompt: str, example: str, out
     command.add_argument("--output", type=user_path, default=Path(output), help=help_of_output)
     command.add_argument("--batch-size", type=int, default=1, help="pictures drawn together (default: %(default)s)")
     command.add_argument("--guidance-scale", type=float, help="of the text; 1 turns it off (default: the folder's)")
-    command.add_argument(
-        "--temperature", type=float, help="of the sampling; 0 takes the likeliest (default: the folder's)"
-    )
+    help_of_temperature = "of the sampling; 0 takes the likeliest codes (default: the folder's)"
+    command.add_argument("--temperature", type=float, help=help_of_temperature)
     for side in ("--height", "--width"):
         command.add_argument(side, type=int, help="size to draw at, in px (default: the folder's)")
     command.add_argument("--live", action="store_true", help="have the output show each picture while it is drawn")
@@ -44,12 +43,11 @@ def sampling(arguments: argparse.Namespace) -> dict:
     Raises:
         ValueError: one of them is outside its bounds, before any model is loaded.
     """
-    from ..sampling_arm import IMAGE_GENERATION, LEAST_TEMPERATURE, ImageSampling
+    from ..sampling_arm import IMAGE_GENERATION, ImageSampling, with_likeliest
 
     names = ("guidance_scale", "image_guidance_scale", "temperature", "height", "width")
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    if 0 <= given.get("temperature", 1) < LEAST_TEMPERATURE:
-        given |= {"temperature": 1.0, "do_sample": False}
+    given = with_likeliest(given)
     ImageSampling(**{name: value for name, value in given.items() if name in IMAGE_GENERATION})  # which checks them
     return given
 

@@ -43,9 +43,7 @@ def add_requests(command: argparse.ArgumentParser, prompt: str, example: str) ->
     Args:
         prompt: what a prompt is called here.
     """
-    typed = command.add_argument(
-        "prompts", nargs="+", metavar=prompt, help=f"e.g. {example}; one or more, or --prompts"
-    )
+    typed = command.add_argument("prompts", nargs="+", metavar=prompt, help=f"e.g. {example}; or --prompts")
     help_of_file = "file of more, one a line, in UTF-8; - is standard input"
     options = {"dest": "file", "metavar": "FILE", "action": PromptFile, "typed": typed}
     command.add_argument("--prompts", **options, help=help_of_file)

@@ -14,7 +14,7 @@ from ..loading_arm import hooked
 from ..pipeline_arm import ArmImagePipeline
 from ..previews_arm import Previews
 from ..prompts_arm import stack_left_padded
-from ..sampling_arm import LEAST_TEMPERATURE
+from ..sampling_arm import with_likeliest
 from .engine import Picture, Preview, Sampling, Usage
 from .waiting import Job
 
@@ -97,8 +97,7 @@ def drawing_settings(sampling: Sampling, default_steps: int) -> dict:
     """What `ArmImagePipeline.drawn` takes of how pictures are drawn: what is stated alone."""
     stated = {name: value for name, value in asdict(sampling).items() if value is not None}
     quality = stated.pop("quality")
-    if 0 <= stated.get("temperature", 1) < LEAST_TEMPERATURE:
-        stated |= {"temperature": 1.0, "do_sample": False}
+    stated = with_likeliest(stated)
     if quality != "high":
         stated["num_inference_steps"] = max(1, default_steps // QUALITIES[quality])
     return stated
