@@ -215,7 +215,7 @@ pipe({PROMPT!r}, generator=torch.Generator().manual_seed(0), **{FAST}).images[0]
         ({"prompt": []}, ValueError, "list of requests is empty"),
         ({"prompt": None, "image": picture()}, TypeError, "A prompt is a str, not None"),
         ({"prompt": ["a", "b"], "image": [picture()]}, ValueError, "2 instructions for 1 images"),
-        ({"height": 50}, ValueError, "50x48 must be multiples of the 16 px patch"),
+        ({"height": 50}, ValueError, r"50x48 \(height x width\) must be multiples of the 16 px patch"),
         ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt 0 must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size 0 must be a whole number of requests, 1 or more"),
         ({"batch_size": 2.5}, ValueError, "batch_size 2.5 must be a whole number of requests, 1 or more"),

@@ -182,7 +182,7 @@ class ArmImagePipeline(Pipeline):
         processor = self.processor.image_processor
         patch, stated = processor.patch_size, {}
         if grid is not None:
-            if not isinstance(grid, Sequence) or len(grid) != 2:
+            if not isinstance(grid, Sequence) or [isinstance(each, Integral) for each in grid] != [True, True]:
                 raise ValueError(f"image_grid must be (H, W), in tokens, not {grid!r}.")
             stated = {"height": grid[0] * patch, "width": grid[1] * patch}
         sides = {name: side for name, side in (("height", height), ("width", width)) if side is not None}
@@ -193,10 +193,8 @@ class ArmImagePipeline(Pipeline):
         height, width = ({**dict(processor.size), **stated, **sides}[name] for name in ("height", "width"))
         most = MAX_GRID_SIDE * patch
         if sides and any(side % patch or not patch <= side <= most for side in (height, width)):
-            raise ValueError(
-                f"Picture size {height}x{width} (height x width) must be multiples of the {patch} px patch, {patch} "
-                f"to {most}."
-            )
+            sides = f"multiples of the {patch} px patch, {patch} to {most}"
+            raise ValueError(f"Picture size {height}x{width} (height x width) must be {sides}.")
         return height // patch, width // patch
 
     def _of(self, whom: str, given: Mapping, *, kept: bool = False) -> dict:

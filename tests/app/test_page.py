@@ -166,11 +166,11 @@ def test_a_story_has_pictures_and_texts_and_goes_on(page):
 def test_what_is_written_in_a_story_stays_text(page):
     """Neither a foreign host is asked, which the page's fixture sees, nor anything shown as HTML."""
     page.tab("Tell stories")
-    written = '<img src="http://elsewhere.example/x.png"> <b>a</b> & **red** [circle](http://elsewhere.example)'
+    written = '<img src="http://example.com/x.png"> <b>a</b> & **red** [circle](http://example.com)'
     page.type("story-prompt", written)
     page.run("story")
     assert written in page.text("#story-chat")
-    assert not page.all("#story-chat b, #story-chat strong, #story-chat a, #story-chat img[src*=elsewhere]")
+    assert not page.all("#story-chat b, #story-chat strong, #story-chat a, #story-chat img[src*=example]")
 
 
 def test_a_story_that_is_stopped_is_as_it_was(page):
