@@ -14,8 +14,15 @@ def test_what_ships_has_some_for_what_it_does(folder):
     assert {"draw", "edit", "converse"} <= set(examples_of(str(folder)))
 
 
-def test_a_folder_may_have_none(tmp_path):
-    assert examples_of(str(tmp_path)) == {}
+def test_a_folder_may_have_none_and_so_may_a_repo_that_cannot_be_reached(tmp_path):
+    assert examples_of(str(tmp_path)) == examples_of("nobody/nothing") == {}
+
+
+def test_a_repo_brings_them_in_each_revision(hub, tmp_path):
+    for revision, text in (("main", "a circle"), ("v2", "a star")):
+        (tmp_path / FILE).write_text(json.dumps({"draw": [text]}))
+        hub.add_repo("org/arm", tmp_path, revision=revision)
+    assert [examples_of("org/arm", each) for each in (None, "v2")] == [{"draw": ["a circle"]}, {"draw": ["a star"]}]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def examples_of(checkpoint: str, revision: str | None = None) -> dict[str, list[
     Raises:
         ValueError: the file is not what it should be.
     """
-    file = cached_file(checkpoint, FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    unasked = {f"_raise_exceptions_for_{reason}": False for reason in ("missing_entries", "connection_errors")}
+    file = cached_file(checkpoint, FILE, revision=revision, **unasked)
     return {} if file is None else checked(file)
 
 
