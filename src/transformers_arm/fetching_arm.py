@@ -300,9 +300,11 @@ class Fetcher:
             raise ValueError(
                 f"{shown(known)!r} is, or leads to, no http(s) address; write it percent-encoded."
             ) from None
+        except httpx.TimeoutException as error:
+            raise ConnectionError(f"{shown(address)} does not answer in time.") from error
         except httpx.HTTPError as error:
-            problem = f": {error}" if str(error) else " as HTTP has it"
-            raise ConnectionError(f"{shown(address)} does not answer{problem}") from error
+            problem = str(error) or "the connection ended"
+            raise ConnectionError(f"{shown(address)} does not answer: {problem}") from error
 
     async def _follow(self, address: str) -> BytesIO:
         url, private = httpx.URL(address), self.private_hosts

@@ -7,7 +7,7 @@ from transformers_arm.serving.app import Server, bound_socket
 
 
 @contextmanager
-def running_app(app):
+def running_app(app, **options):
     """Its address, as of a URL."""
     listens, addresses = threading.Event(), []
 
@@ -15,7 +15,7 @@ def running_app(app):
         addresses.append(url)
         listens.set()
 
-    server = Server(app, 1, listening)
+    server = Server(app, 1, listening, **options)
     thread = threading.Thread(target=server.run, args=[[bound_socket("127.0.0.1", 0)]], daemon=True)
     thread.start()
     assert listens.wait(60)

@@ -74,7 +74,7 @@ def test_what_there_is_not_is_told_in_openais_shape(server, method, path, status
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"])
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b'"a"', b"\xff\xfe", b'{"prompt": "\\ud800"}', b"[" * 100_000, b'{"n": 1e400}']
+    [b"", b"{", b"[]", b"null", b'"a"', b"\xff\xfe", b'{"prompt": "\\ud800"}', b"[" * 60_000, b'{"n": 1e400}']
     + [
         b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}",
         b'{"prompt": "a", "seed": NaN}',

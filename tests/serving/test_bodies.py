@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from arm_server import file_of, url_of
+from arm_server import url_of
 from pipeline_requests import picture
 
 ROUTES = ["/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"]
@@ -49,7 +49,7 @@ def test_json_that_is_no_object_is_called_so(server, path, body):
     ],
 )
 def test_bodies_of_very_many_pieces_are_not_taken_apart(server, path, body):
-    assert "65,536" in refused(server, path, body)["message"]
+    assert "65,536" in refused(server, path, body, 413)["message"]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,34 @@ def test_forms_that_cannot_be_read_are_called_so(server, kind):
     assert refused(server, "/v1/images/edits", form(("prompt", "", "a")), Content_Type=kind)["code"] == "invalid_form"
 
 
+@pytest.mark.parametrize(
+    "body", [b"garbage", b"--b\r\ngarbage", b"--b\r\nContent-Disposition: form-data\r\n\r\na\r\n--b--"]
+)
+def test_what_is_no_form_is_called_so(server, body):
+    assert refused(server, "/v1/images/edits", body, **FORM)["code"] in ("invalid_form", "missing_required_parameter")
+
+
+def test_names_that_are_no_text_or_very_long_are_told_in_short(server):
+    name = r"\ud800" * 2
+    parts = form((name, "", "a"), (name, "", "b"))
+    error = refused(server, "/v1/images/edits", parts, Content_Type=FORM["Content_Type"] + "; charset=unicode_escape")
+    assert error["param"] == "??" and "?? is given twice" in error["message"]
+    long = json.dumps({"a" * 1_000_000: 1, "prompt": "a"}).encode()
+    for path in ROUTES:
+        error = refused(server, path, long)
+        assert len(error["param"]) < 100 and len(error["message"]) < 200
+    error = refused(server, ROUTES[0], json.dumps({"prompt": "a", "model": "b" * 1_000_000}).encode(), 404)
+    assert len(error["message"]) < 200
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_json_may_begin_with_the_mark_of_utf_8(server, path):
+    assert refused(server, path, b"\xef\xbb\xbf{}")["code"] in ("missing_required_parameter", "invalid_value")
+
+
 def test_pictures_of_forms_may_be_text(server):
     large = url_of(picture(700, 700))
     assert len(large) > 2**20
     body = form(("prompt", "", "make it red"), ("image", "", large), ("seed", "", "1"))
     status, _, answer = server.send("POST", "/v1/images/edits", body, {"Content-Type": FORM["Content_Type"]})
     assert status == 200 and json.loads(answer)["size"] == "700x700"
-    assert file_of(picture())

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 from urllib.parse import urlparse
 
 import pytest
@@ -14,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from transformers_arm.serving.app import Connection
 from transformers_arm.serving.guard import Guard
 from transformers_arm.serving.limits import Limits
 
+LARGE = 2**26
 LIMITS = Limits(max_body=1000, max_requests=3, upload_seconds=1.0, send_seconds=1.0)
 
 
@@ -44,7 +45,10 @@ class Application:
 
     def __init__(self):
         self.ended, self.begun = [], threading.Event()
-        routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in (self.echo, self.wait, self.flood)]
+        routes = [
+            Route(f"/{each.__name__}", each, methods=["POST"])
+            for each in (self.echo, self.wait, self.flood, self.large)
+        ]
         self.app = self.guard = Guard(Starlette(routes=routes), LIMITS)
 
     async def echo(self, request: Request):
@@ -56,6 +60,9 @@ class Application:
             await asyncio.sleep(60)
         finally:
             self.ended.append("wait")
+
+    async def large(self, request: Request):
+        return PlainTextResponse(b"a" * LARGE)
 
     async def flood(self, request: Request):
         return Flood(self.ended)
@@ -121,24 +128,62 @@ def test_as_many_requests_are_taken_as_may_be_at_a_time(application, address):
     test_bodies_reach_the_application_whole(address)
 
 
+@pytest.fixture(scope="module")
+def hasty(application):
+    """Where connections have half a second."""
+    with running_app(application.app, idle=0.5) as url:
+        yield urlparse(url).hostname, urlparse(url).port
+
+
 @pytest.mark.parametrize("sent", [b"", b"POST /echo HTTP/1.1\r\nHost"])
-def test_a_connection_that_asks_for_nothing_is_closed(address, monkeypatch, sent):
-    monkeypatch.setattr(Connection, "seconds", 0.5)
-    with socket.create_connection(address) as connection:
+def test_a_connection_that_asks_for_nothing_is_closed(hasty, sent):
+    with socket.create_connection(hasty) as connection:
         connection.sendall(sent)
         assert everything(connection) == b""
 
 
-def test_a_connection_is_kept_while_it_is_answered_and_closed_if_it_asks_no_more(address, monkeypatch):
-    monkeypatch.setattr(Connection, "seconds", 0.5)
+def test_a_connection_is_kept_while_it_is_answered_and_closed_if_it_asks_no_more(hasty):
     asked = head("/echo", 6).replace(b"Connection: close\r\n", b"")
-    with socket.create_connection(address) as connection:
+    with socket.create_connection(hasty) as connection:
         connection.sendall(asked)
         time.sleep(0.8)
         connection.sendall(b"abcdef")
         time.sleep(0.2)
         connection.sendall(asked[:9])
         assert everything(connection).endswith(b"abcdef")
+
+
+def test_a_connection_that_does_not_read_the_end_of_its_answer_is_closed(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(head("/large"))
+        time.sleep(2)
+        connection.settimeout(20)
+        received = 0
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                received += len(piece)
+    assert received < LARGE
+
+
+@pytest.mark.parametrize("key", ["", "Authorization: Bearer other\r\n"])
+def test_who_has_no_key_takes_no_place(application, key):
+    guard = Guard(application.app.app, Limits(api_keys=("right",), max_requests=1, upload_seconds=5.0))
+    with running_app(guard) as url:
+        address = urlparse(url).hostname, urlparse(url).port
+        others = [socket.create_connection(address) for _ in range(4)]
+        for number, connection in enumerate(others):
+            path = b"/health" if number % 2 else b"/echo"
+            connection.sendall(
+                head("/echo", 6).replace(b"/echo", path).replace(b"Host", key.encode() + b"Host") + b"a"
+            )
+        time.sleep(0.2)
+        with socket.create_connection(address) as connection:
+            right = b"Authorization: Bearer right\r\nHost"
+            connection.sendall(head("/echo", 6).replace(b"Host", right) + b"abcdef")
+            assert everything(connection).endswith(b"abcdef")
+        for connection in others:
+            connection.close()
 
 
 def test_a_client_that_leaves_while_its_body_comes_is_forgotten(address):

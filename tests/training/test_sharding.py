@@ -191,14 +191,17 @@ def test_other_trainings_are_sharded_as_well(recipe, tiny_arm_backbones, tmp_pat
 
 @pytest.mark.slow
 def test_in_16_bits_the_tokenizer_keeps_its_own_and_losses_theirs(recipe, looks, tmp_path, arm_folder):
-    train(recipe(tmp_path / "run", training={"bf16": True}, **looks), precision="bf16")
-    train(recipe(tmp_path / "whole", training={"bf16": True}), by=None)
+    training = {"bf16": True, "learning_rate": 1e-4}  # at ten times that the loss leaps, and rounding with it
+    train(recipe(tmp_path / "run", training=training, **looks), precision="bf16")
+    train(recipe(tmp_path / "whole", training=training), by=None)
     ours, theirs = (load_file(f"{folder}/model.safetensors") for folder in (tmp_path / "run" / "model", arm_folder))
     for name, value in theirs.items():
         assert ours[name].dtype == value.dtype and (".vq_model." not in name or torch.equal(ours[name], value)), name
     ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "whole")
     assert_same_losses(ours, theirs, atol=0.05)
-    assert ours[1][0] == pytest.approx(theirs[1][0], abs=0.01)  # 17.69 in 16 bits is 17.75
+    assert [
+        each for each, _ in ours.values() if torch.tensor(each).bfloat16().item() != each
+    ]  # in 16 bits, none would be
 
 
 FULL = """

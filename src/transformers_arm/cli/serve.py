@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         image_urls=arguments.image_urls,
         max_body=arguments.max_body,
         max_pixels=arguments.max_pixels,
+        max_requests=max(Limits.max_requests, 2 * arguments.queue),
         seconds=arguments.timeout,
     )
     serve(engine, limits, bound, lambda url: print(f"{name} answers at {url}/v1", flush=True))

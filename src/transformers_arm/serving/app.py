@@ -40,11 +40,11 @@ def new_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
 
 
 class Connection(H11Protocol):
-    """uvicorn's, closed if no (further) request begins in time: uvicorn waits for ever for the first one, and for the
-    end of the head of each.
+    """uvicorn's, closed if no (further) request begins in time, or the last piece of an answer is not read: uvicorn
+    waits for ever for the first one, for the end of the head of each, and for that.
     """
 
-    seconds = Limits.upload_seconds
+    seconds: float
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -66,7 +66,7 @@ class Connection(H11Protocol):
 
     def _close_if_idle(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -75,10 +75,14 @@ class Server(uvicorn.Server):
     Args:
         grace: seconds that requests have to end, once it is asked to.
         listens: is called with the address, once requests can come.
+        idle: seconds that a connection has to begin a request, and to read the end of an answer.
     """
 
-    def __init__(self, app: FastAPI, grace: int, listens: Callable[[str], object]):
-        options = {"http": Connection, "ws": "none", "server_header": False, "log_level": "warning"}
+    def __init__(
+        self, app: FastAPI, grace: int, listens: Callable[[str], object], idle: float = Limits.upload_seconds
+    ):
+        connection = type("Connection", (Connection,), {"seconds": idle})
+        options = {"http": connection, "ws": "none", "server_header": False, "log_level": "warning"}
         super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=grace, **options))
         self.listens = listens
 
@@ -111,4 +115,4 @@ def serve(engine: Engine, limits: Limits, bound: socket.socket, listens: Callabl
     Args:
         listens: is called with the address, once requests can come.
     """
-    Server(new_app(engine, limits), GRACE, listens).run(sockets=[bound])
+    Server(new_app(engine, limits), GRACE, listens, limits.upload_seconds).run(sockets=[bound])

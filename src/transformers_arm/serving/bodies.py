@@ -3,15 +3,17 @@
 Cheap before dear: what a body costs to be read is bounded by its length, not by how it is nested.
 """
 
+import codecs
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from .errors import ApiError, of_validation
+from .errors import ApiError, of_validation, shortened
 from .limits import MOST_FIELDS, MOST_IMAGES
 from .schemas import Fields, ImageEdit
 from .streams import Served
@@ -37,8 +39,8 @@ async def json_of(request: Request, schema: type[Fields]) -> Fields:
     marks = sum(map(body.count, MARKS))
     if marks > MOST_MARKS:
         message = f"The body has {marks:,} commas and opening brackets; at most {MOST_MARKS:,} are read."
-        raise ApiError(400, message, code="invalid_json")
-    return validated(schema.model_validate_json, body)
+        raise ApiError(413, message, code="request_too_large")
+    return validated(schema.model_validate_json, body.removeprefix(codecs.BOM_UTF8))
 
 
 def json_body(schema: type[Fields]) -> Callable[[Request], Awaitable[Fields]]:
@@ -107,8 +109,8 @@ async def form_of(request: Request) -> tuple[ImageEdit, dict[str, list[bytes]]]:
     try:
         async with request.form(max_files=MOST_IMAGES + 2, max_fields=MOST_FIELDS, max_part_size=bound) as form:
             fields, files = await sorted_out(form)
-    except HTTPException as error:  # which says what is wrong with it
-        raise ApiError(400, str(error.detail), code="invalid_form") from None
+    except (HTTPException, FormParserError) as error:  # which say what is wrong with it
+        raise ApiError(400, str(getattr(error, "detail", error)), code="invalid_form") from None
     except UnicodeError:
         message = "The form's Content-Type states a charset that is none; leave it out."
         raise ApiError(400, message, code="invalid_form") from None
@@ -121,13 +123,14 @@ async def sorted_out(form: FormData) -> tuple[dict, dict[str, list[bytes]]]:
         place = "image" if name in IMAGES else name
         if isinstance(value, UploadFile):
             if place not in files:
-                message = f"{name} is no file of an edit; send image, and mask."
+                message = f"{shortened(name)} is no file of an edit; send image, and mask."
                 raise ApiError(400, message, parameter=name, code="unknown_parameter")
             files[place].append(await value.read())
         elif place == "image":  # an address, or a data URL
             fields.setdefault("image", []).append(value)
         elif name in fields:
-            raise ApiError(400, f"{name} is given twice; give it once.", parameter=name, code="invalid_value")
+            message = f"{shortened(name)} is given twice; give it once."
+            raise ApiError(400, message, parameter=name, code="invalid_value")
         else:
             fields[name] = value
     return fields, files

@@ -19,6 +19,11 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 NO_OBJECT = ("model_type", "model_attributes_type", "dict_type")  # pydantic's, of what is no JSON object
 
 
+def shortened(text: str | None) -> str | None:
+    """A name of a request's, which may be as long as the request."""
+    return text if text is None or len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 class ApiError(Exception):
     """What a client gets in place of an answer.
 
@@ -40,14 +45,15 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
     ):
         super().__init__(message)
-        self.status, self.parameter, self.code, self.headers = status, parameter, code, headers
+        self.status, self.parameter, self.code, self.headers = status, shortened(parameter), code, headers
 
     @property
     def body(self) -> dict:
         kind = "rate_limit_error" if self.status == 429 else "invalid_request_error"
-        message = str(self).encode("utf-8", "replace").decode()  # of what a request may hold, and UTF-8 may not
         kind = "server_error" if self.status >= 500 else kind
-        return {"error": {"message": message, "type": kind, "param": self.parameter, "code": self.code}}
+        told = {"message": str(self), "type": kind, "param": self.parameter, "code": self.code}
+        # A request may hold what UTF-8 may not.
+        return {"error": {name: text and text.encode("utf-8", "replace").decode() for name, text in told.items()}}
 
     @property
     def response(self) -> JSONResponse:
@@ -75,7 +81,7 @@ def of_validation(errors: Sequence[dict]) -> ApiError:
     """What a client is told of pydantic's errors: the first of them, in words of JSON."""
     first = errors[0]
     kind, parameter, value = first["type"], ".".join(map(str, first["loc"])) or None, first.get("input")
-    name = parameter or "The body"
+    name = shortened(parameter) or "The body"
     if kind == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.", code="invalid_json")
     if kind == "extra_forbidden":

@@ -6,6 +6,7 @@ Knows nothing about what is asked for.
 
 import asyncio
 import hmac
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,35 +31,44 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        self.open += 1
+        headers = Headers(scope=scope)
         try:
-            await self._let_in(scope, receive, send)
+            if scope["path"] in OPEN:  # whose bodies nobody reads
+                return await Exchange(receive, send, b"", self.limits.send_seconds).run(self.app, scope)
+            self._check_key(headers)
+            self._check_room()
+        except ApiError as error:
+            return await self._refuse(error, scope, receive, send)
+        self.open += 1  # those alone that have a key
+        try:
+            await self._let_in(headers, scope, receive, send)
         finally:
             self.open -= 1
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+    async def _refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(error.response(scope, receive, send), self.limits.send_seconds)
+
+    async def _let_in(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._check_key(scope["path"], headers)
-            self._check_room(scope["path"])
             body = await asyncio.wait_for(self._body(headers, receive), self.limits.upload_seconds)
         except Left:
             return
         except asyncio.TimeoutError:
             message = f"The request did not arrive within {self.limits.upload_seconds:g} s; send it faster, or less."
-            await ApiError(408, message, code="request_timeout").response(scope, receive, send)
+            await self._refuse(ApiError(408, message, code="request_timeout"), scope, receive, send)
         except ApiError as error:
-            await error.response(scope, receive, send)
+            await self._refuse(error, scope, receive, send)
         else:
             await Exchange(receive, send, body, self.limits.send_seconds).run(self.app, scope)
 
-    def _check_room(self, path: str) -> None:
-        if self.open > self.limits.max_requests and path not in OPEN:
+    def _check_room(self) -> None:
+        if self.open >= self.limits.max_requests:
             message = f"As many requests are here as may, {self.limits.max_requests}; try again later."
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        if not self.keys or path in OPEN:
+    def _check_key(self, headers: Headers) -> None:
+        if not self.keys:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         given = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""

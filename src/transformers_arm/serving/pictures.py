@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,18 +39,25 @@ async def opened(sources: Sequence[tuple[str, str | bytes]], limits: Limits) -> 
         ApiError: one cannot, or may not, be opened.
     """
     elsewhere = limits.image_urls and any(is_address(source) for _, source in sources)
-    pool = FETCHING if elsewhere else CODING
-    return await asyncio.get_running_loop().run_in_executor(pool, _opened, sources, limits)
+    pool, left = FETCHING if elsewhere else CODING, threading.Event()
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, _opened, sources, limits, left)
+    finally:
+        left.set()
 
 
 def is_address(source: str | bytes) -> bool:
     return isinstance(source, str) and bool(ADDRESS.match(source))
 
 
-def _opened(sources: Sequence[tuple[str, str | bytes]], limits: Limits) -> list[PIL.Image.Image]:
+def _opened(
+    sources: Sequence[tuple[str, str | bytes]], limits: Limits, left: threading.Event
+) -> list[PIL.Image.Image]:
     fetcher = Fetcher(max_bytes=limits.max_body, animated=False, advises_code=False)
-    left, pictures = limits.max_pixels, []
+    pixels, pictures = limits.max_pixels, []
     for parameter, source in sources:
+        if left.is_set():  # nobody waits for them any more
+            break
         if is_address(source) and not limits.image_urls:
             raise ApiError(
                 400,
@@ -58,13 +66,13 @@ def _opened(sources: Sequence[tuple[str, str | bytes]], limits: Limits) -> list[
                 code="image_url_not_allowed",
             )
         try:
-            picture = replace(fetcher, max_pixels=left).open(source)
+            picture = replace(fetcher, max_pixels=pixels).open(source)
         except (ValueError, *DECODING_ERRORS) as error:
             message = f"{parameter} cannot be opened: {error}"
-            if left < limits.max_pixels:
-                message += f" The pictures before it have used {limits.max_pixels - left:,} of a request's pixels."
+            if pixels < limits.max_pixels:
+                message += f" The pictures before it have used {limits.max_pixels - pixels:,} of a request's pixels."
             raise ApiError(400, message, parameter=parameter, code="invalid_image") from error
-        left -= picture.width * picture.height
+        pixels -= picture.width * picture.height
         pictures.append(picture)
     return pictures
 

@@ -25,7 +25,7 @@ Scale = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 
 
-def several(most: int, least: int = 0) -> Field:
+def several(most: int, least: int = 0) -> Any:
     """So many of a list, which is read no further than to its first error: each of a million would be one."""
     return Field(min_length=least, max_length=most, fail_fast=True)
 

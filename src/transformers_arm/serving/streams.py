@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from .engine import ConversationRequest, Engine, EngineError, Event, Events, PictureRequest, Usage
-from .errors import NO_RETRY, ApiError, of_engine, unexpected
+from .errors import NO_RETRY, ApiError, of_engine, shortened, unexpected
 from .limits import Limits
 from .metrics import Metrics
 
@@ -64,7 +64,7 @@ class Served:
         """Raises ApiError if a request is for another model."""
         own = self.engine.about.model
         if name not in (None, own):
-            message = f"There is no model {name!r} here; take {own!r}, or leave model out."
+            message = f"There is no model {shortened(name)!r} here; take {own!r}, or leave model out."
             raise ApiError(404, message, parameter="model", code="model_not_found")
 
     async def events(self, request: PictureRequest | ConversationRequest) -> Events:

@@ -109,7 +109,7 @@ def number(text: str, what: str, kind: type = float) -> int | float | None:
         if not math.isfinite(value):
             raise ValueError(value)
         return value
-    except ValueError:
+    except (ValueError, OverflowError):  # of a whole number too large to be any
         whole = "a whole number" if kind is int else "a number"
         raise InvalidRequest(f'{what} "{text[:40]}" is not {whole}; write one, or leave it empty.', what) from None
 
