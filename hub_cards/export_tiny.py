@@ -23,7 +23,7 @@ from transformers_arm.evaluation.results import EVALUATION_SEED, minutes_trained
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.hub.card_writing import WORLD, write_card
 from transformers_arm.worlds.shapes.demo import draw_edits, draw_prompts, draw_world
-from transformers_arm.worlds.shapes.evaluation import all_scores
+from transformers_arm.worlds.shapes.evaluation import OTHER_CANVASES, all_scores
 from transformers_arm.worlds.shapes.figure_names import FIGURE_NAMES
 from transformers_arm.worlds.shapes.second_reader import both_readers
 
@@ -255,7 +255,8 @@ def export_tiny(
     stages = training_logs(STAGES, runs, checkpoint)
     with replacing(checkpoint) as aside:
         size = gather(STAGES, runs, checkpoint, aside, max_bytes=MAX_BYTES)
-        scores = all_scores(aside, count=count, readers=both_readers() if readers is None else readers)
+        readers = both_readers() if readers is None else readers
+        scores = all_scores(aside, count=count, readers=readers, canvases=OTHER_CANVASES)  # known or not
         write_scores(aside, scores, seed=EVALUATION_SEED, items=count)
         write_result(aside / TRAINING, stages=stages, remark=remark)
         draw_pictures(aside)

@@ -15,6 +15,7 @@ from transformers_arm.evaluation.arm import Arm
 from transformers_arm.evaluation.results import by_chance
 from transformers_arm.evaluation.tokenizer import Tokenizer
 from transformers_arm.worlds.shapes.evaluation import (
+    OTHER_CANVASES,
     all_scores,
     editing,
     generation,
@@ -71,7 +72,7 @@ def test_the_page_of_results_states_the_card_s_figures():
 @pytest.mark.slow
 def test_the_card_s_scores_come_out_again():
     stated = shipped_scores()
-    scores = all_scores(CHECKPOINT, count=500, readers=both_readers())
+    scores = all_scores(CHECKPOINT, count=500, readers=both_readers(), canvases=OTHER_CANVASES)
     assert scores.keys() == stated.keys()
     for name, value in scores.items():
         assert value == pytest.approx(stated[name], rel=0.02, abs=max(0.01, of_chance(name, stated[name]))), name

@@ -6,6 +6,7 @@ Knows nothing about where a model comes from or what becomes of its scores.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -186,13 +187,15 @@ def size_choices(arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED, spl
     return {**scores, "weakest": min(scores.values())}
 
 
+OTHER_CANVASES = MappingProxyType(
+    {word: Canvas(*size) for word, size in PICTURE_SIZES.items() if size != (DEFAULT_SIDE, DEFAULT_SIDE)}
+)
+"""Canvases of `PICTURE_SIZES` beside the default one, by their words."""
+
+
 def known_canvases(arm: Arm) -> dict[str, Canvas]:
-    """Canvases of `PICTURE_SIZES` beside the default one that a model says it knows, by their words."""
-    return {
-        word: Canvas(height, width)
-        for word, (height, width) in PICTURE_SIZES.items()
-        if DEFAULT_SIDE**2 < height * width <= arm.max_pixels
-    }
+    """Those of `OTHER_CANVASES` that a model says it knows."""
+    return {word: each for word, each in OTHER_CANVASES.items() if each.height * each.width <= arm.max_pixels}
 
 
 def _row(name: str, scores: Mapping[str, float], mean: str, weakest: str) -> dict[str, float]:
@@ -245,10 +248,16 @@ def _variant_rows(
 
 
 def multimodal_parts(
-    arm: Arm, *, count: int = 300, seed: int = EVALUATION_SEED, readers: Mapping[str, Callable] = READERS
+    arm: Arm,
+    *,
+    count: int = 300,
+    seed: int = EVALUATION_SEED,
+    readers: Mapping[str, Callable] = READERS,
+    canvases: Mapping[str, Canvas] | None = None,
 ) -> Iterator[dict[str, float]]:
     """All scores of an ARM on held-out items, flat, by name, each mean with its weakest cell behind it: as its folder
-    samples, then without guidance, on the hard variant, and at each size that it says it knows.
+    samples, then without guidance, on the hard variant, and on other `canvases`: at each size that it says it knows,
+    if none are given.
 
     `count` items a row; each of GenEval's six tasks has a sixth of it, each kind of question and each order of full
     captions as many as that. Of variants, the row is the mean.
@@ -258,11 +267,11 @@ def multimodal_parts(
     unguided = _variant_rows(arm, DEFAULT_CANVAS, answers=False, **settings, **UNGUIDED)
     yield {f"unguided_{name}": value for name, value in unguided.items()}
     yield {f"hard_{name}": value for name, value in _variant_rows(arm, HARD_CANVAS, **settings).items()}
-    known = known_canvases(arm)
-    for word, canvas in known.items():
+    canvases = known_canvases(arm) if canvases is None else canvases
+    for word, canvas in canvases.items():
         rows = _variant_rows(arm, canvas, stated_size=True, **settings)
         yield {f"{word}_{name}": value for name, value in rows.items()}
-    if known:
+    if canvases:
         chosen = size_choices(arm, **settings)
         rows = _row("size_choice", chosen, "overall", "weakest")
         yield rows | {f"size_choice_{name}": chosen[name] for name in chosen if name not in ("overall", "weakest")}
@@ -363,11 +372,13 @@ def tiny_parts(folder: str | Path, *, count: int = 500, seed: int = EVALUATION_S
 
 
 def score_parts(
-    folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED, readers: Mapping[str, Callable] = READERS
+    folder: str | Path, *, count: int = 500, seed: int = EVALUATION_SEED, **settings
 ) -> Iterator[dict[str, float]]:
-    """All scores of a complete ARM folder and its parts on `count` held-out items a row, flat, as they come."""
+    """All scores of a complete ARM folder and its parts on `count` held-out items a row, flat, as they come; further
+    `settings` are those of `multimodal_parts`.
+    """
     yield from tiny_parts(folder, count=count, seed=seed)
-    yield from multimodal_parts(Arm.from_pretrained(folder), count=count, seed=seed, readers=readers)
+    yield from multimodal_parts(Arm.from_pretrained(folder), count=count, seed=seed, **settings)
 
 
 def all_scores(folder: str | Path, **settings) -> dict[str, float]:
