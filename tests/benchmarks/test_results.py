@@ -67,6 +67,14 @@ def test_the_page_has_the_measured_milliseconds_a_token_beside_other_models():
         assert published[name] == cells, name
 
 
+def test_the_page_has_what_changes_of_learning_to_answer_earn():
+    published = table("What one change of learning to answer earns", (ROOT / "docs" / "results.md").read_text())
+    cells = ["color_two", "color_three", "location_two", "location_three", "shape_three"]
+    for name, (scores,) in result("changes_binding")["scores"].items():
+        names = ["understanding", *cells, "existence_three", "relation_three"]
+        assert published[name] == [f"{scores[each]:.3f}" for each in names]
+
+
 def test_the_page_has_what_the_server_answers():
     published = table("Serving")
     for row in result("speed_serving")["rows"]:
