@@ -127,8 +127,8 @@ class Page:
         return lambda: self.driver.execute_script("return window.seen")
 
     def speed(self, tab):
-        """Tokens, seconds, and tokens a second, once a request has come to its end."""
-        told = re.compile(r"(\d+) tokens in ([\d.]+) s: (\d+) a second")
+        """Tokens and seconds, once a request has come to its end; one that was stopped may be before it."""
+        told = re.compile(r"(\d+) tokens in ([\d.]+) s(?:: \d+ a second|, \d+ others before them)\.")
         return [
             float(each) for each in self.wait(lambda: told.search(self.text(f"#{tab}-line")), "the speed").groups()
         ]
