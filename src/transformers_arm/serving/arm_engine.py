@@ -50,7 +50,7 @@ class PicturesTogether:
     def __init__(self, request: PictureRequest, inputs: dict, sources: Sources | None):
         self.inputs, self.sources = inputs, sources
         self.count = self.left = request.count
-        self.fitted = request.size is None or request.mask is not None
+        self.keeps_size = request.keeps_size
         self.usage = [0, 0]
         self.ready = None
 
@@ -80,7 +80,7 @@ class PictureJob(DrawingJob):
 
     def drawn(self, tokens: list[int], picture: Image, codes: torch.LongTensor) -> None:
         shared = self.together
-        if shared.sources is not None and shared.fitted:
+        if shared.keeps_size:
             picture = shared.sources.fit(picture, None, self.patch)
         self.give(picture, codes, shared.usage)
         self.over = True

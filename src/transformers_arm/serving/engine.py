@@ -84,8 +84,7 @@ class PictureRequest:
         prompt: what to draw, or what to change. Control tokens in it are text.
         images: to edit, opened; further ones are what the edit is made of.
         mask: of the first one's size, white where it may change; None for everywhere.
-        size: (width, height) in px to draw at; None is the model's, or that of the first image. An edit comes back at
-            the size of its image in any case.
+        size: (width, height) in px to draw at; None is the model's, or that of the first image. See `keeps_size`.
         count: pictures of this prompt, with seeds that follow each other.
         seed: of the first; None draws one.
         previews: of each picture, evenly over its rows of tokens; more than it has rows are as many as it has.
@@ -99,6 +98,13 @@ class PictureRequest:
     seed: int | None = None
     previews: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether these are edits that come back at the size of their picture: all but those of a stated size without
+        a mask.
+        """
+        return bool(self.images) and (self.size is None or self.mask is not None)
 
 
 @dataclass(frozen=True)

@@ -40,23 +40,22 @@ async def answered(
     served: Served, kind: str, body: PictureFields, images: list = (), mask: PIL.Image.Image | None = None
 ):
     """The response to a request for pictures: a stream, or all of them."""
-    size = body.width_and_height or served.engine.about.size
-    if images and (mask is not None or not body.width_and_height):
-        size = images[0].size
-        check_edits(body.n, size, served.limits)
-    check_format(body.output_format, size)
-    events = await served.events(
-        PictureRequest(
-            prompt=body.prompt,
-            images=images,
-            mask=mask,
-            size=body.width_and_height,
-            count=body.n,
-            seed=body.seed,
-            previews=body.partial_images,
-            sampling=body.sampling,
-        )
+    asked = PictureRequest(
+        prompt=body.prompt,
+        images=images,
+        mask=mask,
+        size=body.width_and_height,
+        count=body.n,
+        seed=body.seed,
+        previews=body.partial_images,
+        sampling=body.sampling,
     )
+    size = asked.size or served.engine.about.size
+    if asked.keeps_size:
+        size = images[0].size
+        check_edits(asked.count, size, served.limits)
+    check_format(body.output_format, size)
+    events = await served.events(asked)
     if body.stream:
         return ServerSentEvents(events, streamed(served.timed(events), kind, body))
     async with aclosing(events):
